@@ -1,0 +1,75 @@
+"""What membership asks of the data plane, and what the data plane tells it.
+
+The agent drives anything that has these methods: the C engine in production, a simulated one in
+the tests of the control plane.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from typing import Protocol
+
+from collectives.membership.view import View
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewReady:
+    """Links to all peers of the prepared view are up."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreachable:
+    """There is no link to ``peer`` of the prepared view yet; repeated while it lasts."""
+
+    number: int
+    peer: uuid.UUID
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerSuspected:
+    """Evidence that ``peer`` of the committed view is dead."""
+
+    number: int
+    peer: uuid.UUID
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """The group broke: an operation raised here or at another peer."""
+
+    number: int
+    text: str
+
+
+PlaneEvent = ViewReady | Unreachable | PeerSuspected | Broken
+
+
+class DataPlane(Protocol):
+    """One group's data plane. Methods never block and are called from the agent's thread."""
+
+    @property
+    def event_fd(self) -> int:
+        """A descriptor that is readable while events wait."""
+
+    def next_event(self) -> PlaneEvent | None:
+        """The oldest event, None when there is none."""
+
+    def open(self, group_id: int, group: str) -> None:
+        """Called once, when the coordinator has told the group's number."""
+
+    def prepare(self, view: View, rank: int) -> None:
+        """Start to connect to the peers of a coming view; ViewReady or Unreachable follow."""
+
+    def commit(self, term: int, number: int, first_operation: int) -> None:
+        """Make the prepared view the one in which operations run; mends a broken group."""
+
+    def discard(self) -> None:
+        """Forget the prepared view."""
+
+    def fail(self, peer: uuid.UUID, left: bool, text: str) -> None:
+        """The coordinator says that ``peer`` is gone (``left``: by its own will)."""

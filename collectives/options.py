@@ -1,0 +1,75 @@
+"""Options of a peer: where it listens, how it talks, when it loses patience."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from collectives.errors import InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a peer talks to the others. Every field has a default that works on a LAN.
+
+    Attributes:
+        bind: addresses to listen on for other peers; empty: all of the host's.
+        advertise: addresses to tell others, ``"HOST"`` or ``"HOST:PORT"``, tried in order; empty:
+            those listened on.
+        port_range: inclusive range of ports to listen in; None: any free port.
+        interface: name of the network interface to use, for example ``"eth0"``.
+        connections: TCP connections to each peer, 1 to 64.
+        congestion: TCP congestion control for every connection (for example ``"cubic"``); None:
+            chosen per connection from its measured round trip.
+        slice_bytes: bytes of payload in one frame, 4096 to 1048576; None: chosen by size. The
+            result does not depend on it.
+        checksums: whether payloads carry a CRC32C (headers always do).
+        isa: instruction set of the reduction kernels: ``"auto"``, ``"scalar"`` or ``"avx2"``. The
+            result does not depend on it.
+        timeout: seconds a call may take before it raises ``Timeout``.
+        detection: seconds of silence after which a peer is reported lost; None: never (for
+            debuggers).
+        heartbeat: seconds between the heartbeats of an idle link.
+
+    Raises:
+        InvalidArgument: a value is out of its range.
+    """
+
+    bind: tuple[str, ...] = ()
+    advertise: tuple[str, ...] = ()
+    port_range: tuple[int, int] | None = None
+    interface: str | None = None
+    connections: int = 1
+    congestion: str | None = None
+    slice_bytes: int | None = None
+    checksums: bool = True
+    isa: str = "auto"
+    timeout: float = 300.0
+    detection: float | None = 5.0
+    heartbeat: float = 0.25
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bind, str) or isinstance(self.advertise, str):
+            raise InvalidArgument(
+                "Options.bind and Options.advertise are tuples of addresses, not strings; "
+                'write bind=("10.0.0.3",)'
+            )
+        if not 1 <= self.connections <= 64:
+            raise InvalidArgument(f"Options.connections is {self.connections}; allowed are 1 to 64")
+        if self.slice_bytes is not None and not 4096 <= self.slice_bytes <= 1 << 20:
+            raise InvalidArgument(
+                f"Options.slice_bytes is {self.slice_bytes}; allowed are 4096 to 1048576"
+            )
+        if self.isa not in ("auto", "scalar", "avx2"):
+            raise InvalidArgument(
+                f"Options.isa is {self.isa!r}; allowed are 'auto', 'scalar', 'avx2'"
+            )
+        if self.port_range is not None:
+            low, high = self.port_range
+            if not 1 <= low <= high <= 65535:
+                raise InvalidArgument(
+                    f"Options.port_range is {self.port_range}; it needs 1 <= low <= high <= 65535"
+                )
+        for field in ("timeout", "heartbeat", "detection"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise InvalidArgument(f"Options.{field} is {value}; it is in seconds, above 0")

@@ -1,0 +1,332 @@
+/* collectives.h: the public C API of libcollectives.
+ *
+ * One process has one `coll_engine` (sockets, a progress thread, links to other peers) and any
+ * number of `coll_group`s on it. A group carries out operations in its committed view: an
+ * immutable, numbered list of peers. Who is in a view is decided above this API.
+ *
+ * Conventions. Every function that can fail returns a coll_status and writes its out-parameters
+ * only on success. Nothing here prints, exits or aborts. Unless a declaration says otherwise a
+ * function may be called from any thread, and strings and arrays passed in are copied before
+ * it returns. Handles obtained before fork() are poisoned in the child: calls return COLL_FORKED.
+ *
+ * The declarations below are also read by the Python binding; keep them plain C11.
+ */
+#ifndef COLLECTIVES_H
+#define COLLECTIVES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define COLL_API __attribute__((visibility("default")))
+#else
+#define COLL_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The ABI of this header; coll_abi_version() returns the library's. */
+#define COLL_ABI_VERSION 1
+
+enum coll_status {
+    COLL_OK = 0,
+    COLL_IN_PROGRESS = 1,      /* not an error: the operation has not finished yet */
+    COLL_TIMEOUT = 2,          /* the caller's deadline passed; the text names who is missing */
+    COLL_PEER_LOST = 3,        /* a peer of the view died, left or was cut off */
+    COLL_MISMATCH = 4,         /* ranks called different things */
+    COLL_CANCELLED = 5,        /* aborted by a caller, here or at another peer */
+    COLL_INVALID_ARGUMENT = 6, /* nothing was sent */
+    COLL_NO_MEMORY = 7,
+    COLL_SYSTEM_ERROR = 8,     /* a system call failed; the text carries errno */
+    COLL_UNSUPPORTED = 9,
+    COLL_CLOSED = 10,          /* the handle was closed, or the group has no committed view */
+    COLL_FORKED = 11           /* the handle belongs to the parent process */
+};
+typedef enum coll_status coll_status;
+
+enum coll_dtype {
+    COLL_F64 = 0, COLL_F32 = 1, COLL_F16 = 2, COLL_BF16 = 3,
+    COLL_I8 = 4, COLL_I16 = 5, COLL_I32 = 6, COLL_I64 = 7,
+    COLL_U8 = 8, COLL_U16 = 9, COLL_U32 = 10, COLL_U64 = 11,
+    COLL_DTYPE_COUNT = 12
+};
+
+enum coll_redop {
+    COLL_SUM = 0, COLL_AVG = 1, COLL_PROD = 2, COLL_MIN = 3, COLL_MAX = 4,
+    COLL_REDOP_COUNT = 5
+};
+
+enum coll_kind {
+    COLL_BARRIER = 0, COLL_ALL_REDUCE = 1, COLL_BROADCAST = 2, COLL_SYNC = 3,
+    COLL_KIND_COUNT = 4
+};
+
+/* Instruction sets for the reduction kernels; all give the same bits. */
+enum coll_isa { COLL_ISA_AUTO = 0, COLL_ISA_SCALAR = 1, COLL_ISA_AVX2 = 2, COLL_ISA_COUNT = 3 };
+
+/* ---- library ------------------------------------------------------------------------- */
+
+COLL_API uint32_t coll_abi_version(void);
+/* Static strings, never NULL. */
+COLL_API const char *coll_status_text(coll_status status);
+COLL_API const char *coll_dtype_name(uint32_t dtype);
+COLL_API const char *coll_redop_name(uint32_t op);
+COLL_API const char *coll_kind_name(uint32_t kind);
+/* Bytes per element; 0 for an unknown dtype. */
+COLL_API size_t coll_dtype_size(uint32_t dtype);
+/* The message of the last failed call on this thread ("" if none). Valid until the next call. */
+COLL_API const char *coll_last_error(void);
+
+/* ---- kernels, callable on their own ---------------------------------------------------- */
+
+/* 1 if this CPU can run `isa`, else 0. */
+COLL_API int coll_isa_available(uint32_t isa);
+/* output[i] = op(a[i], b[i]) for i < count. `output` may be exactly `a` or `b`, not overlap them
+ * otherwise. COLL_AVG adds (the division is coll_divide_local). Floating point: round to
+ * nearest even, denormals kept, NaN results are the canonical quiet NaN. */
+COLL_API coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64_t count,
+                                       uint32_t dtype, uint32_t op, uint32_t isa);
+/* data[i] = data[i] / divisor (integers round toward zero), in place. */
+COLL_API coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype,
+                                       uint32_t divisor, uint32_t isa);
+/* CRC-32C (Castagnoli) of `length` bytes, continuing from `crc` (0 to start). */
+COLL_API uint32_t coll_crc32c(uint32_t crc, const void *data, size_t length, uint32_t isa);
+/* The same of what is copied from `source` to `destination` (no overlap). */
+COLL_API uint32_t coll_crc32c_copy(uint32_t crc, void *destination, const void *source,
+                                   size_t length, uint32_t isa);
+/* HMAC-SHA256 (RFC 2104): the hello's proof of the view key. */
+COLL_API void coll_hmac_sha256(const uint8_t *key, size_t key_length, const uint8_t *data,
+                               size_t length, uint8_t mac[32]);
+
+/* ---- plans: what an algorithm does, as data --------------------------------------------- */
+
+enum coll_step_kind {
+    COLL_STEP_SEND = 0,        /* send a segment's bytes to `peer` */
+    COLL_STEP_RECV = 1,        /* receive a segment's final bytes from `peer` into the output */
+    COLL_STEP_RECV_REDUCE = 2  /* output = op(received, input) for a segment */
+};
+enum coll_step_source { COLL_FROM_INPUT = 0, COLL_FROM_OUTPUT = 1 };
+
+/* One step acts on one whole segment. The engine cuts it into slices; slice j of a step may
+ * start once slice j of step `after` is done (-1: at once). A SEND of rank s to peer r with
+ * message m is matched by the receive of rank r from peer s with message m; m is unique among
+ * the messages from s to r. */
+struct coll_step {
+    uint32_t kind;
+    uint32_t peer;
+    uint32_t segment;
+    uint32_t message;
+    uint32_t source;           /* SEND only: enum coll_step_source */
+    uint32_t final;            /* RECV_REDUCE only: 1 if the result is the reduction of all ranks
+                                * (what COLL_AVG divides); 0 elsewhere */
+    int32_t after;
+};
+
+struct coll_plan_info {
+    uint32_t rank, size;
+    uint32_t segments;         /* the buffer is cut into this many; see coll_segment_range */
+    uint32_t steps;
+};
+
+/* A plan of one rank. kind: COLL_ALL_REDUCE, COLL_BROADCAST or COLL_BARRIER; root is used by
+ * rooted kinds only. Caller owns the plan: coll_plan_free. */
+struct coll_plan;
+COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
+                                    struct coll_plan **plan);
+COLL_API void coll_plan_free(struct coll_plan *plan);
+COLL_API void coll_plan_get_info(const struct coll_plan *plan, struct coll_plan_info *info);
+/* Pointer to `steps` steps; valid as long as the plan. */
+COLL_API const struct coll_step *coll_plan_steps(const struct coll_plan *plan);
+/* Elements [*begin, *end) of segment i of `segments` in a buffer of `count`: a function of these
+ * alone; sizes differ by at most one, the longer ones first. */
+COLL_API void coll_segment_range(uint64_t count, uint32_t segments, uint32_t i, uint64_t *begin,
+                                 uint64_t *end);
+
+/* ---- engine ----------------------------------------------------------------------------- */
+
+struct coll_engine;
+struct coll_group;
+struct coll_operation;
+
+/* Zero means the default everywhere. */
+struct coll_engine_options {
+    const char *bind;          /* addresses to listen on, comma separated; default all */
+    const char *interface;     /* name of the network interface to use, e.g. "eth0" */
+    const char *congestion;    /* TCP congestion control for every connection; default: chosen
+                                * per connection from its measured round trip */
+    uint16_t port_low, port_high; /* inclusive range to listen in; default: any free port */
+    uint32_t connections;      /* TCP connections per pair, 1..64; default 1 */
+    uint32_t slice_bytes;      /* 4096..1048576; default: chosen by size */
+    uint32_t isa;              /* enum coll_isa */
+    uint32_t no_checksums;     /* 1: payloads carry no CRC (headers still do) */
+    uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
+    uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
+    uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
+};
+
+/* A snapshot of what the engine refused and repaired since it was made. */
+struct coll_counters {
+    uint64_t refused_hello;       /* handshakes that failed the key check or were malformed */
+    uint64_t refused_silent;      /* connections that sent no hello in time */
+    uint64_t refused_version;     /* hellos of another protocol version */
+    uint64_t corrupt_frames;      /* frames with a bad header or payload CRC, or nonsense fields */
+    uint64_t connections_lost;
+    uint64_t reconnects;
+    uint64_t resent_slices;
+    uint64_t duplicate_slices;
+    uint64_t sent_bytes, received_bytes;   /* on the wire, headers included */
+    uint64_t open_connections;
+};
+
+/* Create an engine that listens and runs its progress thread. `peer_id` is this process's UUID.
+ * The caller owns it: coll_engine_destroy. */
+COLL_API coll_status coll_engine_create(const struct coll_engine_options *options,
+                                        const uint8_t peer_id[16], struct coll_engine **engine);
+/* Close every connection and free everything; groups and operations of the engine must have been
+ * released. No other thread may be inside a call on it. */
+COLL_API void coll_engine_destroy(struct coll_engine *engine);
+/* The i-th address listened on ("10.0.0.3:41873", "[fe80::1]:41873"); COLL_INVALID_ARGUMENT past
+ * the last. Wildcards are expanded to the host's addresses, loopback last. */
+COLL_API coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *buffer,
+                                         size_t length);
+COLL_API void coll_engine_get_counters(struct coll_engine *engine, struct coll_counters *counters);
+
+enum coll_event_kind {
+    COLL_EVENT_VIEW_READY = 0,     /* links to all peers of the prepared view are up */
+    COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
+                                      * was tried. Repeated while it lasts, once a second */
+    COLL_EVENT_PEER_LOST = 2,      /* evidence that `peer` of the committed view is dead */
+    COLL_EVENT_BROKEN = 3          /* the group broke (an operation raised here or elsewhere) */
+};
+struct coll_event {
+    uint32_t kind;
+    uint32_t group;                /* the group's id */
+    uint64_t view;                 /* the view's number */
+    uint8_t peer[16];
+    char text[232];
+};
+/* A descriptor that is readable while events are queued; owned by the engine. */
+COLL_API int coll_engine_event_fd(struct coll_engine *engine);
+/* COLL_OK and the oldest event, or COLL_IN_PROGRESS when there is none. */
+COLL_API coll_status coll_engine_next_event(struct coll_engine *engine, struct coll_event *event);
+
+/* ---- groups and views -------------------------------------------------------------------- */
+
+struct coll_peer {
+    uint8_t id[16];
+    const char *name;              /* for messages; at most 63 bytes are kept */
+    const char *const *addresses;  /* "HOST:PORT", tried in order */
+    uint32_t address_count;
+};
+
+struct coll_view {
+    uint64_t term, number;         /* ordered by (term, number) */
+    uint64_t first_operation;      /* every tag's next operation gets at least this number */
+    uint32_t rank, size;           /* `rank` is this process's index in peers */
+    const struct coll_peer *peers; /* size of them; the order is the ring's */
+    uint8_t key[32];               /* secret of the view: links prove that they know it */
+};
+
+/* Open group `id` (the run's number for it) on an engine. The caller owns it: coll_group_close. */
+COLL_API coll_status coll_group_open(struct coll_engine *engine, uint32_t id, const char *name,
+                                     struct coll_group **group);
+/* Start to connect to the peers of `view`; COLL_EVENT_VIEW_READY follows. Replaces an earlier
+ * prepared view. The committed view goes on meanwhile. */
+COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view);
+/* Make the prepared view the committed one. No operation may be outstanding; operations that
+ * are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one. */
+COLL_API coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
+                                       uint64_t first_operation);
+/* Forget the prepared view, if any. */
+COLL_API void coll_group_discard(struct coll_group *group);
+/* Break the group: pending operations, and later ones until the next commit, end with `status`
+ * and `text`. With left != 0 `peer` left gracefully: operations that it had finished go on. */
+COLL_API void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16],
+                              int left, const char *text);
+/* The highest operation number issued so far over all tags (0 if none). */
+COLL_API uint64_t coll_group_last_operation(struct coll_group *group);
+/* Say goodbye to the peers of the view and wait (at most timeout_ns) until they have all that
+ * this peer owes them. */
+COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns);
+/* Release the group and its links. Outstanding operations end with COLL_CLOSED. */
+COLL_API void coll_group_close(struct coll_group *group);
+
+/* ---- operations -------------------------------------------------------------------------- */
+
+enum coll_flags {
+    COLL_NOT_ATOMIC = 1            /* the input is not restored when the operation fails */
+};
+
+struct coll_call {
+    uint32_t kind, dtype, op, root;
+    uint32_t tag;                  /* operations are numbered per tag, in the order of issue */
+    uint32_t flags;
+    uint64_t count;                /* elements of dtype */
+    const void *input;             /* count elements; equal to output for in-place */
+    void *output;                  /* count elements; otherwise must not overlap input */
+    uint64_t timeout_ns;           /* from issue; 0: none */
+};
+
+struct coll_info {
+    uint64_t number;               /* of the operation, in its tag */
+    uint64_t view;
+    uint64_t entered_ns, first_byte_ns, last_byte_ns, done_ns; /* CLOCK_MONOTONIC; 0: never */
+    uint64_t sent_bytes, received_bytes;   /* on the wire, headers included */
+    uint64_t retries;
+    uint32_t links;                /* how many coll_operation_link can tell about */
+};
+struct coll_link_info {
+    uint32_t peer;                 /* rank */
+    uint64_t sent_bytes, received_bytes;
+    uint64_t blocked_ns;           /* time in which slices waited for this link or its credit */
+    uint64_t resent_slices;
+};
+
+/* Issue an operation. The buffers must stay valid until it has finished. The caller owns the
+ * operation: coll_operation_release. Fails with the group's status if the group is broken. */
+COLL_API coll_status coll_issue(struct coll_group *group, const struct coll_call *call,
+                                struct coll_operation **operation);
+/* Drive the engine until the operation has finished or wait_ns have passed (COLL_IN_PROGRESS) or
+ * a signal came (COLL_IN_PROGRESS). Returns the operation's status once finished. */
+COLL_API coll_status coll_wait(struct coll_operation *operation, uint64_t wait_ns);
+/* coll_issue + coll_wait + coll_operation_get_info + coll_operation_release in one call, for
+ * blocking callers. If COLL_IN_PROGRESS, *operation is set and the caller goes on with
+ * coll_wait; otherwise *operation is NULL unless the operation failed, in which case it carries
+ * the text and must be released. `info` may be NULL. */
+COLL_API coll_status coll_run(struct coll_group *group, const struct coll_call *call,
+                              uint64_t wait_ns, struct coll_operation **operation,
+                              struct coll_info *info);
+/* COLL_IN_PROGRESS or the final status; never blocks. */
+COLL_API coll_status coll_test(struct coll_operation *operation);
+/* Write 1 to `fd` (an eventfd; -1 for none) when the operation finishes, at once if it has. */
+COLL_API void coll_operation_notify(struct coll_operation *operation, int fd);
+/* Abort here and at all other peers. No effect once finished. */
+COLL_API void coll_operation_abort(struct coll_operation *operation, coll_status status,
+                                   const char *text);
+COLL_API void coll_operation_get_info(struct coll_operation *operation, struct coll_info *info);
+COLL_API coll_status coll_operation_link(struct coll_operation *operation, uint32_t i,
+                                         struct coll_link_info *info);
+/* Why it failed ("" otherwise). Valid until release. */
+COLL_API const char *coll_operation_error(struct coll_operation *operation);
+/* The rank that the failure is about, -1 if it is about none. */
+COLL_API int32_t coll_operation_culprit(struct coll_operation *operation);
+/* Free the operation; an unfinished one is aborted first. */
+COLL_API void coll_operation_release(struct coll_operation *operation);
+
+/* ---- faults: for tests, costs one null check when unused ----------------------------------- */
+
+enum coll_fault {
+    COLL_FAULT_CUT_CONNECTION = 1, /* reset one connection to `peer` */
+    COLL_FAULT_FLIP_BIT = 2        /* flip a payload bit in the next slice sent to `peer` */
+};
+/* Inject `fault` on the link to rank `peer` of the group's view once `after_slices` more slices
+ * have been sent on it. */
+COLL_API coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
+                                 uint64_t after_slices);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

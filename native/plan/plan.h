@@ -1,0 +1,23 @@
+/* Plans as data. A plan builder is a pure function of (rank, size, root): it opens no socket and
+ * allocates nothing but the plan. The public view of a plan is in collectives.h. */
+#ifndef COLL_PLAN_PLAN_H
+#define COLL_PLAN_PLAN_H
+
+#include "collectives.h"
+
+struct coll_plan {
+    struct coll_plan_info info;
+    struct coll_step *steps;       /* info.steps of them, in the order the engine starts them */
+};
+
+/* An empty plan with room for `capacity` steps; the builder appends with coll__plan_add. */
+coll_status coll__plan_new(uint32_t rank, uint32_t size, uint32_t segments, uint32_t capacity,
+                           struct coll_plan **plan);
+/* Append a step and return its index (for later `after`s). The capacity must not be exceeded. */
+int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step);
+
+/* One builder per file. */
+coll_status coll__plan_ring(uint32_t rank, uint32_t size, struct coll_plan **plan);
+coll_status coll__plan_chain(uint32_t rank, uint32_t size, uint32_t root, struct coll_plan **plan);
+
+#endif

@@ -1,0 +1,25 @@
+/* Reduction kernels: one per (op, dtype, instruction set), chosen once per operation. All
+ * instruction sets give the same bits. */
+#ifndef COLL_REDUCE_REDUCE_H
+#define COLL_REDUCE_REDUCE_H
+
+#include "collectives.h"
+
+/* output[i] = op(a[i], b[i]). `output` may be exactly `a` or `b`; no other overlap. The caller
+ * holds a coll__fpenv. No alignment is required. */
+typedef void (*coll__reduce_fn)(void *output, const void *a, const void *b, size_t count);
+/* data[i] = data[i] / divisor in place; integers round toward zero. */
+typedef void (*coll__divide_fn)(void *data, size_t count, uint32_t divisor);
+
+/* NULL if the dtype, op or isa is unknown or the CPU lacks it. COLL_ISA_AUTO takes the best. */
+coll__reduce_fn coll__reduce_select(uint32_t dtype, uint32_t op, uint32_t isa);
+coll__divide_fn coll__divide_select(uint32_t dtype, uint32_t isa);
+
+/* Round-to-nearest with denormals, whatever the caller's thread has set; restored by leave. */
+struct coll__fpenv {
+    uint64_t saved;
+};
+void coll__fpenv_enter(struct coll__fpenv *env);
+void coll__fpenv_leave(const struct coll__fpenv *env);
+
+#endif
