@@ -1,0 +1,100 @@
+/* Plans: making, reading and freeing them, and how a buffer is cut into segments.
+ *
+ * What an algorithm does is in its own file (ring.c, chain.c); here is what they share. A plan
+ * depends on its arguments alone, so every rank makes its own and no rank sends a plan to another.
+ */
+#include "plan.h"
+
+#include <stdlib.h>
+
+/* Far above any run that could exist, far below where a step count overflows. It keeps a nonsense
+ * size from turning into gigabytes of steps. */
+#define MAX_SIZE (UINT32_C(1) << 20)
+
+coll_status coll__plan_new(uint32_t rank, uint32_t size, uint32_t segments, uint32_t capacity,
+                           struct coll_plan **plan)
+{
+    /* `after` is an int32_t, so a plan with more steps could not name them. That the bytes do not
+     * overflow either is calloc's own check. */
+    if (capacity > INT32_MAX) {
+        return COLL_INVALID_ARGUMENT;
+    }
+    struct coll_plan *made = calloc(1, sizeof(*made));
+    if (made == NULL) {
+        return COLL_NO_MEMORY;
+    }
+    if (capacity > 0) {
+        made->steps = calloc(capacity, sizeof(*made->steps));
+        if (made->steps == NULL) {
+            free(made);
+            return COLL_NO_MEMORY;
+        }
+    }
+    made->info = (struct coll_plan_info){.rank = rank, .size = size, .segments = segments};
+    *plan = made;
+    return COLL_OK;
+}
+
+int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step)
+{
+    uint32_t index = plan->info.steps++;
+    plan->steps[index] = step;
+    return (int32_t)index;
+}
+
+coll_status coll_plan_make(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
+                           struct coll_plan **plan)
+{
+    if (plan == NULL || size == 0 || size > MAX_SIZE || rank >= size) {
+        return COLL_INVALID_ARGUMENT;
+    }
+    switch ((enum coll_kind)kind) {
+    case COLL_ALL_REDUCE:
+        return coll__plan_ring(rank, size, plan);
+    case COLL_BROADCAST:
+        if (root >= size) {
+            return COLL_INVALID_ARGUMENT;
+        }
+        return coll__plan_chain(rank, size, root, plan);
+    case COLL_BARRIER:
+        /* No bytes to move: the completion tokens that end every operation are the barrier. */
+        return coll__plan_new(rank, size, 1, 0, plan);
+    case COLL_SYNC:
+    case COLL_KIND_COUNT:
+        break;
+    }
+    return COLL_INVALID_ARGUMENT;
+}
+
+void coll_plan_free(struct coll_plan *plan)
+{
+    if (plan != NULL) {
+        free(plan->steps);
+        free(plan);
+    }
+}
+
+void coll_plan_get_info(const struct coll_plan *plan, struct coll_plan_info *info)
+{
+    *info = plan->info;
+}
+
+const struct coll_step *coll_plan_steps(const struct coll_plan *plan)
+{
+    return plan->steps;
+}
+
+void coll_segment_range(uint64_t count, uint32_t segments, uint32_t i, uint64_t *begin,
+                        uint64_t *end)
+{
+    /* Past the last segment (and for a buffer cut into none) the range is empty. */
+    if (i >= segments) {
+        *begin = count;
+        *end = count;
+        return;
+    }
+    uint64_t length = count / segments;
+    uint64_t longer = count % segments;
+    *begin = i * length + (i < longer ? i : longer);
+    *end = *begin + length + (i < longer ? 1 : 0);
+}
