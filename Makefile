@@ -1,16 +1,116 @@
-# What a developer or user types. Each goal does all of its own set-up.
+# What a developer or user types. Each goal does all of its own set-up: the virtual environment
+# in .venv, what it needs from PyPI, and the build. Stamps in .venv make a second run quick.
+#
+#   make demo        run the main job: four peers train a small model together
+#   make test        run the tests                    (TESTS=tests/test_x.py for some of them)
+#   make lint        format, types, warnings, import and include direction
+#   make build       compile the C core into the checkout
+#   make format      reformat Python and C
+#   make wheel       build the wheel and the sdist into dist/
+#   make test-wheel  install the wheel into clean environments of every Python at hand
+#   make sanitize    run the tests on a core built with ASan+UBSan (SANITIZE=thread: TSan)
+
+PYTHON ?= python3
+# Where the CPU build of torch comes from; see tools/install_torch.sh for what is tried and when.
+# TORCH_INDEX= (empty) takes what pip finds by itself.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 VENV := .venv
 PY := $(VENV)/bin/python
-ALLOW_MISSING ?= ON
+STAMPS := $(VENV)/.stamps
+PIP := $(PY) -m pip --disable-pip-version-check -q
+# Warnings are errors, and so is a function that is declared and not defined.
 WERROR ?= OFF
+ALLOW_MISSING ?= ON
+DEMO ?=
+TESTS ?=
+SANITIZE ?= address
 
-.PHONY: build
-build:
+# Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
+LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
+
+.PHONY: demo test lint build format wheel test-wheel sanitize clean
+.DELETE_ON_ERROR:
+
+# ---- environment ------------------------------------------------------------------------
+
+# A .venv whose Python was removed or moved is made anew; one that works is taken as it is.
+USABLE := $(shell $(PY) -c 'import pip' 2>/dev/null && echo yes)
+$(STAMPS)/venv: $(if $(USABLE),,remake)
+ifneq ($(USABLE),yes)
+	@tools/check_system.sh $(PYTHON)
+	@echo "Making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+endif
+	@mkdir -p $(STAMPS)
+	@touch $@
+.PHONY: remake
+remake:
+
+$(STAMPS)/torch: constraints.txt tools/install_torch.sh $(STAMPS)/venv
+	@echo "Installing torch"
+	@tools/install_torch.sh $(PY) constraints.txt "$(TORCH_INDEX)"
+	@touch $@
+
+# $(call install,EXTRAS): what pyproject.toml lists for the package and these extras.
+define install
+	@echo "Installing what $(@F) needs"
+	@$(PY) tools/dependencies.py $(1) > $(STAMPS)/$(@F).txt
+	@$(PIP) install -c constraints.txt -r $(STAMPS)/$(@F).txt
+	@touch $@
+endef
+
+LISTS := pyproject.toml constraints.txt tools/dependencies.py
+
+$(STAMPS)/build: $(LISTS) $(STAMPS)/venv
+	$(call install,build)
+$(STAMPS)/demo: $(LISTS) $(STAMPS)/torch
+	$(call install,torch plot)
+$(STAMPS)/test: $(LISTS) $(STAMPS)/torch
+	$(call install,test build)
+$(STAMPS)/lint: $(LISTS) $(STAMPS)/torch
+	$(call install,test lint)
+
+# ---- build --------------------------------------------------------------------------------
+
+CONFIGURE = $(VENV)/bin/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
+    -DPython_EXECUTABLE=$(abspath $(PY)) -DCOLL_WERROR=$(WERROR) -DCOLL_ALLOW_MISSING=$(ALLOW_MISSING)
+
+build: $(STAMPS)/build
+	@tools/check_system.sh $(PY)
 	@mkdir -p build
-	@flock build/.lock $(VENV)/bin/cmake -S . -B build/dev -G Ninja \
-	    -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
-	    -DPython_EXECUTABLE=$(abspath $(PY)) -DCOLL_IN_PLACE=ON -DCOLL_WERROR=$(WERROR) \
-	    -DCOLL_ALLOW_MISSING=$(ALLOW_MISSING) > build/configure.log || (cat build/configure.log; false)
-	@flock build/.lock $(VENV)/bin/cmake --build build/dev -- -k 0
-	@printf '%s\n' $(CURDIR) 'import sys; sys.setdlopenflags(1)' > $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/collectives_checkout.pth
+	@$(LOCKED) $(CONFIGURE) -B build/dev -DCOLL_IN_PLACE=ON > build/configure.log 2>&1 \
+	    || (cat build/configure.log; false)
+	@$(LOCKED) $(VENV)/bin/cmake --build build/dev
+	@$(PY) tools/use_checkout.py $(if $(filter ON,$(ALLOW_MISSING)),--lazy)
+
+# ---- goals --------------------------------------------------------------------------------
+
+demo: build $(STAMPS)/demo
+	@$(VENV)/bin/collectives demo $(DEMO)
+
+test: build $(STAMPS)/test
+	@mkdir -p report
+	@$(PY) -m pytest -p no:cacheprovider --junitxml=report/junit.xml $(TESTS)
+
+lint: build $(STAMPS)/lint
+	@tools/lint.sh $(VENV)/bin
+
+format: $(STAMPS)/lint
+	@$(VENV)/bin/ruff check --fix --quiet . || true
+	@$(VENV)/bin/ruff format --quiet .
+	@find native transport -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
+
+wheel: $(STAMPS)/build
+	@tools/check_system.sh $(PY)
+	@rm -rf dist
+	@$(PY) -m build --outdir dist .
+
+test-wheel: build $(STAMPS)/test
+	@$(PY) -m pytest -p no:cacheprovider tests/packaging --all-pythons
+
+sanitize: $(STAMPS)/build $(STAMPS)/test
+	@tools/sanitize.sh $(VENV)/bin $(SANITIZE) "$(CONFIGURE)" $(TESTS)
+
+clean:
+	@rm -rf build dist report collectives/_native/*.so
