@@ -124,31 +124,30 @@ COLL__INLINE uint16_t coll__f16_of_f32(float value)
 
 /* coll__order_<float>: its bits as an integer that compares as the float does; its own inverse.
  * coll__min_<float>, coll__max_<float>: on bits. */
-#define COLL__MINMAX(NAME, UINT, SINT, BITS, POSITIVE, INFINITY_BITS, NAN_BITS)                    \
-    COLL__INLINE UINT coll__order_##NAME(UINT x)                                                   \
-    {                                                                                              \
-        return (UINT)(x ^ ((UINT)(0u - (UINT)(x >> (BITS - 1))) & (UINT)POSITIVE));                \
-    }                                                                                              \
-    COLL__INLINE int coll__nan_##NAME(UINT a, UINT b)                                              \
-    {                                                                                              \
-        return ((UINT)(a & (UINT)POSITIVE) > (UINT)INFINITY_BITS) |                                \
-               ((UINT)(b & (UINT)POSITIVE) > (UINT)INFINITY_BITS);                                 \
-    }                                                                                              \
-    COLL__INLINE UINT coll__min_##NAME(UINT a, UINT b)                                             \
-    {                                                                                              \
-        const SINT x = (SINT)coll__order_##NAME(a), y = (SINT)coll__order_##NAME(b);               \
-        const UINT least = coll__order_##NAME((UINT)(x < y ? x : y));                              \
-        return coll__nan_##NAME(a, b) ? (UINT)NAN_BITS : least;                                    \
-    }                                                                                              \
-    COLL__INLINE UINT coll__max_##NAME(UINT a, UINT b)                                             \
-    {                                                                                              \
-        const SINT x = (SINT)coll__order_##NAME(a), y = (SINT)coll__order_##NAME(b);               \
-        const UINT most = coll__order_##NAME((UINT)(x > y ? x : y));                               \
-        return coll__nan_##NAME(a, b) ? (UINT)NAN_BITS : most;                                     \
+#define COLL__MINMAX(NAME, UINT, SINT, BITS, POSITIVE, INFINITY_BITS, NAN_BITS)      \
+    COLL__INLINE UINT coll__order_##NAME(UINT x)                                     \
+    {                                                                                \
+        return (UINT)(x ^ ((UINT)(0u - (UINT)(x >> (BITS - 1))) & (UINT)POSITIVE));  \
+    }                                                                                \
+    COLL__INLINE int coll__nan_##NAME(UINT a, UINT b)                                \
+    {                                                                                \
+        return ((UINT)(a & (UINT)POSITIVE) > (UINT)INFINITY_BITS) |                  \
+               ((UINT)(b & (UINT)POSITIVE) > (UINT)INFINITY_BITS);                   \
+    }                                                                                \
+    COLL__INLINE UINT coll__min_##NAME(UINT a, UINT b)                               \
+    {                                                                                \
+        const SINT x = (SINT)coll__order_##NAME(a), y = (SINT)coll__order_##NAME(b); \
+        const UINT least = coll__order_##NAME((UINT)(x < y ? x : y));                \
+        return coll__nan_##NAME(a, b) ? (UINT)NAN_BITS : least;                      \
+    }                                                                                \
+    COLL__INLINE UINT coll__max_##NAME(UINT a, UINT b)                               \
+    {                                                                                \
+        const SINT x = (SINT)coll__order_##NAME(a), y = (SINT)coll__order_##NAME(b); \
+        const UINT most = coll__order_##NAME((UINT)(x > y ? x : y));                 \
+        return coll__nan_##NAME(a, b) ? (UINT)NAN_BITS : most;                       \
     }
 
-COLL__MINMAX(f64, uint64_t, int64_t, 64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000,
-             0x7FF8000000000000)
+COLL__MINMAX(f64, uint64_t, int64_t, 64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000, 0x7FF8000000000000)
 COLL__MINMAX(f32, uint32_t, int32_t, 32, 0x7FFFFFFF, 0x7F800000, 0x7FC00000)
 COLL__MINMAX(f16, uint16_t, int16_t, 16, 0x7FFF, 0x7C00, 0x7E00)
 COLL__MINMAX(bf16, uint16_t, int16_t, 16, 0x7FFF, 0x7F80, 0x7FC0)

@@ -2,7 +2,7 @@
  *
  *   COLL__TARGET   the attribute that lets the compiler use the instruction set
  *   COLL__TABLE    the name of the struct coll__kernels to define
- *   COLL__OWN_F16  (optional) that it has defined f16_sum, f16_prod and f16_divide itself
+ *   COLL__OWN_HALF (optional) that it has defined sum, prod and divide of f16 and bf16 itself
  *
  * and the compiler vectorises. Every loop says that its iterations are independent: without it
  * the compiler would check for overlap at run time and take the slow path when `output` is `a`.
@@ -29,45 +29,44 @@
     }
 
 /* `SETUP` declares the divisor `d` in the type that the division is done in. */
-#define COLL__DIVIDE(NAME, TYPE, SETUP, EXPRESSION)                                                \
-    COLL__TARGET static void NAME(void *data, size_t count, uint32_t divisor)                      \
-    {                                                                                              \
-        coll__mem_##TYPE *inout = data;                                                            \
-        SETUP;                                                                                     \
-        COLL__INDEPENDENT                                                                          \
-        for (size_t i = 0; i < count; i++) {                                                       \
-            const coll__mem_##TYPE a = inout[i];                                                   \
-            inout[i] = (coll__mem_##TYPE)(EXPRESSION);                                             \
-        }                                                                                          \
+#define COLL__DIVIDE(NAME, TYPE, SETUP, EXPRESSION)                           \
+    COLL__TARGET static void NAME(void *data, size_t count, uint32_t divisor) \
+    {                                                                         \
+        coll__mem_##TYPE *inout = data;                                       \
+        SETUP;                                                                \
+        COLL__INDEPENDENT                                                     \
+        for (size_t i = 0; i < count; i++) {                                  \
+            const coll__mem_##TYPE a = inout[i];                              \
+            inout[i] = (coll__mem_##TYPE)(EXPRESSION);                        \
+        }                                                                     \
     }
 
 /* ---- floating point ---------------------------------------------------------------------- */
 
 COLL__BINARY(f64_sum, f64, coll__f64_canonical(a + b))
-COLL__BINARY(f64_prod, f64, coll__f64_canonical(a *b))
+COLL__BINARY(f64_prod, f64, coll__f64_canonical((a) * (b)))
 COLL__BINARY(f64_min, u64, coll__min_f64(a, b))
 COLL__BINARY(f64_max, u64, coll__max_f64(a, b))
 COLL__DIVIDE(f64_divide, f64, const double d = divisor, coll__f64_canonical(a / d))
 
 COLL__BINARY(f32_sum, f32, coll__f32_canonical(a + b))
-COLL__BINARY(f32_prod, f32, coll__f32_canonical(a *b))
+COLL__BINARY(f32_prod, f32, coll__f32_canonical((a) * (b)))
 COLL__BINARY(f32_min, u32, coll__min_f32(a, b))
 COLL__BINARY(f32_max, u32, coll__max_f32(a, b))
 COLL__DIVIDE(f32_divide, f32, const float d = (float)divisor, coll__f32_canonical(a / d))
 
+#if !defined(COLL__OWN_HALF)
 COLL__BINARY(bf16_sum, u16, coll__bf16_of_f32(coll__f32_of_bf16(a) + coll__f32_of_bf16(b)))
 COLL__BINARY(bf16_prod, u16, coll__bf16_of_f32(coll__f32_of_bf16(a) * coll__f32_of_bf16(b)))
-COLL__BINARY(bf16_min, u16, coll__min_bf16(a, b))
-COLL__BINARY(bf16_max, u16, coll__max_bf16(a, b))
 COLL__DIVIDE(bf16_divide, u16, const float d = (float)divisor,
              coll__bf16_of_f32(coll__f32_of_bf16(a) / d))
-
-#if !defined(COLL__OWN_F16)
 COLL__BINARY(f16_sum, u16, coll__f16_of_f32(coll__f32_of_f16(a) + coll__f32_of_f16(b)))
 COLL__BINARY(f16_prod, u16, coll__f16_of_f32(coll__f32_of_f16(a) * coll__f32_of_f16(b)))
 COLL__DIVIDE(f16_divide, u16, const float d = (float)divisor,
              coll__f16_of_f32(coll__f32_of_f16(a) / d))
 #endif
+COLL__BINARY(bf16_min, u16, coll__min_bf16(a, b))
+COLL__BINARY(bf16_max, u16, coll__max_bf16(a, b))
 COLL__BINARY(f16_min, u16, coll__min_f16(a, b))
 COLL__BINARY(f16_max, u16, coll__max_f16(a, b))
 
@@ -76,16 +75,16 @@ COLL__BINARY(f16_max, u16, coll__max_f16(a, b))
 /* Sum and product are the same for signed and unsigned. The factors of narrow types are widened
  * to unsigned first, since they would be promoted to int, which may overflow. */
 COLL__BINARY(x8_sum, u8, (uint32_t)a + b)
-COLL__BINARY(x8_prod, u8, (uint32_t)a *b)
+COLL__BINARY(x8_prod, u8, (uint32_t)a *(b))
 COLL__BINARY(x16_sum, u16, (uint32_t)a + b)
-COLL__BINARY(x16_prod, u16, (uint32_t)a *b)
+COLL__BINARY(x16_prod, u16, (uint32_t)a *(b))
 COLL__BINARY(x32_sum, u32, a + b)
-COLL__BINARY(x32_prod, u32, a *b)
+COLL__BINARY(x32_prod, u32, (a) * (b))
 COLL__BINARY(x64_sum, u64, a + b)
-COLL__BINARY(x64_prod, u64, a *b)
+COLL__BINARY(x64_prod, u64, (a) * (b))
 
-#define COLL__INTEGER_MINMAX(TYPE)                                                                 \
-    COLL__BINARY(TYPE##_min, TYPE, a < b ? a : b)                                                  \
+#define COLL__INTEGER_MINMAX(TYPE)                \
+    COLL__BINARY(TYPE##_min, TYPE, a < b ? a : b) \
     COLL__BINARY(TYPE##_max, TYPE, a > b ? a : b)
 COLL__INTEGER_MINMAX(i8)
 COLL__INTEGER_MINMAX(i16)
@@ -113,11 +112,11 @@ COLL__DIVIDE(u64_divide, u64, const uint64_t d = divisor, a / d)
 
 /* ---- the table --------------------------------------------------------------------------- */
 
-#define COLL__ROW(ARITHMETIC, ORDER)                                                               \
-    {[COLL_SUM] = ARITHMETIC##_sum,                                                                \
-     [COLL_AVG] = ARITHMETIC##_sum,                                                                \
-     [COLL_PROD] = ARITHMETIC##_prod,                                                              \
-     [COLL_MIN] = ORDER##_min,                                                                     \
+#define COLL__ROW(ARITHMETIC, ORDER)  \
+    {[COLL_SUM] = ARITHMETIC##_sum,   \
+     [COLL_AVG] = ARITHMETIC##_sum,   \
+     [COLL_PROD] = ARITHMETIC##_prod, \
+     [COLL_MIN] = ORDER##_min,        \
      [COLL_MAX] = ORDER##_max}
 
 const struct coll__kernels COLL__TABLE = {

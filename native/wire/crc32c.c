@@ -115,17 +115,16 @@ INLINE_TARGET uint64_t crc_lanes(uint64_t crc, uint8_t *to, const uint8_t *from,
 }
 
 /* `to` is a constant NULL or never NULL: the compiler makes two functions of this. */
-INLINE_TARGET uint32_t crc_hardware(uint32_t start, uint8_t *to, const uint8_t *from,
-                                    size_t length)
+INLINE_TARGET uint32_t crc_hardware(uint32_t start, uint8_t *to, const uint8_t *from, size_t length)
 {
     const struct lanes *const sizes[] = {&lanes_long, &lanes_middle, &lanes_short};
     uint64_t crc = ~start;
 
-#define ADVANCE(BYTES)                                                                             \
-    do {                                                                                           \
-        to = to != NULL ? to + (BYTES) : NULL;                                                     \
-        from += (BYTES);                                                                           \
-        length -= (BYTES);                                                                         \
+#define ADVANCE(BYTES)                         \
+    do {                                       \
+        to = to != NULL ? to + (BYTES) : NULL; \
+        from += (BYTES);                       \
+        length -= (BYTES);                     \
     } while (0)
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         while (length >= 3 * sizes[k]->bytes) {
