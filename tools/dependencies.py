@@ -29,4 +29,6 @@ def requirements(project: dict, extras: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     text = Path(__file__).parent.parent.joinpath("pyproject.toml").read_text(encoding="utf-8")
-    print("\n".join(dict.fromkeys(requirements(tomllib.loads(text)["project"], ["", *sys.argv[1:]]))))
+    print(
+        "\n".join(dict.fromkeys(requirements(tomllib.loads(text)["project"], ["", *sys.argv[1:]])))
+    )

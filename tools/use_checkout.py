@@ -1,4 +1,4 @@
-"""Make this Python import ``collectives`` from the checkout, and give it the ``collectives`` command.
+"""Make this Python import the checkout, and give it the ``collectives`` command.
 
 A path file does what an editable install would, without building anything a second time: the
 libraries lie in the source tree, where ``make build`` puts them.

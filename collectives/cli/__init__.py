@@ -1,0 +1,1 @@
+"""The ``collectives`` command: one module per sub-command, found by ``main``."""
