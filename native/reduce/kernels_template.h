@@ -75,9 +75,9 @@ COLL__BINARY(f16_max, u16, coll__max_f16(a, b))
 /* Sum and product are the same for signed and unsigned. The factors of narrow types are widened
  * to unsigned first, since they would be promoted to int, which may overflow. */
 COLL__BINARY(x8_sum, u8, (uint32_t)a + b)
-COLL__BINARY(x8_prod, u8, (uint32_t)a *(b))
+COLL__BINARY(x8_prod, u8, (uint32_t)(a) * (b))
 COLL__BINARY(x16_sum, u16, (uint32_t)a + b)
-COLL__BINARY(x16_prod, u16, (uint32_t)a *(b))
+COLL__BINARY(x16_prod, u16, (uint32_t)(a) * (b))
 COLL__BINARY(x32_sum, u32, a + b)
 COLL__BINARY(x32_prod, u32, (a) * (b))
 COLL__BINARY(x64_sum, u64, a + b)
