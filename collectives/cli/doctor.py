@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from collectives.cli._doctor import Finding, Status, examine
+from collectives.cli._doctor import PROBES, Finding, Status, examine
 
 COLOURS = {
     Status.OK: "green",
@@ -41,6 +41,10 @@ def render(findings: list[Finding], console: Console) -> None:
 
 
 def doctor(
+    concerns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONCERN]...", help=f"Only these of: {', '.join(PROBES)}."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the findings as JSON, for programs.")
     ] = False,
@@ -49,7 +53,10 @@ def doctor(
 
     Exit status 1 if something is broken that the library cannot work without.
     """
-    findings = examine()
+    unknown = [concern for concern in concerns or () if concern not in PROBES]
+    if unknown:
+        raise typer.BadParameter(f"no such concern: {', '.join(unknown)}; see --help")
+    findings = examine(concerns or ())
     if as_json:
         typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:

@@ -8,7 +8,7 @@ where there is no such command the detail says what is lost instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from collectives.cli._doctor.accelerators import cuda, nccl, torch
 from collectives.cli._doctor.finding import Finding, Status
@@ -24,12 +24,25 @@ from collectives.cli._doctor.system import (
 
 __all__ = ["PROBES", "Finding", "Status", "examine"]
 
-PROBES: tuple[Callable[[], Finding], ...] = (
-    python, dependencies, core, processor, compiler, torch, cuda, nccl,
-    shared_memory, congestion_control, open_files, loopback, ipv6, pidfd,
-)  # fmt: skip
+# In the order in which people read the result.
+PROBES: dict[str, Callable[[], Finding]] = {
+    "python": python,
+    "dependencies": dependencies,
+    "core": core,
+    "cpu": processor,
+    "compiler": compiler,
+    "torch": torch,
+    "cuda": cuda,
+    "nccl": nccl,
+    "shared-memory": shared_memory,
+    "congestion-control": congestion_control,
+    "open-files": open_files,
+    "loopback": loopback,
+    "ipv6": ipv6,
+    "pidfd": pidfd,
+}
 
 
-def examine() -> list[Finding]:
-    """Run every probe, in the order in which people read the result."""
-    return [probe() for probe in PROBES]
+def examine(concerns: Iterable[str] = ()) -> list[Finding]:
+    """Run the probes named, or all of them; KeyError for a concern that nobody probes."""
+    return [PROBES[concern]() for concern in (tuple(concerns) or PROBES)]

@@ -28,20 +28,20 @@ def shared_memory(folder: str = "/dev/shm") -> Finding:
             os.close(descriptor)
     except (OSError, AttributeError) as error:
         detail = f"no sealed memory files ({error}); peers on one host talk over TCP"
-        return Finding("shared memory", Status.LIMITED, detail)
+        return Finding("shared-memory", Status.LIMITED, detail)
     try:
         figures = os.statvfs(folder)
     except OSError:
         detail = f"memfd with seals; there is no {folder}, which torch's data loaders want"
         cure = as_root(f"mkdir -p {folder}") + " && " + as_root(f"mount -t tmpfs tmpfs {folder}")
-        return Finding("shared memory", Status.LIMITED, detail, cure)
+        return Finding("shared-memory", Status.LIMITED, detail, cure)
     size = figures.f_blocks * figures.f_frsize
     detail = f"memfd with seals; {folder} has {size >> 20} MiB"
     if size < ENOUGH_SHM:
         cure = as_root(f"mount -o remount,size=1g {folder}")
         detail += ", which torch's data loaders soon fill (in a container: --shm-size=1g)"
-        return Finding("shared memory", Status.LIMITED, detail, cure)
-    return Finding("shared memory", Status.OK, detail)
+        return Finding("shared-memory", Status.LIMITED, detail, cure)
+    return Finding("shared-memory", Status.OK, detail)
 
 
 def can_use_congestion_control(name: str) -> bool:
@@ -71,34 +71,44 @@ def congestion_control(
     may = [name for name in ("cubic", "bbr", "reno") if usable(name)]
     detail = f"may use {', '.join(may) or 'only the default'} (default: {default})"
     if "cubic" in may:
-        return Finding("congestion control", Status.OK, detail)
+        return Finding("congestion-control", Status.OK, detail)
     detail += "; cubic is the fastest on a LAN and within one host"
     if "cubic" in available:
         allowed = " ".join(dict.fromkeys([*read("tcp_allowed_congestion_control"), "cubic"]))
         key = "net.ipv4.tcp_allowed_congestion_control"
         return Finding(
-            "congestion control", Status.LIMITED, detail, f'sudo sysctl -w {key}="{allowed}"'
+            "congestion-control", Status.LIMITED, detail, f'sudo sysctl -w {key}="{allowed}"'
         )
-    return Finding("congestion control", Status.LIMITED, f"{detail}; this kernel lacks it")
+    return Finding("congestion-control", Status.LIMITED, f"{detail}; this kernel lacks it")
 
 
-def open_files(limits: tuple[int, int] | None = None, root: bool | None = None) -> Finding:
+def may_raise_limits() -> bool:
+    """Tell whether this process has CAP_SYS_RESOURCE; root in a container may lack it."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    effective = next((line for line in status.splitlines() if line.startswith("CapEff:")), "0:0")
+    return bool(int(effective.split(":")[1], 16) >> 24 & 1)
+
+
+def open_files(limits: tuple[int, int] | None = None, may_raise: bool | None = None) -> Finding:
     """How many descriptors the process may have: each peer costs one per connection."""
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= ENOUGH_FILES:
         number = "no limit" if soft == resource.RLIM_INFINITY else str(soft)
-        return Finding("open files", Status.OK, f"{number} per process")
+        return Finding("open-files", Status.OK, f"{number} per process")
     detail = (
         f"{soft} per process; with 8 connections to each that is {max(0, soft - 40) // 8} peers"
     )
-    root = os.geteuid() == 0 if root is None else root
-    if root or hard == resource.RLIM_INFINITY or hard >= MANY_FILES:
+    may_raise = may_raise_limits() if may_raise is None else may_raise
+    if may_raise or hard == resource.RLIM_INFINITY or hard >= MANY_FILES:
         cure = f"ulimit -n {MANY_FILES}"
     elif hard >= ENOUGH_FILES:
         cure = f"ulimit -n {hard}"
     else:  # only root may raise a hard limit
         cure = f"sudo prlimit --pid $$ --nofile={MANY_FILES}:{MANY_FILES}"
-    return Finding("open files", Status.LIMITED, detail, cure)
+    return Finding("open-files", Status.LIMITED, detail, cure)
 
 
 def can_connect(family: socket.AddressFamily, host: str) -> str:
