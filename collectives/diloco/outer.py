@@ -40,9 +40,9 @@ def outer_step(
         beta: β.
         nesterov: whether to look ahead along the momentum.
     """
-    for part, velocity, gradient in zip(
-        theta.split(_CHUNK), momentum.split(_CHUNK), delta.split(_CHUNK), strict=True
-    ):
+    for start in range(0, len(theta), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        part, velocity, gradient = theta[chunk], momentum[chunk], delta[chunk]
         velocity.mul_(beta).add_(gradient)
         if nesterov:
             part.sub_(torch.mul(velocity, beta).add_(gradient).mul_(lr))

@@ -46,11 +46,12 @@ class _Block:
 
     @staticmethod
     def _views(flat: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        pieces = flat.split([tensor.numel() for tensor in tensors.values()])
-        return {
-            name: piece.view(tensor.shape)
-            for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
-        }
+        views = {}
+        offset = 0
+        for name, tensor in tensors.items():
+            views[name] = flat[offset : offset + tensor.numel()].view(tensor.shape)
+            offset += tensor.numel()
+        return views
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Name and module tensor of everything in the block."""

@@ -42,7 +42,8 @@ class _Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.mix(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(F.gelu(self.up(self.norm_feed(x)), approximate="tanh"))
+        y: Tensor = x + self.down(F.gelu(self.up(self.norm_feed(x)), approximate="tanh"))
+        return y
 
 
 class ByteTransformer(nn.Module):
@@ -76,14 +77,14 @@ def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor, batch: int = 64) -> float:
-    """Mean loss over all windows, in nats per byte."""
+    """Mean loss over all windows, in nats per byte; 0 if there are none."""
     model.eval()
-    total = sum(
-        loss_of(model, x, y).item() * len(x)
-        for x, y in zip(inputs.split(batch), targets.split(batch), strict=True)
-    )
+    total = 0.0
+    for start in range(0, len(inputs), batch):
+        part = slice(start, start + batch)
+        total += loss_of(model, inputs[part], targets[part]).item() * len(inputs[part])
     model.train()
-    return total / len(inputs)
+    return total / max(len(inputs), 1)
 
 
 @torch.no_grad()

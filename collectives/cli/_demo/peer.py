@@ -1,0 +1,183 @@
+"""One peer of the demo, a process of its own: ``python -m collectives.cli._demo.peer``.
+
+Reads ``Settings`` from standard input, trains, and reports on standard output. It reads like any
+training script with DiLoCo, apart from the reporting.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, TextIO
+
+from collectives.cli._demo.messages import (
+    Evaluated,
+    Failed,
+    Finished,
+    Joined,
+    Message,
+    Progress,
+    RoundEnd,
+    Settings,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from collectives.diloco import DiLoCo
+
+WARM_UP_STEPS = 30
+REPORT_EVERY = 5
+# Of the whole validation text, so that a look at it each round costs little.
+VALIDATION_SHARE = 4
+PROMPT = "The "
+
+
+def main() -> int:
+    """Run the peer; returns the exit status."""
+    # Messages go where standard output went; whatever else prints goes to the log.
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    settings = decode(sys.stdin.readline())
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    try:
+        train(settings, channel)
+    except Exception as error:
+        traceback.print_exc()
+        _send(channel, Failed(f"{type(error).__name__}: {error}"))
+        return 1
+    return 0
+
+
+def train(settings: Settings, channel: TextIO) -> None:
+    """Join, train for ``settings.rounds`` rounds, report, leave."""
+    import torch
+
+    import collectives
+    from collectives.cli._demo import model as models
+    from collectives.cli._demo import text as texts
+    from collectives.diloco import DiLoCo
+
+    torch.set_num_threads(1)  # peers share the machine's cores
+    shape = models.Shape(context=settings.context)
+    text = texts.read(settings.text)
+    with collectives.join(
+        settings.address, group="demo", name=settings.name, min_size=settings.peers, timeout=120
+    ) as group:
+        # By rank, not by name: who gets which rank is the coordinator's choice, and the same
+        # seed must give the same run.
+        seed = settings.seed * 1000 + group.rank
+        mine, last = texts.split(text, group.rank, settings.peers, shape.context)
+        validation = texts.as_tensor(text[last])
+        batches = texts.batches(texts.as_tensor(text[mine]), settings.batch, shape.context, seed)
+        torch.manual_seed(seed)
+        model = models.ByteTransformer(shape).to(settings.device)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.inner_lr, betas=(0.9, 0.95), weight_decay=0.1
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _rate(step, settings.rounds * settings.inner_steps)
+        )
+        diloco = DiLoCo(
+            model,
+            optimizer,
+            group,
+            inner_steps=settings.inner_steps,
+            outer_lr=settings.outer_lr,
+            outer_momentum=settings.outer_momentum,
+        )
+        _send(
+            channel,
+            Joined(
+                rank=group.rank,
+                view=group.view.number,
+                size=group.size,
+                parameters=sum(p.numel() for p in model.parameters()),
+                shard=(mine.start, mine.stop),
+            ),
+        )
+
+        def evaluate(share: int) -> tuple[float, int]:
+            available = (len(validation) - 1) // shape.context
+            inputs, targets = texts.windows(
+                validation, shape.context, max(available // share, group.size)
+            )
+            part = slice(group.rank, None, group.size)
+            inputs, targets = inputs[part].to(settings.device), targets[part].to(settings.device)
+            return models.evaluate(model, inputs, targets), len(inputs)
+
+        _send(channel, Evaluated("start", *evaluate(1)))
+        losses: list[float] = []
+        while diloco.round < settings.rounds:
+            inputs, targets = (part.to(settings.device) for part in next(batches))
+            loss = models.loss_of(model, inputs, targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            _sabotage(settings, diloco, group.rank)
+            done = diloco.step()
+            if done is not None:
+                part, windows = evaluate(VALIDATION_SHARE)
+                message = RoundEnd(
+                    number=done.number,
+                    view=done.view,
+                    size=done.size,
+                    loss=sum(losses) / len(losses),
+                    wire_bytes=done.wire_bytes,
+                    seconds=done.seconds,
+                    digest=done.digest,
+                    validation=part,
+                    validation_windows=windows,
+                )
+                _send(channel, message)
+                losses.clear()
+            elif len(losses) % REPORT_EVERY == 0:
+                step = diloco.round * settings.inner_steps + len(losses)
+                _send(channel, Progress(step, sum(losses[-REPORT_EVERY:]) / REPORT_EVERY))
+        _send(channel, Evaluated("end", *evaluate(1)))
+        leader = group.rank == 0
+    sample = ""
+    if leader:
+        sample = models.generate(model, PROMPT, settings.sample_bytes, settings.seed)
+    _send(channel, Finished(sample))
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the highest learning rate: linear up, then half a cosine down to a tenth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+    return min((step + 1) / WARM_UP_STEPS, 1.0) * (0.1 + 0.9 * cosine)
+
+
+def _sabotage(settings: Settings, diloco: DiLoCo, rank: int) -> None:
+    """Do what ``settings.sabotage`` says, in the first round, on rank 1."""
+    if not settings.sabotage or rank != 1 or diloco.round != 0 or diloco.inner_step != 0:
+        return
+    if settings.sabotage == "crash":
+        raise RuntimeError("crashed on purpose")
+    if settings.sabotage == "bitflip":
+        import torch
+
+        state = diloco.state_dict()
+        bits = next(iter(state["theta"].values())).view(torch.int32).flatten()
+        bits[0] ^= 1 << 16
+        diloco.load_state_dict(state)
+
+
+def _send(channel: TextIO, message: Message) -> None:
+    channel.write(encode(message))
+
+
+def _leave_with_the_parent() -> None:
+    """End this process when the parent is gone, however it went."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
