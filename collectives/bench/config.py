@@ -1,0 +1,118 @@
+"""What to measure: the settings of one run, and the sizes as people write them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from collectives.errors import InvalidArgument
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_MOST_BYTES = 1 << 34
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes in ``"64"``, ``"1K"``, ``"4M"`` or ``"1G"`` (powers of 1024).
+
+    Raises:
+        InvalidArgument: the text is not a size, or one above 16 GiB.
+    """
+    match = re.fullmatch(r"(\d{1,12})\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InvalidArgument(f"{text!r} is no size; write for example 512, 64K or 4M")
+    size = int(match[1]) * _UNITS[match[2].upper()]
+    if not 1 <= size <= _MOST_BYTES:
+        raise InvalidArgument(f"{text!r} is out of range; allowed are 1 byte to 16G")
+    return size
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Return the sizes in ``"1K:256M"`` (each 4 times the last), ``"1K:1M:2"`` or ``"1K,64K"``.
+
+    Raises:
+        InvalidArgument: the text is not a range or list of sizes.
+    """
+    if ":" not in text:
+        return tuple(parse_bytes(part) for part in text.split(","))
+    first, last, *rest = text.split(":")
+    factor = rest[0] if rest else "4"
+    if len(rest) > 1 or not factor.isdigit() or int(factor) < 2:
+        raise InvalidArgument(
+            f"{text!r} is no range of sizes; write FIRST:LAST or FIRST:LAST:FACTOR"
+        )
+    size, end = parse_bytes(first), parse_bytes(last)
+    if size > end:
+        raise InvalidArgument(f"{text!r} starts above its end")
+    sizes = []
+    while size <= end:
+        sizes.append(size)
+        size *= int(factor)
+    return tuple(sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    """The settings of one run of the bench.
+
+    Attributes:
+        ranks: how many processes take part.
+        sizes: bytes of payload per rank, one row each.
+        dtype: a name of `pattern.DTYPES`.
+        op: reduction: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``.
+        connections: TCP connections per pair of ranks (ours; Gloo has one).
+        congestion: TCP congestion control of both sides; None: the library's choice for ours, the
+            system's default for Gloo.
+        out_of_place: whether to measure with ``out=``.
+        in_place: whether to measure in place.
+        compare: libraries to measure beside ours in the same run; ``"gloo"`` is the one known.
+        iterations: timed calls per figure; None: as many as fit `seconds`.
+        seconds: time to spend per figure where `iterations` is None.
+        blocks: into how many blocks the calls of a figure are cut; the libraries take turns, so
+            that a disturbance of the machine hits them alike.
+        slice_bytes: bytes of payload per frame; None: chosen by size.
+        checksums: whether payloads carry a CRC.
+        timeout: seconds after which a run that does not go on is given up.
+        plant_wrong: elements that rank 0 gets wrong, to test that the bench sees them.
+
+    Raises:
+        InvalidArgument: a value is out of its range.
+    """
+
+    ranks: int = 2
+    sizes: tuple[int, ...] = parse_sizes("1K:256M")
+    dtype: str = "float32"
+    op: str = "sum"
+    connections: int = 1
+    congestion: str | None = "cubic"
+    out_of_place: bool = True
+    in_place: bool = True
+    compare: tuple[str, ...] = ()
+    iterations: int | None = None
+    seconds: float = 1.0
+    blocks: int = 5
+    slice_bytes: int | None = None
+    checksums: bool = True
+    timeout: float = 120.0
+    plant_wrong: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.ranks <= 64:
+            raise InvalidArgument(f"{self.ranks} ranks; the bench can start 1 to 64")
+        if not self.sizes:
+            raise InvalidArgument("there is no size to measure")
+        if not (self.out_of_place or self.in_place):
+            raise InvalidArgument("neither out of place nor in place is left to measure")
+        if self.iterations is not None and self.iterations < 1:
+            raise InvalidArgument(f"{self.iterations} iterations; at least 1 is needed")
+        if self.blocks < 1:
+            raise InvalidArgument(f"{self.blocks} blocks; at least 1 is needed")
+        for name in ("seconds", "timeout"):
+            if not getattr(self, name) > 0:
+                raise InvalidArgument(f"{name} is {getattr(self, name)}; it has to be above 0")
+        unknown = set(self.compare) - {"gloo"}
+        if unknown:
+            raise InvalidArgument(
+                f"cannot compare with {', '.join(sorted(unknown))}; 'gloo' is what the bench knows"
+            )
+        if "gloo" in self.compare and self.op == "avg":
+            raise InvalidArgument("Gloo has no avg; compare with --op sum")

@@ -1,0 +1,167 @@
+"""The numbers that the bench reduces, and what must come out, exactly.
+
+Each rank contributes small integers that differ between ranks at every element, so that a
+contribution that is missing, doubled or of the wrong rank changes the sum, and that differ along
+the buffer, so that bytes in the wrong place do too. All sums stay where the dtype is exact, so the
+check is for equal bits, whatever the order of the additions.
+
+The numbers repeat with a prime period: no power of two, and so no slice, is a multiple of it, and
+a buffer of any length is filled and checked a small block at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectives.errors import InvalidArgument
+
+Array = NDArray[Any]
+
+# name -> (NumPy dtype of the bytes, integers up to this are exact, largest finite number)
+# bfloat16 is unknown to NumPy: its bytes are kept as uint16, and torch gives them their meaning.
+DTYPES: dict[str, tuple[str, int, float]] = {
+    "float64": ("<f8", 1 << 53, 1.7e308),
+    "float32": ("<f4", 1 << 24, 3.4e38),
+    "float16": ("<f2", 1 << 11, 65504.0),
+    "bfloat16": ("<u2", 1 << 8, 3.3e38),
+    "int8": ("i1", (1 << 7) - 1, 0.0),
+    "int16": ("<i2", (1 << 15) - 1, 0.0),
+    "int32": ("<i4", (1 << 31) - 1, 0.0),
+    "int64": ("<i8", 1 << 53, 0.0),
+    "uint8": ("u1", (1 << 8) - 1, 0.0),
+    "uint16": ("<u2", (1 << 16) - 1, 0.0),
+    "uint32": ("<u4", (1 << 32) - 1, 0.0),
+    "uint64": ("<u8", 1 << 53, 0.0),
+}
+OPS = ("sum", "avg", "prod", "min", "max")
+
+_PERIODS = (8191, 127, 31, 7, 3)
+_LONGEST_CHAIN = 1 << 20
+# A piece that is filled or checked at a time: small enough to stay in the cache.
+_PIECE_ELEMENTS = 1 << 17
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """Inputs and results of an all-reduce of `op` over `ranks` ranks.
+
+    Raises:
+        InvalidArgument: unknown dtype or op, or no pattern stays exact for that many ranks.
+    """
+
+    dtype: str
+    op: str
+    ranks: int
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InvalidArgument(f"unknown dtype {self.dtype!r}; known are {', '.join(DTYPES)}")
+        if self.op not in OPS:
+            raise InvalidArgument(f"unknown op {self.op!r}; known are {', '.join(OPS)}")
+        if self._largest(_PERIODS[-1]) > self._exact:
+            raise InvalidArgument(
+                f"{self.dtype} cannot hold an exact {self.op} over {self.ranks} ranks; "
+                "take a wider dtype or fewer ranks"
+            )
+
+    @property
+    def _exact(self) -> int:
+        return DTYPES[self.dtype][1]
+
+    def _largest(self, period: int) -> int:
+        """Return the largest number that occurs on the way to a result."""
+        if self.op == "sum":
+            return self.ranks * period
+        if self.op == "avg":
+            return self.ranks * self.ranks * period
+        if self.op == "prod":
+            return int(2**self.ranks)
+        return period
+
+    @property
+    def period(self) -> int:
+        """Elements after which the numbers repeat."""
+        return next(p for p in _PERIODS if self._largest(p) <= self._exact)
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The NumPy dtype that holds the bytes."""
+        return np.dtype(DTYPES[self.dtype][0])
+
+    def _numbers(self, rank: int) -> NDArray[np.float64]:
+        base = (np.arange(self.period) + 31 * rank) % self.period
+        if self.op == "prod":
+            base &= 1
+        scale = self.ranks if self.op == "avg" else 1
+        return ((base + 1) * scale).astype(np.float64)
+
+    def _result(self, calls: int) -> NDArray[np.float64]:
+        inputs = np.stack([self._numbers(rank) for rank in range(self.ranks)])
+        if self.op == "sum":
+            return np.asarray(inputs.sum(axis=0) * float(self.ranks) ** (calls - 1))
+        if self.op == "avg":
+            return np.asarray(inputs.sum(axis=0) / self.ranks)
+        if self.op == "prod":
+            return np.asarray(inputs.prod(axis=0))
+        return np.asarray(inputs.min(axis=0) if self.op == "min" else inputs.max(axis=0))
+
+    def _encode(self, numbers: NDArray[np.float64]) -> Array:
+        if self.dtype == "bfloat16":
+            # The upper half of a float32; what is cut off is zero for these numbers.
+            return (numbers.astype("<f4").view("<u4") >> 16).astype("<u2")
+        return numbers.astype(self.storage)
+
+    def chain(self) -> int:
+        """Return how many calls in place, each on the last one's result, stay exact.
+
+        A wrong element in any of them is still wrong in the last, for sums.
+        """
+        if self.op == "prod":
+            return 1
+        if self.op != "sum" or self.ranks == 1:
+            return _LONGEST_CHAIN
+        largest, limit = float(self._largest(self.period)), float(self._exact)
+        if self.ranks & (self.ranks - 1) == 0:
+            # Only the exponent grows, so it stays exact as long as it is finite.
+            limit = max(limit, DTYPES[self.dtype][2])
+        calls = 1
+        while largest * self.ranks <= limit:
+            largest *= self.ranks
+            calls += 1
+        return calls
+
+    def fill(self, buffer: Array, rank: int) -> None:
+        """Write the input of `rank` into a buffer of `storage`."""
+        block = self._encode(self._numbers(rank))
+        for piece in self._pieces(buffer):
+            _spread(piece, block)
+
+    def count_wrong(self, buffer: Array, calls: int = 1) -> int:
+        """Return how many elements are not the result of `calls` reductions, each on the last."""
+        block = self._encode(self._result(calls))
+        wrong = 0
+        for piece in self._pieces(buffer):
+            whole = len(piece) // len(block) * len(block)
+            rows, rest = piece[:whole].reshape(-1, len(block)), piece[whole:]
+            wrong += int(np.count_nonzero(rows != block))
+            wrong += int(np.count_nonzero(rest != block[: len(rest)]))
+        return wrong
+
+    def _pieces(self, buffer: Array) -> list[Array]:
+        step = max(1, _PIECE_ELEMENTS // self.period) * self.period
+        return [buffer[i : i + step] for i in range(0, len(buffer), step)]
+
+
+def _spread(piece: Array, block: Array) -> None:
+    whole = len(piece) // len(block) * len(block)
+    piece[:whole].reshape(-1, len(block))[:] = block
+    piece[whole:] = block[: len(piece) - whole]
+
+
+def poison(buffer: Array) -> None:
+    """Write what no pattern contains, so that bytes that nobody wrote are seen."""
+    buffer.view(np.uint8).fill(0xFF)

@@ -1,0 +1,141 @@
+"""``collectives bench``: measure, print the table, write the JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+app = typer.Typer(
+    no_args_is_help=True, help="Measure operations, with every element checked in the same run."
+)
+
+
+@app.command("all_reduce")
+def all_reduce(
+    ranks: Annotated[int, typer.Option("--ranks", help="Processes that take part.")] = 2,
+    sizes: Annotated[
+        str, typer.Option(help="FIRST:LAST[:FACTOR] or a list with commas, in bytes, K, M, G.")
+    ] = "1K:256M",
+    dtype: Annotated[str, typer.Option(help="Type of the elements.")] = "float32",
+    op: Annotated[str, typer.Option(help="sum, avg, prod, min or max.")] = "sum",
+    connections: Annotated[int, typer.Option(help="TCP connections per pair of ranks.")] = 1,
+    congestion: Annotated[
+        str, typer.Option(help="TCP congestion control of both sides; auto: as they choose.")
+    ] = "cubic",
+    in_place: Annotated[bool, typer.Option("--in-place", help="Measure in place only.")] = False,
+    out_of_place: Annotated[
+        bool, typer.Option("--out-of-place", help="Measure with out= only.")
+    ] = False,
+    compare: Annotated[
+        str | None, typer.Option(help="Also measure this library, in turns: gloo.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Timed calls per figure; by default as many as fit --time.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--time", help="Seconds of calls per figure.")] = 1.0,
+    slice_bytes: Annotated[
+        int | None, typer.Option(help="Payload of one frame; by default chosen by size.")
+    ] = None,
+    checksums: Annotated[bool, typer.Option(help="CRC over the payload.")] = True,
+    timeout: Annotated[float, typer.Option(help="Give up after this many seconds' silence.")] = 120,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file; - prints them.")
+    ] = None,
+) -> None:
+    """Measure all-reduce over sizes. Exit status 1 if any element was wrong."""
+    # Here and not above: `collectives bench --help` needs neither NumPy nor the core.
+    from collectives.bench import config as settings
+    from collectives.bench import overhead, report, sweep
+
+    config = settings.BenchConfig(
+        ranks=ranks,
+        sizes=settings.parse_sizes(sizes),
+        dtype=dtype,
+        op=op,
+        connections=connections,
+        congestion=None if congestion == "auto" else congestion,
+        out_of_place=out_of_place or not in_place,
+        in_place=in_place or not out_of_place,
+        compare=tuple(compare.split(",")) if compare else (),
+        iterations=iterations,
+        seconds=seconds,
+        slice_bytes=slice_bytes,
+        checksums=checksums,
+        timeout=timeout,
+    )
+    sweep.check(config)
+    table = report.Table(
+        dtype,
+        op,
+        out_of_place=config.out_of_place,
+        in_place=config.in_place,
+        gloo="gloo" in config.compare,
+    )
+    quiet = json_path is not None and str(json_path) == "-"
+    with _screen(quiet) as (show, progress):
+        for line in table.head():
+            show(line)
+        result = sweep.run(config, lambda row: show(table.row(row)), progress)
+        progress(1, 1, "cost of a call")
+        result = report.with_overhead(result, overhead.measure(timeout=timeout))
+    for line in report.foot(result):
+        if not quiet:
+            typer.echo(line)
+    if quiet:
+        typer.echo(result.to_json())
+    elif json_path is not None:
+        json_path.write_text(result.to_json() + "\n")
+    if result.wrong:
+        raise typer.Exit(1)
+
+
+@app.command("overhead")
+def overhead_command() -> None:
+    """Measure what Python adds to a call: a group of one, 4 bytes."""
+    from collectives.bench import overhead, report
+
+    for line in report.overhead_lines(overhead.measure()):
+        typer.echo(line)
+
+
+@contextmanager
+def _screen(quiet: bool) -> Iterator[tuple[Any, Any]]:
+    """Give a function that prints a line, and one that moves the progress bar.
+
+    The bar is for people: it is on the terminal if there is one, never in a file. Lines go to
+    standard output, above the bar if both are on one terminal.
+    """
+    console = Console(stderr=not sys.stdout.isatty())
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(line: str) -> None:
+            if quiet:
+                return
+            if sys.stdout.isatty():
+                # no_wrap: a row that is cut by the terminal is easier to read than two.
+                console.print(line, markup=False, highlight=False, no_wrap=True, soft_wrap=True)
+            else:
+                typer.echo(line)
+                sys.stdout.flush()
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield show, progress

@@ -1,0 +1,289 @@
+"""The bench: its numbers are exact and its checks see what they should. No test looks at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collectives.bench import report, sweep
+from collectives.bench.config import BenchConfig, parse_bytes, parse_sizes
+from collectives.bench.pattern import DTYPES, OPS, Pattern, poison
+from collectives.bench.report import Figure
+from collectives.errors import InvalidArgument, UnsupportedError
+
+NUMPY_DTYPES = [name for name in DTYPES if name != "bfloat16"]
+COMBINE = {
+    "sum": np.add,
+    "avg": np.add,
+    "prod": np.multiply,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+# ---- settings ----------------------------------------------------------------------------------
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    assert parse_bytes("512") == 512
+    assert parse_bytes("64k") == parse_bytes("64KiB") == 65536
+    assert parse_sizes("1K:16K") == (1024, 4096, 16384)
+    assert parse_sizes("1K:5K:2") == (1024, 2048, 4096)
+    assert parse_sizes("1K,1M") == (1024, 1 << 20)
+    assert parse_sizes("1K:256M")[-1] == 256 << 20
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "1T", "K", "4K:1K", "1K:4K:1", "1K:4K:2:2", "1K:4K:x", "32G", "1.5K"]
+)
+def test_sizes_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_sizes(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ranks": 0}, "0 ranks"),
+        ({"sizes": ()}, "no size"),
+        ({"out_of_place": False, "in_place": False}, "neither"),
+        ({"compare": ("nccl",)}, "cannot compare with nccl"),
+        ({"compare": ("gloo",), "op": "avg"}, "Gloo has no avg"),
+        ({"iterations": 0}, "0 iterations"),
+        ({"timeout": 0.0}, "timeout"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        BenchConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtype": "float"}, "unknown dtype"),
+        ({"op": "mean"}, "unknown op"),
+        ({"dtype": "int8", "op": "prod", "ranks": 9}, "cannot hold"),
+        ({"dtype": "float64", "sizes": (4,)}, "less than one element"),
+    ],
+)
+def test_a_run_that_cannot_be_checked_does_not_start(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        sweep.check(BenchConfig(**fields))  # type: ignore[arg-type]
+
+
+def test_comparing_without_torch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match="needs torch, which is not installed"):
+        sweep.check(BenchConfig(compare=("gloo",)))
+
+
+# ---- the numbers -------------------------------------------------------------------------------
+
+
+def combine(op: str, inputs: list[np.ndarray]) -> np.ndarray:
+    """What a library does: in the dtype itself, one after the other, then the division."""
+    total = inputs[0].copy()
+    for other in inputs[1:]:
+        total = COMBINE[op](total, other)
+        assert total.dtype == inputs[0].dtype
+    if op == "avg":
+        divisor = total.dtype.type(len(inputs))
+        total = total // divisor if total.dtype.kind in "iu" else total / divisor
+    return total
+
+
+def filled(pattern: Pattern, count: int) -> list[np.ndarray]:
+    buffers = [np.empty(count, pattern.storage) for _ in range(pattern.ranks)]
+    for rank, buffer in enumerate(buffers):
+        poison(buffer)
+        pattern.fill(buffer, rank)
+    return buffers
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", NUMPY_DTYPES)
+def test_a_right_result_has_no_wrong_element_however_often_in_place(dtype: str, op: str) -> None:
+    for ranks in (1, 2, 3, 5):
+        pattern = Pattern(dtype, op, ranks)
+        values = filled(pattern, 300)
+        calls = min(pattern.chain(), 200)
+        for call in range(1, calls + 1):
+            values = [combine(op, values)] * ranks
+            assert np.all(np.isfinite(values[0].astype(np.float64)))
+            assert pattern.count_wrong(values[0], call) == 0
+        backwards = combine(op, filled(pattern, 300)[::-1])
+        assert pattern.count_wrong(backwards) == 0
+
+
+def test_bfloat16_is_exact_too() -> None:
+    torch = pytest.importorskip("torch")
+    for ranks in (2, 3):
+        for op in ("sum", "max"):
+            pattern = Pattern("bfloat16", op, ranks)
+            tensors = [
+                torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+                for x in filled(pattern, 100)
+            ]
+            total = tensors[0].clone()
+            for other in tensors[1:]:
+                total = total + other if op == "sum" else torch.maximum(total, other)
+            assert pattern.count_wrong(total.view(torch.int16).numpy().view(np.uint16)) == 0
+
+
+@given(
+    dtype=st.sampled_from(NUMPY_DTYPES),
+    ranks=st.integers(2, 6),
+    count=st.integers(1, 20_000),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=50)
+def test_every_element_of_a_wrong_sum_is_seen(
+    dtype: str, ranks: int, count: int, data: st.DataObject
+) -> None:
+    pattern = Pattern(dtype, "sum", ranks)
+    inputs = filled(pattern, count)
+    rank = data.draw(st.integers(0, ranks - 1), label="rank")
+    other = data.draw(st.integers(0, ranks - 1).filter(lambda r: r != rank), label="other")
+    with np.errstate(over="ignore"):
+        missing = combine("sum", inputs[:rank] + inputs[rank + 1 :])
+        doubled = combine("sum", [*inputs, inputs[rank]])
+    assert pattern.count_wrong(missing) == count
+    assert pattern.count_wrong(doubled) == count
+    if (31 * (rank - other)) % pattern.period:
+        swapped = combine("sum", [*inputs[:other], inputs[rank], *inputs[other + 1 :]])
+        assert pattern.count_wrong(swapped) == count
+
+
+@given(count=st.integers(1, 300_000), data=st.data())
+@settings(deadline=None, max_examples=30)
+def test_one_wrong_element_is_counted_as_one(count: int, data: st.DataObject) -> None:
+    pattern = Pattern("float32", "sum", 2)
+    result = combine("sum", filled(pattern, count))
+    result[data.draw(st.integers(0, count - 1), label="where")] += 1
+    assert pattern.count_wrong(result) == 1
+
+
+def test_bytes_that_nobody_wrote_are_wrong() -> None:
+    for dtype in DTYPES:
+        pattern = Pattern(dtype, "sum", 2)
+        buffer = np.zeros(1000, pattern.storage)
+        poison(buffer)
+        assert pattern.count_wrong(buffer) == 1000
+
+
+def test_bytes_in_the_place_of_another_slice_are_wrong() -> None:
+    pattern = Pattern("float32", "sum", 2)
+    result = combine("sum", filled(pattern, 1 << 18))
+    slice_elements = 1 << 14
+    result[:slice_elements] = result[slice_elements : 2 * slice_elements].copy()
+    assert pattern.count_wrong(result) >= slice_elements // 2
+
+
+# ---- the figures -------------------------------------------------------------------------------
+
+
+def test_a_figure_follows_the_conventions_of_nccl_tests() -> None:
+    figure = Figure.of([10.0, 30.0, 20.0, 40.0], size=100_000, ranks=4, checked=8, wrong=1)
+    assert (figure.iterations, figure.mean_us, figure.median_us, figure.min_us) == (4, 25, 25, 10)
+    assert math.isclose(figure.algbw, 4.0)
+    assert math.isclose(figure.busbw, 6.0)
+    assert math.isclose(figure.p99_us, 39.7)
+
+
+def test_the_table_has_as_many_columns_as_its_head() -> None:
+    figure = Figure.of([10.0], 1024, 2, 1, 0)
+    row = report.Row(1024, 256, figure, figure, figure, 2.0, 3.0)
+    table = report.Table("float32", "sum", out_of_place=True, in_place=True, gloo=True)
+    _, names, _ = table.head()
+    line = table.row(row)
+    assert len(names) == len(line)
+    assert [part.split() != [] for part in line.split("|")] == [True] * 4
+    # The # in front of the names makes them a comment; it is no column.
+    shown = [len(part.split()) for part in line.split("|")]
+    assert shown == [len(part.split()) for part in names[1:].split("|")]
+
+
+# ---- in real processes -------------------------------------------------------------------------
+
+TINY = BenchConfig(sizes=(1024, 65536), iterations=4, blocks=2, timeout=60.0)
+
+
+def check_schema(found: dict[str, object], *, gloo: bool) -> None:
+    assert found["schema"] == report.SCHEMA
+    assert found["operation"] == "all_reduce"
+    assert {"collectives", "python", "numpy"} <= set(found["versions"])  # type: ignore[call-overload]
+    assert {"cpu", "cores", "kernel", "avx2"} <= set(found["machine"])  # type: ignore[call-overload]
+    sizes = found["sizes"]
+    assert isinstance(sizes, list)
+    assert [row["bytes"] for row in sizes] == [1024, 65536]
+    assert [row["count"] for row in sizes] == [256, 16384]
+    for row in sizes:
+        for name in ("out_of_place", "in_place", *(["gloo"] if gloo else [])):
+            figure = row[name]
+            assert figure["iterations"] == 4
+            assert 0 < figure["min_us"] <= figure["median_us"] <= figure["p99_us"]
+            assert figure["algbw"] > 0
+            assert math.isclose(figure["busbw"], figure["algbw"])  # 2(n-1)/n is 1 for two
+            # Warm-up and two blocks on two ranks, every element.
+            assert figure["checked"] == 3 * 2 * row["count"]
+        assert (row["gloo"] is not None) == gloo
+        assert (row["ratio_out_of_place"] is not None) == gloo
+
+
+def test_a_run_checks_every_element_and_finds_none_wrong() -> None:
+    rows: list[report.Row] = []
+    result = sweep.run(TINY, rows.append)
+    check_schema(json.loads(result.to_json()), gloo=False)
+    assert rows == result.sizes
+    assert result.wrong == 0
+    assert result.sockets["collectives"] >= 1
+    assert len(result.congestion["collectives"]) == 1
+
+
+def test_a_planted_wrong_result_is_counted() -> None:
+    config = dataclasses.replace(TINY, sizes=(1024,), plant_wrong=3, ranks=3, in_place=False)
+    (row,) = sweep.run(config).sizes
+    assert row.out_of_place is not None
+    # Warm-up and two blocks, three elements, on all three ranks.
+    assert row.out_of_place.wrong == 3 * 3 * 3
+
+
+def test_both_libraries_have_the_same_congestion_control() -> None:
+    pytest.importorskip("torch")
+    result = sweep.run(dataclasses.replace(TINY, compare=("gloo",), congestion="reno"))
+    check_schema(json.loads(result.to_json()), gloo=True)
+    assert result.wrong == 0
+    assert result.congestion == {"collectives": ["reno"], "gloo": ["reno"]}
+
+
+def test_the_command_prints_the_table_and_writes_the_json(tmp_path) -> None:
+    path = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "collectives.cli", "bench", "all_reduce"]
+    command += ["--sizes", "1K,64K", "--iterations", "4", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert found["wrong"] == 0
+    assert found["overhead"]["python_call_us"] > found["overhead"]["c_call_us"] > 0
+    lines = [line for line in done.stdout.splitlines() if line and line[0] != "#"]
+    assert [line.split()[0] for line in lines] == ["1024", "65536"]
+    assert "Wrong elements: 0 of" in done.stdout
+    assert "Python cost per call" in done.stdout
+
+
+def test_the_command_says_what_is_wrong_with_its_arguments() -> None:
+    command = [sys.executable, "-m", "collectives.cli", "bench", "all_reduce", "--sizes", "1X"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "'1X' is no size" in done.stderr
+    assert "Traceback" not in done.stderr
