@@ -58,6 +58,7 @@ def demo(
         f"{text or 'the documentation that comes with CPython'}; "
         f"they talk every {settings.inner_steps} steps.",
         highlight=False,
+        soft_wrap=True,
     )
     names = [f"peer-{number}" for number in range(peers)]
     screen = (

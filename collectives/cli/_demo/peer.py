@@ -27,7 +27,7 @@ from collectives.cli._demo.messages import (
 )
 
 if TYPE_CHECKING:
-    from collectives.diloco import DiLoCo
+    from collectives.diloco import DiLoCo, Round
 
 WARM_UP_STEPS = 30
 REPORT_EVERY = 5
@@ -120,32 +120,34 @@ def train(settings: Settings, channel: TextIO) -> None:
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
+            if len(losses) % REPORT_EVERY == 0:
+                step = diloco.round * settings.inner_steps + len(losses)
+                _send(channel, Progress(step, sum(losses[-REPORT_EVERY:]) / REPORT_EVERY))
             _sabotage(settings, diloco, group.rank)
             done = diloco.step()
             if done is not None:
-                part, windows = evaluate(VALIDATION_SHARE)
-                message = RoundEnd(
-                    number=done.number,
-                    view=done.view,
-                    size=done.size,
-                    loss=sum(losses) / len(losses),
-                    wire_bytes=done.wire_bytes,
-                    seconds=done.seconds,
-                    digest=done.digest,
-                    validation=part,
-                    validation_windows=windows,
-                )
-                _send(channel, message)
+                _send(channel, _round_end(done, losses, evaluate(VALIDATION_SHARE)))
                 losses.clear()
-            elif len(losses) % REPORT_EVERY == 0:
-                step = diloco.round * settings.inner_steps + len(losses)
-                _send(channel, Progress(step, sum(losses[-REPORT_EVERY:]) / REPORT_EVERY))
         _send(channel, Evaluated("end", *evaluate(1)))
         leader = group.rank == 0
     sample = ""
     if leader:
         sample = models.generate(model, PROMPT, settings.sample_bytes, settings.seed)
     _send(channel, Finished(sample))
+
+
+def _round_end(done: Round, losses: list[float], validation: tuple[float, int]) -> RoundEnd:
+    return RoundEnd(
+        number=done.number,
+        view=done.view,
+        size=done.size,
+        loss=sum(losses) / len(losses),
+        wire_bytes=done.wire_bytes,
+        seconds=done.seconds,
+        digest=done.digest,
+        validation=validation[0],
+        validation_windows=validation[1],
+    )
 
 
 def _rate(step: int, steps: int) -> float:

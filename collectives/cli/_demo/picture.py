@@ -43,10 +43,11 @@ def draw(report: Report, path: str) -> None:
         losses, sent = figure.subplots(
             2, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, 1], "hspace": 0.12}
         )
-        figure.subplots_adjust(left=0.075, right=0.89, top=0.845, bottom=0.085)
+        figure.subplots_adjust(left=0.095, right=0.88, top=0.835, bottom=0.085)
         _title(figure, report)
         _draw_losses(losses, report)
         _draw_sent(sent, report)
+        figure.align_ylabels()
         for axes in (losses, sent):
             axes.set_axisbelow(True)
             axes.grid(axis="y", color=_GRID, linewidth=0.8)
@@ -60,12 +61,12 @@ def draw(report: Report, path: str) -> None:
                 )
         for event in report.events:
             losses.annotate(
-                f" {event.what} {event.peer}",
-                (event.step / report.inner_steps, 1),
+                f"{event.what} {event.peer}",
+                (event.step / report.inner_steps, 1.015),
                 xycoords=("data", "axes fraction"),
                 color=_EVENT,
                 fontsize=9,
-                va="top",
+                ha="center",
             )
         figure.savefig(path)
 
@@ -75,7 +76,7 @@ def _title(figure: Figure, report: Report) -> None:
     figure.text(
         0.03,
         0.945,
-        f"{peers} peers, one model, {len(report.rounds)} conversations",
+        f"{peers} peers, one model, {len(report.rounds)} rounds of DiLoCo",
         fontsize=17,
         fontweight="bold",
     )

@@ -44,12 +44,12 @@ class RoundReport:
     @property
     def size(self) -> int:
         """Members of the view."""
-        return max(end.size for end in self.peers.values())
+        return max((end.size for end in self.peers.values()), default=0)
 
     @property
     def complete(self) -> bool:
         """Whether every member has reported."""
-        return len(self.peers) >= self.size
+        return 0 < self.size <= len(self.peers)
 
     @property
     def loss(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Group as Stack
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -71,7 +72,9 @@ class PlainScreen:
 
     def _line(self, text: str) -> None:
         seconds = time.monotonic() - self._started
-        self._console.print(f"[{seconds:5.1f} s] {text}", markup=False, highlight=False)
+        self._console.print(
+            f"[{seconds:5.1f} s] {text}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 class LiveScreen:
@@ -157,8 +160,8 @@ def spark_line(values: list[float]) -> str:
 def summary(report: Report) -> RenderableType:
     """What is printed at the end: the table of rounds, the verdict's facts and the sample."""
     names = sorted({name for entry in report.rounds for name in entry.peers})
-    table = Table(title="Rounds", title_justify="left", header_style="bold")
-    for title in ("round", "view", "size", "loss", "validation", "sent"):
+    table = Table(title="Rounds", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for title in ("round", "view", "size", "loss", "valid.", "sent"):
         table.add_column(title, justify="right", no_wrap=True)
     for name in names:
         table.add_column(name, no_wrap=True)
