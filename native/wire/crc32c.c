@@ -67,8 +67,13 @@ static uint32_t crc_table(uint32_t crc, const uint8_t *p, size_t length)
 
 #if defined(__x86_64__)
 
-#define TARGET __attribute__((target("sse4.2,pclmul")))
-#define INLINE_TARGET __attribute__((target("sse4.2,pclmul"), always_inline)) static inline
+#if defined(__clang__) /* a part of SSE 4.2 that it counts as a feature of its own */
+#define FEATURES "sse4.2,crc32,pclmul"
+#else
+#define FEATURES "sse4.2,pclmul"
+#endif
+#define TARGET __attribute__((target(FEATURES)))
+#define INLINE_TARGET __attribute__((target(FEATURES), always_inline)) static inline
 
 /* Bytes per lane, and x^(8 * lane - 33) and x^(16 * lane - 33) modulo the polynomial, reflected.
  * 33: the remainder of a product that the crc32 instruction takes is multiplied by x^32, and the
