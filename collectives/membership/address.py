@@ -1,0 +1,72 @@
+"""The one place where ``HOST:PORT`` texts are taken apart.
+
+Called by the agent, the server and the command line; resolves nothing and opens nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from collectives.errors import InvalidArgument
+
+DEFAULT_PORT = 7077
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """A host (name, IPv4 or IPv6 without brackets; ``*`` for all interfaces) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def endpoint(self) -> str:
+        """What ZeroMQ wants to be told."""
+        return f"tcp://{self}"
+
+
+def parse_address(text: str, *, default_port: int | None = DEFAULT_PORT) -> Address:
+    """Take an address apart: ``HOST``, ``HOST:PORT``, ``[V6]`` or ``[V6]:PORT``.
+
+    Args:
+        text: the address.
+        default_port: the port where the text names none; None: the text must name one.
+
+    Raises:
+        InvalidArgument: the text is no address; the message says what is wrong with it.
+    """
+    trimmed = text.strip()
+    if "://" in trimmed:
+        scheme, _, trimmed = trimmed.partition("://")
+        if scheme != "tcp":
+            raise _bad(text, f"{scheme}:// is not supported, only TCP is")
+    if trimmed.startswith("["):
+        host, bracket, rest = trimmed[1:].partition("]")
+        if not bracket:
+            raise _bad(text, "the bracket of the IPv6 address is not closed")
+        if ":" not in host:
+            raise _bad(text, "brackets are for IPv6 addresses")
+        if rest and not rest.startswith(":"):
+            raise _bad(text, f"{rest!r} follows the bracket")
+        port_text = rest[1:] if rest else None
+    elif trimmed.count(":") > 1:
+        raise _bad(text, "an IPv6 address is written in brackets, as in [::1]:7077")
+    else:
+        host, colon, after = trimmed.partition(":")
+        port_text = after if colon else None
+    if not host or any(character.isspace() or character in "/@?#" for character in host):
+        raise _bad(text, "the host is missing" if not host else f"{host!r} is no host")
+    if port_text is None:
+        if default_port is None:
+            raise _bad(text, "the port is missing")
+        return Address(host, default_port)
+    if not (port_text.isascii() and port_text.isdigit()) or not 0 <= int(port_text[:6]) <= 65535:
+        raise _bad(text, f"the port is {port_text!r}, it must be a number from 0 to 65535")
+    return Address(host, int(port_text))
+
+
+def _bad(text: str, why: str) -> InvalidArgument:
+    return InvalidArgument(f"{text!r} is not a usable address: {why}; write HOST:PORT")

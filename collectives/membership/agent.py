@@ -1,0 +1,485 @@
+"""A peer's shell: a DEALER socket, a data plane and a clock around ``peer.step``.
+
+An ``Agent`` runs in a daemon thread of its own; the user's thread calls its blocking methods and
+may be interrupted in them (Ctrl-C). ``group`` owns the agent and the data plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from typing import Any, TypeVar, cast
+
+import zmq
+import zmq.asyncio
+
+from collectives.errors import (
+    CollectiveError,
+    CoordinatorUnreachable,
+    InvalidArgument,
+    Timeout,
+    TooFewPeers,
+)
+from collectives.membership import messages, peer
+from collectives.membership.address import parse_address
+from collectives.membership.fields import MalformedError
+from collectives.membership.messages import OtherVersionError, decode, encode
+from collectives.membership.peer import SyncOutcome
+from collectives.membership.plane import DataPlane
+from collectives.membership.view import View
+from collectives.options import Options
+
+logger = logging.getLogger("collectives.membership")
+
+TICK = 0.25
+FIRST_ANSWER = 30.0
+"""Seconds that join waits for the coordinator's first answer; shorter if its timeout is."""
+_SILENT = 3.0
+
+_T = TypeVar("_T")
+
+
+class Agent:
+    """One process's membership in one group.
+
+    Args:
+        address: the coordinator's.
+        group: name of the group.
+        name: this peer's name, for people; the coordinator makes it unique.
+        min_size: the group's first view forms when so many peers are there.
+        unit: peers of one unit are admitted together; empty: alone.
+        token: the run token, if the run has one.
+        options: where the data plane listens is taken from ``addresses``; of the options only
+            ``timeout`` is used here.
+        plane: the group's data plane, driven from the agent's thread until ``close``.
+        peer_id: the UUID of this incarnation. It is used up once the peer has left or was
+            evicted: joining again takes a new one.
+        addresses: ``HOST:PORT`` at which other peers reach the data plane.
+
+    Raises:
+        InvalidArgument: an argument makes no sense; nothing was sent.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        group: str = "default",
+        name: str,
+        min_size: int = 1,
+        unit: str = "",
+        token: str | None = None,
+        options: Options | None = None,
+        plane: DataPlane,
+        peer_id: uuid.UUID | None = None,
+        addresses: tuple[str, ...] = (),
+        versions: tuple[int, int] = messages.VERSIONS,
+    ) -> None:
+        self._address = parse_address(address)
+        self._timeout = (options or Options()).timeout
+        config = peer.PeerConfig(
+            id=peer_id or uuid.uuid4(),
+            group=group,
+            name=name,
+            addresses=tuple(addresses),
+            min_size=min_size,
+            unit=unit,
+            token=(token or "").encode(),
+            coordinator=str(self._address),
+            versions=versions,
+        )
+        _check(config)
+        self._versions = versions
+        self._plane = plane
+        self._state = peer.PeerState(config)
+        self._handed: View | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._socket: zmq.asyncio.Socket | None = None
+        self._lock = threading.Lock()  # guards _calls and _error
+        self._calls: dict[peer.Call, concurrent.futures.Future[Any]] = {}
+        self._error: BaseException | None = None
+        self._probe = "no attempt to connect was finished"
+
+    # -- for the user's thread --
+
+    @property
+    def view(self) -> View | None:
+        """The view that the last ``join`` or ``sync`` returned."""
+        return self._handed
+
+    @property
+    def state(self) -> peer.PeerState:
+        """What the agent knows at the moment; immutable, safe to read from any thread."""
+        return self._state
+
+    @property
+    def waiting_for(self) -> str:
+        """What membership waits for at the moment, for example ``"2 more peers (have: a)"``."""
+        return peer.waits_for(self._state)
+
+    @property
+    def sync_pending(self) -> bool:
+        """Whether a ``sync`` that raised Timeout is still under way; the next call resumes it."""
+        with self._lock:
+            return peer.Call.SYNC in self._calls
+
+    def join(self, timeout: float | None = None) -> View:
+        """Ask to be admitted and wait for the first view with this peer in it.
+
+        After a Timeout or Ctrl-C it may be called again and goes on where it was.
+
+        Args:
+            timeout: seconds; None: ``Options.timeout``. The coordinator's first answer is waited
+                for at most 30 of them.
+
+        Raises:
+            CoordinatorUnreachable: nobody answers there.
+            NotAuthorized: the run token is wrong or missing.
+            VersionSkew: no common protocol version.
+            Evicted: not admitted; the message says why.
+            Timeout: the group is not complete; the message says who is missing.
+        """
+        limit = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        future = self._pending(peer.Call.JOIN) or self._begin(peer.Call.JOIN, peer.Start())
+        first = min(deadline, time.monotonic() + FIRST_ANSWER)
+        try:
+            try:
+                view = cast(View, self._wait(future, first))
+            except concurrent.futures.TimeoutError:
+                if self._state.heard is None:
+                    raise
+                view = cast(View, self._wait(future, deadline))
+        except concurrent.futures.TimeoutError:
+            raise self._timed_out("join()", limit) from None
+        self._claim(peer.Call.JOIN, future)
+        self._handed = view
+        return view
+
+    def sync(
+        self, last_operation: int, timeout: float | None = None, *, broken: bool = False
+    ) -> SyncOutcome:
+        """Meet all members, and let the coordinator admit and drop peers.
+
+        A sync that raised Timeout or was interrupted is still under way; the next call waits for
+        the same one.
+
+        Args:
+            last_operation: the highest operation number issued so far; the next view's
+                operations are numbered above everybody's.
+            timeout: seconds; None: ``Options.timeout``.
+            broken: the caller knows that an operation failed in this view, so that it must be
+                replaced even if nobody came or went. (The data plane's Broken does the same.)
+
+        Raises:
+            Timeout: some members did not come; the message names them.
+            TooFewPeers: they came, but fewer than ``min_size`` are left and nobody joined.
+            CoordinatorUnreachable: the coordinator fell silent.
+            Evicted: this peer is out of the run.
+        """
+        limit = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        future = self._pending(peer.Call.SYNC)
+        if future is None:
+            if self._handed is None:
+                raise InvalidArgument("sync() before join(); call join() first")
+            event = peer.CallSync(last_operation, broken)
+            future = self._begin(peer.Call.SYNC, event)
+        try:
+            outcome = cast(SyncOutcome, self._wait(future, deadline))
+        except concurrent.futures.TimeoutError:
+            raise self._timed_out("sync()", limit) from None
+        self._claim(peer.Call.SYNC, future)
+        self._handed = outcome.view
+        return outcome
+
+    def leave(self, timeout: float | None = None, text: str = "") -> None:
+        """Leave the group: the others are told that this peer went by its own will.
+
+        Returns at once if the peer is out already, for whatever reason.
+
+        Raises:
+            CoordinatorUnreachable: nobody confirmed it in time; the peer is out all the same
+                once its data plane is closed.
+        """
+        limit = self._timeout if timeout is None else timeout
+        if self._thread is None or self._is_out:
+            return
+        future = self._pending(peer.Call.LEAVE)
+        try:
+            if future is None:
+                future = self._begin(peer.Call.LEAVE, peer.CallLeave(text))
+            self._wait(future, time.monotonic() + limit)
+        except concurrent.futures.TimeoutError:
+            raise self._timed_out("leave()", limit) from None
+        except CollectiveError:
+            if not self._is_out:
+                raise
+
+    def close(self) -> None:
+        """End the agent: its thread, sockets and descriptors are gone when this returns.
+
+        A peer that waits for admission withdraws; a member that did not ``leave`` just falls
+        silent and is lost to the others once its data plane is closed.
+        """
+        thread, loop, stop = self._thread, self._loop, self._stop
+        if thread is None:
+            return
+        if loop is not None and stop is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        self._thread = None
+        self._fail(CollectiveError("the agent was closed"))
+
+    @property
+    def _is_out(self) -> bool:
+        return self._state.phase is peer.Phase.OUT
+
+    def _pending(self, call: peer.Call) -> concurrent.futures.Future[Any] | None:
+        with self._lock:
+            return self._calls.get(call)
+
+    def _claim(self, call: peer.Call, future: concurrent.futures.Future[Any]) -> None:
+        with self._lock:
+            if self._calls.get(call) is future:
+                del self._calls[call]
+
+    def _begin(self, call: peer.Call, event: peer.Event) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            self._calls[call] = future
+        if self._thread is None:
+            started = threading.Event()
+            self._thread = threading.Thread(
+                target=self._main, args=(started,), name="collectives-agent", daemon=True
+            )
+            self._thread.start()
+            started.wait()
+        loop = self._loop
+        assert loop is not None
+        try:
+            loop.call_soon_threadsafe(self._called, event)
+        except RuntimeError:  # the thread ended meanwhile and left its error
+            self._fail(CollectiveError("the agent was closed"))
+        return future
+
+    def _wait(self, future: concurrent.futures.Future[_T], deadline: float) -> _T:
+        return future.result(max(0.0, deadline - time.monotonic()))
+
+    def _timed_out(self, what: str, limit: float) -> CollectiveError:
+        state = self._state
+        where = state.config.coordinator
+        if state.heard is None:
+            waited = min(limit, FIRST_ANSWER) if what == "join()" else limit
+            return CoordinatorUnreachable(
+                f"nobody answered {state.config.name!r} at {where} within {waited:g} s"
+                f" ({self._probe}); check the address, and that `collectives coordinator` runs"
+                " there and a firewall lets you through"
+            )
+        silent = time.monotonic() - state.heard
+        if silent > max(_SILENT, 2 * state.config.keepalive):
+            return CoordinatorUnreachable(
+                f"{what} of {state.config.name!r} did not end within {limit:g} s: the coordinator"
+                f" at {where} has not answered for {silent:.0f} s; check that it runs"
+            )
+        waits = peer.waits_for(state)
+        note = state.note
+        if isinstance(note, messages.SyncWaiting) and note.missing and not note.absent:
+            return TooFewPeers(
+                f"group {state.config.group!r} is {note.missing} short of its min_size and"
+                f" nobody joined within {limit:g} s; start more peers and call {what} again, or"
+                " leave and join with a smaller min_size"
+            )
+        return Timeout(
+            f"{what} of {state.config.name!r} did not end within {limit:g} s: it waits for"
+            f" {waits}; see `collectives status {where}`"
+        )
+
+    # -- below runs in the agent's thread --
+
+    def _fail(self, error: BaseException) -> None:
+        """End every pending call, and all later ones, with ``error`` (the first one counts)."""
+        with self._lock:
+            self._error = self._error or error
+            for future in self._calls.values():
+                if not future.done():
+                    future.set_exception(self._error)
+
+    def _main(self, started: threading.Event) -> None:
+        try:
+            asyncio.run(self._run(started))
+        except Exception as error:
+            logger.exception("%s the agent ended by an internal error", self._prefix())
+            self._fail(error)
+        finally:
+            started.set()
+
+    async def _run(self, started: threading.Event) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        context = zmq.asyncio.Context()
+        try:
+            socket = self._socket = context.socket(zmq.DEALER)
+            socket.setsockopt(zmq.LINGER, 200)
+            socket.setsockopt(zmq.IPV6, 1)
+            socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_TO_PEER)
+            socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+            socket.setsockopt(zmq.RECONNECT_IVL, 50)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            # What is said while nobody listens is queued and arrives late; little of it is enough,
+            # as all of it is said again.
+            socket.setsockopt(zmq.SNDHWM, 32)
+            socket.connect(self._address.endpoint)
+            loop.add_reader(self._plane.event_fd, self._drain_plane)
+            started.set()
+            tasks = [
+                asyncio.ensure_future(self._receive(socket)),
+                asyncio.ensure_future(self._tick()),
+                asyncio.ensure_future(self._stop.wait()),
+            ]
+            probe = asyncio.ensure_future(self._probe_address())
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*pending, probe):
+                task.cancel()
+            await asyncio.gather(*pending, probe, return_exceptions=True)
+            for task in done:
+                task.result()
+            if self._state.phase is peer.Phase.WAITING:
+                self._handle(peer.CallLeave("it stopped waiting"))
+        finally:
+            loop.remove_reader(self._plane.event_fd)
+            self._socket = None
+            context.destroy(linger=200)
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            data = (await socket.recv_multipart())[-1]
+            try:
+                event: peer.Event = peer.Received(decode(data, versions=self._versions))
+            except OtherVersionError as other:
+                event = peer.ReceivedOtherVersion(other.low, other.high)
+            except MalformedError as error:
+                logger.warning("%s dropped a message: %s", self._prefix(), error)
+                continue
+            self._handle(event)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._handle(peer.Tick())
+
+    async def _probe_address(self) -> None:
+        """Find out in plain TCP why nobody answers; ZeroMQ does not tell."""
+        await asyncio.sleep(TICK)
+        while self._state.heard is None:
+            try:
+                _, writer = await asyncio.wait_for(
+                    asyncio.open_connection(self._address.host, self._address.port), 5.0
+                )
+            except asyncio.TimeoutError:
+                self._probe = "no answer to a TCP connection in 5 s"
+            except OSError as error:
+                self._probe = error.strerror or str(error)
+            else:
+                self._probe = "something listens there, but it is no coordinator"
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+            await asyncio.sleep(2.0)
+
+    def _drain_plane(self) -> None:
+        while True:
+            event = self._plane.next_event()
+            if event is None:
+                return
+            self._handle(event)
+
+    def _called(self, event: peer.Event) -> None:
+        # What the data plane saw before the call must count in it: a sync after a failed
+        # operation is a sync of a broken group.
+        self._drain_plane()
+        self._handle(event)
+
+    def _handle(self, event: peer.Event) -> None:
+        try:
+            result = peer.step(self._state, event, time.monotonic())
+            self._state = result.state
+            if result.reason:
+                logger.info("%s %s", self._prefix(), result.reason)
+            for action in result.actions:
+                self._act(action)
+        except Exception as error:
+            logger.exception("%s membership failed", self._prefix())
+            self._fail(error)
+            if self._stop is not None:
+                self._stop.set()
+
+    def _act(self, action: peer.Action) -> None:
+        plane = self._plane
+        if isinstance(action, peer.Send):
+            self._send(action.message)
+        elif isinstance(action, peer.OpenPlane):
+            plane.open(action.group_id, action.group)
+        elif isinstance(action, peer.PreparePlane):
+            plane.prepare(action.view, action.rank)
+        elif isinstance(action, peer.CommitPlane):
+            plane.commit(action.term, action.number, action.first_operation)
+        elif isinstance(action, peer.DiscardPlane):
+            plane.discard()
+        elif isinstance(action, peer.FailPlane):
+            plane.fail(action.peer, action.left, action.text)
+        elif isinstance(action, peer.Resolve):
+            with self._lock:
+                future = self._calls.get(action.call)
+                if future is not None and not future.done():
+                    future.set_result(action.result)
+        else:
+            self._fail(action.error)
+
+    def _send(self, message: messages.Message) -> None:
+        socket = self._socket
+        if socket is None:
+            return
+        data = encode(message, versions=self._versions)
+        # A full or unconnected socket drops it: everything is sent again until answered.
+        future = socket.send(data, flags=zmq.NOBLOCK)
+        if isinstance(future, asyncio.Future):
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _prefix(self) -> str:
+        state = self._state
+        view = state.view
+        rank = None if view is None else view.rank_of(state.config.id)
+        name = state.name or state.config.name
+        where = "-" if view is None else f"{rank} @{view.number}"
+        return f"[{state.config.group}/{where}] {name}:"
+
+
+def _check(config: peer.PeerConfig) -> None:
+    """Refuse arguments that the wire would refuse, before anything is sent."""
+    if not 1 <= config.min_size <= messages.MAX_PEERS:
+        raise InvalidArgument(
+            f"min_size is {config.min_size}; allowed are 1 to {messages.MAX_PEERS}"
+        )
+    try:
+        encode(
+            messages.Hello(
+                config.id, config.group, config.name, config.addresses, config.min_size, config.unit
+            )
+        )
+    except MalformedError as error:
+        raise InvalidArgument(
+            f"{str(error).removeprefix('hello.')}; names of groups, peers and units have 1 to"
+            f" {messages.MAX_NAME} bytes and no control characters"
+        ) from None

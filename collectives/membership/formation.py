@@ -1,0 +1,311 @@
+"""How views come about: first views, syncs, preparations, drops and departures of members.
+
+Functions on a ``Turn``; ``coordinator`` calls ``settle`` after every event that touched a group.
+A group is in one of three situations::
+
+    no view ──enough peers──► preparing ──all ready──► view ──all in sync(), and somebody──┐
+       ▲                        ▲  │ who cannot connect       came, went or broke          │
+       │                        └──┘ is dropped                                            │
+       └── all members gone ───────────────── preparing ◄────────────────────────────────-─┘
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Collection, Sequence
+
+from collectives.membership.admission import (
+    missing_peers,
+    next_peers,
+    peers_text,
+    who_to_drop,
+    with_unit,
+)
+from collectives.membership.ledger import Departure, Group, Preparation, Reached
+from collectives.membership.messages import (
+    Abandon,
+    Commit,
+    Gone,
+    Prepare,
+    SyncDone,
+    SyncWaiting,
+    Waiting,
+    clip,
+)
+from collectives.membership.turn import Turn, with_item
+from collectives.membership.view import Peer, View
+
+
+def settle(turn: Turn, name: str) -> None:
+    """Do for a group whatever its state now calls for."""
+    group = turn.group(name)
+    if group.view is not None and not group.members:
+        turn.because(f"all members of view {group.view.number} are gone", name)
+        group = turn.set_group(name, view=None, gone=(), reached={}, sync=1)
+    if group.preparing is not None:
+        coming = group.preparing
+        lost = [peer.name for peer in coming.view.peers if peer.id not in group.peers]
+        if lost:
+            turn.because(f"view {coming.view.number} is given up: {_names(lost)} went", name)
+            abandon(turn, name)
+        elif all(peer.id in coming.ready for peer in coming.view.peers):
+            _commit(turn, name, coming)
+        else:
+            _tell_waiting(turn, name)
+            return
+    group = turn.group(name)
+    if group.view is None:
+        peers = next_peers(group)
+        if peers and not missing_peers(group, peers):
+            _prepare(turn, name, peers, f"{len(peers)} peers are there: {_names_of(peers)}")
+    else:
+        _settle_sync(turn, name)
+    _tell_waiting(turn, name)
+
+
+def _settle_sync(turn: Turn, name: str) -> None:
+    group = turn.group(name)
+    view, members = group.view, group.members
+    assert view is not None
+    absent = [peer.name for peer in members if peer.id not in group.reached]
+    peers = next_peers(group)
+    missing = missing_peers(group, peers)
+    if absent or missing:
+        note = SyncWaiting(group.id, view.term, view.number, tuple(absent), missing)
+        for peer in members:
+            if peer.id in group.reached:
+                turn.tell_news(name, peer.id, note)
+        return
+    broken = [peer.name for peer in members if group.reached[peer.id].broken]
+    why = []
+    if group.gone:
+        why.append(f"{_names([departure.peer.name for departure in group.gone])} went")
+    if broken:
+        why.append(f"an operation failed at {_names(broken)}")
+    if len(peers) > len(members):
+        why.append(f"{_names_of(peers[len(members) :])} came")
+    if why:
+        _prepare(turn, name, peers, "all members are in sync() and " + ", ".join(why))
+        return
+    done = SyncDone(group.id, view.term, view.number, group.sync)
+    turn.set_group(name, sync=group.sync + 1, reached={})
+    for peer in members:
+        turn.set_peer(name, peer.id, told=None)
+        turn.tell(name, peer.id, done)
+    turn.because(f"sync {done.sync} of view {view.number} is done, nobody came or went", name)
+
+
+def _prepare(turn: Turn, name: str, peers: Sequence[Peer], why: str) -> None:
+    group = turn.group(name)
+    number = group.number + 1
+    last = max((reached.last_operation for reached in group.reached.values()), default=0)
+    key = turn.secret(f"view {group.id} {number}")
+    view = View(
+        name, group.id, turn.state.term, number, tuple(peers), key, first_operation=last + 1
+    )
+    turn.set_group(name, number=number, preparing=Preparation(view, turn.now))
+    turn.because(f"view {number} is being prepared: {why}", name)
+    for peer in peers:
+        turn.set_peer(name, peer.id, told=None)
+        turn.tell(name, peer.id, Prepare(view))
+
+
+def _commit(turn: Turn, name: str, coming: Preparation) -> None:
+    view = coming.view
+    turn.set_group(name, view=view, preparing=None, gone=(), reached={}, sync=1)
+    turn.because(f"view {view.number} is committed: {_names_of(view.peers)}", name)
+    for peer in view.peers:
+        turn.set_peer(name, peer.id, told=None)
+        turn.tell(name, peer.id, commit_of(view))
+
+
+def commit_of(view: View) -> Commit:
+    """The message that makes a prepared view the group's view."""
+    return Commit(view.group_id, view.term, view.number, view.first_operation)
+
+
+def abandon(turn: Turn, name: str) -> None:
+    """Give up the view in preparation."""
+    group = turn.group(name)
+    if group.preparing is None:
+        return
+    view = group.preparing.view
+    turn.set_group(name, preparing=None)
+    for peer in view.peers:
+        if peer.id in group.peers:
+            turn.set_peer(name, peer.id, told=None)
+            turn.tell(name, peer.id, Abandon(group.id, view.term, view.number))
+
+
+def depart(turn: Turn, name: str, peer: uuid.UUID, departure: Departure) -> None:
+    """Take a peer out for good and tell the members that it shares a view with at once."""
+    group = turn.group(name)
+    was_member = any(member.id == peer for member in group.members)
+    turn.remove(name, peer, departure)
+    if not was_member:
+        return
+    group = turn.set_group(name, gone=(*group.gone, departure))
+    news = gone_message(group, len(group.gone) - 1)
+    for member in group.members:
+        turn.tell(name, member.id, news)
+
+
+def gone_message(group: Group, index: int) -> Gone:
+    """The announcement of the ``index``-th departure from the committed view."""
+    assert group.view is not None
+    departure = group.gone[index]
+    return Gone(
+        group.id,
+        group.view.term,
+        group.view.number,
+        index,
+        departure.peer.id,
+        departure.left,
+        clip(departure.text),
+    )
+
+
+def check_preparation(turn: Turn, name: str) -> None:
+    """Drop whoever keeps a view from coming for too long. Called at every tick."""
+    group = turn.group(name)
+    coming = group.preparing
+    if coming is None:
+        return
+    timing = turn.state.timing
+    age = turn.now - coming.since
+    late = [peer for peer in coming.view.peers if peer.id not in coming.ready]
+    failed = {pair: text for pair, text in coming.failed.items() if pair[0] not in coming.ready}
+    if failed and age >= timing.prepare_patience:
+        members = {peer.id for peer in group.members}
+        order = [peer.id for peer in coming.view.peers]
+        dropped = who_to_drop(
+            [peer for peer in order if peer in members],
+            [peer for peer in order if peer not in members],
+            failed.keys(),
+        )
+        _drop(turn, name, dropped, failed)
+    elif late and age >= timing.prepare_silence:
+        text = f"it did not say within {timing.prepare_silence:g} s whether it can connect"
+        for peer in late:
+            _expel(turn, name, peer, text)
+    else:
+        return
+    settle(turn, name)
+
+
+def _drop(
+    turn: Turn,
+    name: str,
+    dropped: Collection[uuid.UUID],
+    failed: dict[tuple[uuid.UUID, uuid.UUID], str],
+) -> None:
+    group = turn.group(name)
+    assert group.preparing is not None
+    peers = {peer.id: peer for peer in group.preparing.view.peers}
+    members = {peer.id for peer in group.members}
+    newcomers = [peer for peer in peers.values() if peer.id not in members]
+    for peer_id in with_unit(newcomers, dropped):
+        peer = peers[peer_id]
+        text = f"peer {peer.name!r} of its unit {peer.unit!r} was not admitted"
+        for (here, there), tried in failed.items():
+            if peer_id in (here, there) and peer_id in dropped:
+                text = (
+                    f"{peers[here].name!r} and {peers[there].name!r} cannot reach each other"
+                    f" ({peers[here].name!r} tried: {tried})"
+                )
+                break
+        _expel(turn, name, peer, text)
+
+
+def _expel(turn: Turn, name: str, peer: Peer, why: str) -> None:
+    admitted = any(member.id == peer.id for member in turn.group(name).members)
+    what = "evicted from" if admitted else "not admitted to"
+    text = f"{peer.name!r} is {what} group {name!r}: {why}"
+    turn.because(text, name)
+    depart(turn, name, peer.id, Departure(peer, left=False, text=text, admitted=admitted))
+
+
+def record_unreachable(
+    turn: Turn, name: str, peer: uuid.UUID, pairs: Sequence[tuple[uuid.UUID, str]]
+) -> None:
+    """Keep a peer's word about whom it cannot reach; it replaces what it said before."""
+    coming = turn.group(name).preparing
+    assert coming is not None
+    known = {other.id for other in coming.view.peers}
+    failed = {pair: text for pair, text in coming.failed.items() if pair[0] != peer}
+    for other, text in pairs:
+        if other in known and other != peer:
+            failed[(peer, other)] = text
+    turn.set_group(name, preparing=dataclasses.replace(coming, failed=failed))
+
+
+def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
+    """What a peer that waits for admission is told."""
+    peers = next_peers(group)
+    present = tuple(peer.name for peer in (*group.members, *group.newcomers))
+    if group.view is not None:
+        own = group.peers[peer].min_size - len(present)
+        if own > 0:
+            return Waiting(own, present, f"it wants {peers_text(own)} than there are")
+        absent = [peer.name for peer in group.members if peer.id not in group.reached]
+        missing = missing_peers(group, peers)
+        if missing:
+            text = f"the group needs {peers_text(missing)}"
+        elif group.preparing is not None:
+            text = f"view {group.preparing.view.number} is being prepared without you"
+        else:
+            text = f"{_names(absent or [p.name for p in group.members])} must call sync()"
+        return Waiting(missing, present, clip(text))
+    if group.preparing is not None:
+        return Waiting(0, present, f"view {group.preparing.view.number} is being prepared")
+    missing = missing_peers(group, peers)
+    return Waiting(missing, present, f"the group needs {peers_text(missing)}")
+
+
+def _tell_waiting(turn: Turn, name: str) -> None:
+    group = turn.group(name)
+    coming = group.preparing
+    in_view = {peer.id for peer in coming.view.peers} if coming is not None else set()
+    for peer in group.newcomers:
+        if peer.id not in in_view:
+            turn.tell_news(name, peer.id, waiting_note(group, peer.id))
+
+
+def mark_ready(turn: Turn, name: str, peer: uuid.UUID) -> None:
+    """A peer has links to all peers of the view in preparation."""
+    record_unreachable(turn, name, peer, ())
+    coming = turn.group(name).preparing
+    assert coming is not None
+    turn.set_group(name, preparing=dataclasses.replace(coming, ready=coming.ready | {peer}))
+
+
+def mark_suspect(turn: Turn, name: str, accuser: Peer, accused: uuid.UUID, text: str) -> None:
+    """A member has evidence that another is dead. One member's word is enough here."""
+    peer = next(member for member in turn.group(name).members if member.id == accused)
+    verdict = f"{peer.name!r} is dead by the word of {accuser.name!r}: {text}"
+    turn.because(verdict, name)
+    # A process is dead in all its groups or in none.
+    for other in list(turn.state.groups):
+        if accused in turn.group(other).peers:
+            mine = turn.group(other).peers[accused].peer
+            admitted = any(member.id == accused for member in turn.group(other).members)
+            departure = Departure(mine, left=False, text=verdict, admitted=admitted)
+            depart(turn, other, accused, departure)
+            if other != name:
+                settle(turn, other)
+
+
+def mark_reached(turn: Turn, name: str, peer: uuid.UUID, last_operation: int, broken: bool) -> None:
+    """A member's program is in sync()."""
+    group = turn.group(name)
+    turn.set_group(name, reached=with_item(group.reached, peer, Reached(last_operation, broken)))
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def _names_of(peers: Sequence[Peer]) -> str:
+    return _names([peer.name for peer in peers])

@@ -1,0 +1,232 @@
+"""What the coordinator knows: its state, the events it is told and the actions it answers with.
+
+Plain immutable data. Whoever holds a state holds it for ever; ``coordinator.decide`` makes new
+ones. Whether a peer waits, prepares or is a member is not stored with the peer but follows from
+the views it is in, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import uuid
+from collections.abc import Mapping
+
+from collectives.membership.messages import Hello, Message, StatusQuery
+from collectives.membership.view import Peer, View
+
+MAX_GROUPS = 4096
+MAX_CHALLENGES = 1024
+MAX_DEPARTED = 4096
+MAX_REASONS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """The coordinator's patience, in seconds.
+
+    Attributes:
+        waiting_silence: a peer that waits for admission and says nothing for so long is dropped.
+        prepare_patience: so long may members and newcomers of a coming view fail to connect
+            before somebody is dropped. More than ``waiting_silence``, so that of a pair that
+            cannot talk because one is dead, the dead one is dropped.
+        prepare_silence: who says neither Prepared nor Unreachable for so long is dropped.
+        challenge_life: a challenge must be answered within this time.
+        pause: a clock that jumped by more says that the coordinator itself stood still; it then
+            accuses nobody of silence.
+    """
+
+    waiting_silence: float = 5.0
+    prepare_patience: float = 6.0
+    prepare_silence: float = 15.0
+    challenge_life: float = 10.0
+    pause: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """A peer that has said Hello and has not departed."""
+
+    peer: Peer
+    min_size: int
+    route: bytes
+    arrived: int
+    heard: float
+    told: Message | None = None
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The peer's UUID."""
+        return self.peer.id
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """A view that its peers are connecting for."""
+
+    view: View
+    since: float
+    ready: frozenset[uuid.UUID] = frozenset()
+    failed: Mapping[tuple[uuid.UUID, uuid.UUID], str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """A member's word that its program is in sync()."""
+
+    last_operation: int
+    broken: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Departure:
+    """How somebody went: left, or declared dead or dropped (``left`` false)."""
+
+    peer: Peer
+    left: bool
+    text: str
+    admitted: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """A decision in words, kept for ``collectives status``."""
+
+    at: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One group of the run.
+
+    Attributes:
+        number: the highest view number used so far, also for views that never came.
+        view: the committed view; None before the first and when all its members are gone.
+        gone: departures from ``view``, in the order in which they are announced.
+        sync: the number of the sync of ``view`` that is under way or comes next.
+        reached: members that are in it.
+        peers: everybody who has not departed, by arrival.
+    """
+
+    id: int
+    name: str
+    number: int = 0
+    view: View | None = None
+    gone: tuple[Departure, ...] = ()
+    sync: int = 1
+    reached: Mapping[uuid.UUID, Reached] = dataclasses.field(default_factory=dict)
+    preparing: Preparation | None = None
+    peers: Mapping[uuid.UUID, Registered] = dataclasses.field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def members(self) -> tuple[Peer, ...]:
+        """The members of the committed view that are not gone, in rank order."""
+        if self.view is None:
+            return ()
+        return tuple(peer for peer in self.view.peers if peer.id in self.peers)
+
+    @property
+    def newcomers(self) -> tuple[Peer, ...]:
+        """Those who wait for admission, by arrival."""
+        members = {peer.id for peer in self.members}
+        arrived = sorted(self.peers.values(), key=lambda registered: registered.arrived)
+        return tuple(entry.peer for entry in arrived if entry.id not in members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Challenged:
+    """A request that has to be proved."""
+
+    request: Hello | StatusQuery
+    nonce: bytes
+    at: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordinatorState:
+    """All that the coordinator knows.
+
+    Attributes:
+        run: names this run; a coordinator that lost its memory has another one.
+        term: raised by every restart of the coordinator that kept its memory.
+        seed: 32 secret random bytes from which view keys and nonces are derived.
+        token: the run token; empty: none is required.
+        groups: by name.
+        routes: who is behind which connection (proved, where there is a token).
+        departed: peers whose UUID is used up, the oldest first.
+        refused: how much traffic was refused, by reason.
+    """
+
+    run: uuid.UUID
+    seed: bytes = dataclasses.field(repr=False)
+    token: bytes = dataclasses.field(default=b"", repr=False)
+    term: int = 1
+    timing: Timing = Timing()
+    groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)
+    routes: Mapping[bytes, tuple[str, uuid.UUID]] = dataclasses.field(default_factory=dict)
+    challenges: Mapping[bytes, Challenged] = dataclasses.field(default_factory=dict)
+    departed: Mapping[tuple[str, uuid.UUID], Departure] = dataclasses.field(default_factory=dict)
+    refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    counter: int = 0
+    ticked: float | None = None
+
+
+# ---- events -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Received:
+    """A well-formed message came over connection ``route``."""
+
+    route: bytes
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceivedOtherVersion:
+    """Somebody who speaks versions ``low`` to ``high`` only."""
+
+    route: bytes
+    low: int
+    high: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """The shell refused ``count`` pieces of traffic for ``reason``."""
+
+    reason: str
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """Time has passed; comes several times a second."""
+
+
+Event = Received | ReceivedOtherVersion | Refused | Tick
+
+
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """Send ``message`` over connection ``route``, if it still exists."""
+
+    route: bytes
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What follows from one event. ``reason`` says why, for people ("" if nothing changed)."""
+
+    state: CoordinatorState
+    actions: tuple[Send, ...]
+    reason: str
+
+
+def prove(token: bytes, nonce: bytes, who: uuid.UUID) -> bytes:
+    """The proof that ``who`` knows the token, for one challenge: HMAC-SHA256 (RFC 2104)."""
+    return hmac.digest(token, b"collectives control 1" + nonce + who.bytes, hashlib.sha256)

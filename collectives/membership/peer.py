@@ -1,0 +1,671 @@
+"""A peer's side of membership as a pure function: ``step(state, event, now)``.
+
+The shell that owns the socket, the clock and the data plane is ``agent``. Phases::
+
+    CONNECTING ──Challenge──► CHALLENGED ──Welcome──► WAITING ──Commit──► MEMBER ──► LEAVING ──► OUT
+         └────────────────────Welcome────────────────────┘                  │ ▲
+                                                     Prepare, SyncReached, Commit
+
+In WAITING and MEMBER a view may be in preparation (``coming``), in MEMBER a sync may be under way
+(``sync``). Every request is sent again at intervals until it is answered, since a coordinator
+that restarts forgets what was on its way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from collectives.errors import CollectiveError, Evicted, NotAuthorized, VersionSkew
+from collectives.membership import messages, plane
+from collectives.membership.ledger import prove
+from collectives.membership.messages import Message, clip
+from collectives.membership.view import View
+
+
+class Phase(enum.Enum):
+    """Where a peer stands with the coordinator."""
+
+    CONNECTING = "connecting"
+    CHALLENGED = "proving the run token"
+    WAITING = "waiting for admission"
+    MEMBER = "member"
+    LEAVING = "leaving"
+    OUT = "out"
+
+
+class Call(enum.Enum):
+    """What the user's thread may be waiting for."""
+
+    JOIN = "join"
+    SYNC = "sync"
+    LEAVE = "leave"
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncOutcome:
+    """What a sync came to: the view from now on, and the names of who came and went."""
+
+    view: View
+    joined: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerConfig:
+    """What a peer is told once. Times are in seconds.
+
+    Attributes:
+        coordinator: its address, for messages to people.
+        again: after so long an unanswered Hello, Leave or Suspect is sent again.
+        keepalive: so often the peer says where it stands.
+    """
+
+    id: uuid.UUID
+    group: str
+    name: str
+    addresses: tuple[str, ...] = ()
+    min_size: int = 1
+    unit: str = ""
+    token: bytes = dataclasses.field(default=b"", repr=False)
+    coordinator: str = "the coordinator"
+    versions: tuple[int, int] = messages.VERSIONS
+    again: float = 0.5
+    keepalive: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingSync:
+    """A sync under way."""
+
+    last_operation: int
+    broken: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerState:
+    """All that a peer knows about its membership.
+
+    Attributes:
+        view: the committed view, also while the caller has not been handed it yet.
+        coming: the view in preparation; ``ready`` once the data plane has links to all of it.
+        highest: the newest (term, number) heard of; older preparations are not news.
+        syncs: the number of this view's next (or pending) sync.
+        broken: an operation failed since the view was committed.
+        gone: departures from ``view`` that were announced, by index.
+        suspects: members whose death was reported and not yet decided, with the evidence.
+        note: why nothing happens at the moment, by the coordinator's last word.
+        error: why this peer is out, if not by its own will.
+        heard, sent, introduced: when the coordinator last spoke, when it was last spoken to,
+            and when it was last told Hello.
+    """
+
+    config: PeerConfig
+    phase: Phase = Phase.CONNECTING
+    run: uuid.UUID = messages.NO_RUN
+    term: int = 0
+    group_id: int = 0
+    name: str = ""
+    opened: bool = False
+    view: View | None = None
+    coming: View | None = None
+    ready: bool = False
+    unreachable: Mapping[uuid.UUID, str] = dataclasses.field(default_factory=dict)
+    highest: tuple[int, int] = (0, 0)
+    syncs: int = 1
+    sync: PendingSync | None = None
+    broken: bool = False
+    gone: Mapping[int, uuid.UUID] = dataclasses.field(default_factory=dict)
+    suspects: Mapping[uuid.UUID, str] = dataclasses.field(default_factory=dict)
+    note: messages.Waiting | messages.SyncWaiting | None = None
+    error: CollectiveError | None = None
+    heard: float | None = None
+    sent: float | None = None
+    introduced: float | None = None
+
+
+# ---- events -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Ask to be admitted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Received:
+    """A well-formed message came from the coordinator."""
+
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceivedOtherVersion:
+    """Whoever is at the coordinator's address speaks versions ``low`` to ``high`` only."""
+
+    low: int
+    high: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CallSync:
+    """The user's program is in sync()."""
+
+    last_operation: int
+    broken: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CallLeave:
+    """The user's program wants to leave."""
+
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """Time has passed; comes several times a second."""
+
+
+Event = Start | Received | ReceivedOtherVersion | CallSync | CallLeave | Tick | plane.PlaneEvent
+
+# ---- actions ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """Send to the coordinator."""
+
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenPlane:
+    """``plane.open``."""
+
+    group_id: int
+    group: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparePlane:
+    """``plane.prepare``."""
+
+    view: View
+    rank: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CommitPlane:
+    """``plane.commit``."""
+
+    term: int
+    number: int
+    first_operation: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscardPlane:
+    """``plane.discard``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FailPlane:
+    """``plane.fail``; ``peer`` is this peer itself when it was evicted."""
+
+    peer: uuid.UUID
+    left: bool
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolve:
+    """A call has its result: JOIN a View, SYNC a SyncOutcome, LEAVE None."""
+
+    call: Call
+    result: View | SyncOutcome | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """Every pending call, and every later one, raises this."""
+
+    error: CollectiveError
+
+
+Action = Send | OpenPlane | PreparePlane | CommitPlane | DiscardPlane | FailPlane | Resolve | Reject
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What follows from one event. ``reason`` is for people ("" if there is nothing to say)."""
+
+    state: PeerState
+    actions: tuple[Action, ...]
+    reason: str
+
+
+def step(state: PeerState, event: Event, now: float) -> Step:
+    """Return what a peer does about one event. Pure, like ``coordinator.decide``."""
+    machine = _Machine(state, now)
+    machine.handle(event)
+    return Step(machine.state, tuple(machine.actions), "; ".join(machine.reasons))
+
+
+def waits_for(state: PeerState) -> str:
+    """What the peer is waiting for, in words; ends up in timeouts and in ``waiting_for``."""
+    where = f"the coordinator at {state.config.coordinator}"
+    if state.phase is Phase.CONNECTING:
+        return f"the first answer of {where}"
+    if state.phase is Phase.CHALLENGED:
+        return f"{where} to check the run token"
+    if state.phase is Phase.LEAVING:
+        return f"{where} to confirm the departure"
+    if state.coming is not None:
+        if state.unreachable:
+            names = {peer.id: peer.name for peer in state.coming.peers}
+            tried = "; ".join(f"{names[p]} ({text})" for p, text in state.unreachable.items())
+            return f"a connection to {tried}"
+        if not state.ready:
+            return f"the connections of view {state.coming.number}"
+        return f"the other peers of view {state.coming.number} to connect"
+    note = state.note
+    if note is not None and note.missing:
+        peers = "peer" if note.missing == 1 else "peers"
+        have = f" (have: {', '.join(note.present)})" if isinstance(note, messages.Waiting) else ""
+        return f"{note.missing} more {peers}{have}"
+    if isinstance(note, messages.Waiting):
+        return f"the members of group {state.config.group!r}: {note.text}"
+    if isinstance(note, messages.SyncWaiting) and note.absent:
+        return f"{', '.join(note.absent)} to call sync()"
+    return where
+
+
+class _Machine:
+    """The working copy of a peer's state during one step."""
+
+    def __init__(self, state: PeerState, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.actions: list[Action] = []
+        self.reasons: list[str] = []
+
+    def set(self, **fields: Any) -> None:
+        self.state = dataclasses.replace(self.state, **fields)
+
+    def send(self, message: Message) -> None:
+        self.set(sent=self.now)
+        self.actions.append(Send(message))
+
+    def handle(self, event: Event) -> None:
+        if self.state.phase is Phase.OUT:
+            return
+        if isinstance(event, Start):
+            self.send(self._hello())
+        elif isinstance(event, Received):
+            self.set(heard=self.now)
+            self._received(event.message)
+        elif isinstance(event, ReceivedOtherVersion):
+            self._skewed(event.low, event.high)
+        elif isinstance(event, CallSync):
+            self._call_sync(event)
+        elif isinstance(event, CallLeave):
+            self._call_leave(event)
+        elif isinstance(event, Tick):
+            self._tick()
+        else:
+            self._plane(event)
+
+    # -- what the user and the clock want --
+
+    def _hello(self) -> messages.Hello:
+        self.set(introduced=self.now)
+        config, view = self.state.config, self.state.view
+        # Before its first view a peer has nothing to lose: it may join any run.
+        return messages.Hello(
+            config.id,
+            config.group,
+            config.name,
+            config.addresses,
+            config.min_size,
+            config.unit,
+            config.versions[0],
+            config.versions[1],
+            messages.FEATURES,
+            self.state.run if view is not None else messages.NO_RUN,
+            view.term if view is not None else 0,
+            view.number if view is not None else 0,
+        )
+
+    def _call_sync(self, event: CallSync) -> None:
+        if self.state.view is None or self.state.sync is not None:
+            return
+        broken = self.state.broken or event.broken
+        self.set(sync=PendingSync(event.last_operation, broken), note=None)
+        self._send_sync()
+
+    def _send_sync(self) -> None:
+        view, sync = self.state.view, self.state.sync
+        assert view is not None
+        assert sync is not None
+        self.send(
+            messages.SyncReached(
+                view.group_id,
+                view.term,
+                view.number,
+                self.state.syncs,
+                sync.last_operation,
+                sync.broken,
+            )
+        )
+
+    def _call_leave(self, event: CallLeave) -> None:
+        if self.state.phase in (Phase.CONNECTING, Phase.CHALLENGED):
+            self._out(None)
+            return
+        self.set(phase=Phase.LEAVING)
+        self.send(messages.Leave(self.state.group_id, clip(event.text)))
+
+    def _tick(self) -> None:
+        state = self.state
+        quiet = float("inf") if state.sent is None else self.now - state.sent
+        urgent = state.suspects or state.phase in (
+            Phase.CONNECTING,
+            Phase.CHALLENGED,
+            Phase.LEAVING,
+        )
+        if quiet < (state.config.again if urgent else state.config.keepalive):
+            return
+        if state.phase in (Phase.CONNECTING, Phase.CHALLENGED):
+            self.send(self._hello())
+        elif state.phase is Phase.LEAVING:
+            self.send(messages.Leave(state.group_id))
+        else:
+            self._say_where_we_stand()
+
+    def _say_where_we_stand(self) -> None:
+        """Repeat whatever has not been answered, or just say Alive."""
+        state = self.state
+        for peer in state.suspects:
+            self._send_suspect(peer)
+        if state.coming is not None and (state.ready or state.unreachable):
+            self._send_preparation()
+        elif state.coming is None and state.sync is not None:
+            self._send_sync()
+        number = 0 if state.view is None else state.view.number
+        if number or not (state.coming is not None and state.ready):
+            known = 0
+            while known in state.gone:
+                known += 1
+            prepared = 0 if state.coming is None else state.coming.number
+            self.send(messages.Alive(state.group_id, state.term, number, prepared, known))
+
+    def _send_preparation(self) -> None:
+        coming = self.state.coming
+        assert coming is not None
+        about = (coming.group_id, coming.term, coming.number)
+        if self.state.ready:
+            self.send(messages.Prepared(*about))
+        else:
+            pairs = tuple((p, clip(text)) for p, text in self.state.unreachable.items())
+            self.send(messages.Unreachable(*about, pairs))
+
+    def _send_suspect(self, peer: uuid.UUID) -> None:
+        view = self.state.view
+        assert view is not None
+        text = clip(self.state.suspects[peer])
+        self.send(messages.Suspect(view.group_id, view.term, view.number, peer, text))
+
+    # -- what the data plane sees --
+
+    def _plane(self, event: plane.PlaneEvent) -> None:
+        state = self.state
+        coming, view = state.coming, state.view
+        if isinstance(event, plane.ViewReady):
+            if coming is not None and event.number == coming.number and not state.ready:
+                self.set(ready=True, unreachable={})
+                self._send_preparation()
+        elif isinstance(event, plane.Unreachable):
+            if coming is None or event.number != coming.number or state.ready:
+                return
+            if coming.rank_of(event.peer) is None:
+                return
+            news = event.peer not in state.unreachable
+            self.set(unreachable={**state.unreachable, event.peer: event.text})
+            if news:
+                self._send_preparation()
+        elif isinstance(event, plane.PeerSuspected):
+            if view is None or event.number != view.number or event.peer in state.suspects:
+                return
+            if view.rank_of(event.peer) is None or event.peer in state.gone.values():
+                return
+            self.set(suspects={**state.suspects, event.peer: event.text})
+            self._send_suspect(event.peer)
+        elif view is not None and event.number == view.number and not state.broken:
+            self.set(broken=True)
+            if state.sync is not None and not state.sync.broken:
+                self.set(sync=dataclasses.replace(state.sync, broken=True))
+                self._send_sync()
+
+    # -- what the coordinator says --
+
+    def _received(self, message: Message) -> None:
+        if isinstance(message, messages.Challenge):
+            self._challenged(message)
+        elif isinstance(message, messages.Identify):
+            # One Hello answers however many messages were queued while the connection was lost.
+            last = self.state.introduced
+            if last is None or self.now - last >= self.state.config.again / 5:
+                self.send(self._hello())
+        elif isinstance(message, messages.Welcome):
+            self._welcome(message)
+        elif isinstance(message, messages.Denied):
+            self._out(
+                NotAuthorized(
+                    f"the coordinator at {self.state.config.coordinator} refused"
+                    f" {self.state.config.name!r}: {message.text}; pass the run's token as"
+                    " token= or in $COLLECTIVES_TOKEN"
+                )
+            )
+        elif isinstance(message, messages.Skew):
+            self._skewed(message.low, message.high)
+        elif isinstance(message, messages.Evicted):
+            self._evicted(message)
+        elif isinstance(message, messages.LeaveDone):
+            if self.state.phase is Phase.LEAVING:
+                self._out(None)
+        elif self.state.phase in (Phase.WAITING, Phase.MEMBER):
+            self._admitted(message)
+
+    def _challenged(self, message: messages.Challenge) -> None:
+        config = self.state.config
+        if not config.token:
+            self._out(
+                NotAuthorized(
+                    f"the coordinator at {config.coordinator} asks for the run token and"
+                    f" {config.name!r} has none; pass it as token= or in $COLLECTIVES_TOKEN"
+                )
+            )
+            return
+        if self.state.phase is Phase.CONNECTING:
+            self.set(phase=Phase.CHALLENGED)
+        self.send(messages.Proof(prove(config.token, message.nonce, config.id)))
+
+    def _welcome(self, message: messages.Welcome) -> None:
+        state = self.state
+        if state.view is not None and message.run != state.run:
+            return  # it would have evicted us; a stale answer
+        if state.coming is not None and (message.run, message.term) != (state.run, state.term):
+            self.set(coming=None, ready=False, unreachable={})
+            self.actions.append(DiscardPlane())
+        if state.opened and message.group_id != state.group_id:
+            self._out(Evicted(_RESTARTED.format(state.config.coordinator)))
+            return
+        highest = state.highest if message.run == state.run else (0, 0)
+        self.set(
+            run=message.run,
+            term=message.term,
+            group_id=message.group_id,
+            name=message.name,
+            highest=highest,
+        )
+        if state.phase in (Phase.CONNECTING, Phase.CHALLENGED):
+            self.set(phase=Phase.WAITING)
+            self.reasons.append(
+                f"known to the coordinator at {state.config.coordinator} as {message.name!r}"
+            )
+        elif state.phase is Phase.LEAVING:
+            self.send(messages.Leave(message.group_id))
+        elif state.sync is not None:
+            self._send_sync()
+
+    def _evicted(self, message: messages.Evicted) -> None:
+        state = self.state
+        if state.phase is Phase.LEAVING:
+            self._out(None)  # it wanted to go
+            return
+        cure = "call rejoin()" if message.admitted else "mend the cause and join again"
+        error = Evicted(f"{message.text}; {cure}")
+        if state.opened:
+            self.actions.append(FailPlane(state.config.id, False, message.text))
+        self._out(error)
+
+    def _skewed(self, low: int, high: int) -> None:
+        if self.state.phase not in (Phase.CONNECTING, Phase.CHALLENGED):
+            return  # one side was replaced under us; the run goes on with what was agreed
+        mine = self.state.config.versions
+        self._out(
+            VersionSkew(
+                f"the coordinator at {self.state.config.coordinator} speaks protocol versions"
+                f" {low} to {high}, {self.state.config.name!r} speaks {mine[0]} to {mine[1]};"
+                " install the same release of collectives on both sides"
+            )
+        )
+
+    def _out(self, error: CollectiveError | None) -> None:
+        leaving = self.state.phase is Phase.LEAVING or error is None
+        if self.state.coming is not None:
+            self.actions.append(DiscardPlane())
+        self.set(phase=Phase.OUT, error=error, coming=None, sync=None, suspects={})
+        if leaving:
+            self.actions.append(Resolve(Call.LEAVE, None))
+            self.reasons.append("left the group")
+        if error is not None:
+            self.reasons.append(str(error))
+        self.actions.append(Reject(error or CollectiveError("this peer has left the group")))
+
+    def _admitted(self, message: Message) -> None:
+        state = self.state
+        if isinstance(message, messages.Waiting):
+            if state.phase is Phase.WAITING and message != state.note:
+                self.set(note=message)
+                self.reasons.append(f"waiting for {waits_for(self.state)}")
+        elif isinstance(message, messages.Prepare):
+            self._prepare(message.view)
+        elif isinstance(message, messages.Abandon):
+            self._abandon(message)
+        elif isinstance(message, messages.Commit):
+            self._commit(message)
+        elif state.view is None or (
+            getattr(message, "group_id", None),
+            getattr(message, "term", None),
+            getattr(message, "number", None),
+        ) != (state.view.group_id, state.view.term, state.view.number):
+            return  # of another view, or one that needs no action (Noted)
+        elif isinstance(message, messages.SyncWaiting):
+            if state.sync is not None and message != state.note:
+                self.set(note=message)
+                self.reasons.append(f"in sync(), waiting for {waits_for(self.state)}")
+        elif isinstance(message, messages.SyncDone):
+            if state.sync is not None and message.sync == state.syncs:
+                self.set(sync=None, syncs=state.syncs + 1, note=None)
+                self.actions.append(Resolve(Call.SYNC, SyncOutcome(state.view)))
+        elif isinstance(message, messages.Gone):
+            self._gone(message)
+
+    def _prepare(self, view: View) -> None:
+        state = self.state
+        rank = view.rank_of(state.config.id)
+        if rank is None or view.term != state.term or view.group_id != state.group_id:
+            return
+        if (view.term, view.number) <= state.highest:
+            if state.coming is not None and state.coming.number == view.number:
+                self._say_where_we_stand()  # our answer was lost
+            return
+        if not state.opened:
+            self.actions.append(OpenPlane(view.group_id, view.group))
+        self.set(
+            opened=True,
+            coming=view,
+            ready=False,
+            unreachable={},
+            highest=(view.term, view.number),
+        )
+        self.actions.append(PreparePlane(view, rank))
+        self.reasons.append(
+            f"connecting for view {view.number}: {', '.join(p.name for p in view.peers)}"
+        )
+
+    def _abandon(self, message: messages.Abandon) -> None:
+        state = self.state
+        about = (message.term, message.number)
+        if message.group_id != state.group_id or message.term != state.term:
+            return
+        if state.coming is not None and about == (state.coming.term, state.coming.number):
+            self.set(coming=None, ready=False, unreachable={})
+            self.actions.append(DiscardPlane())
+            self.reasons.append(f"view {message.number} will not come")
+        self.set(highest=max(state.highest, about))
+
+    def _commit(self, message: messages.Commit) -> None:
+        state = self.state
+        coming = state.coming
+        if coming is None or not state.ready:
+            return
+        if (message.group_id, message.term, message.number) != (
+            coming.group_id,
+            coming.term,
+            coming.number,
+        ):
+            return
+        view = dataclasses.replace(coming, first_operation=message.first_operation)
+        old = state.view
+        self.set(
+            phase=Phase.MEMBER,
+            view=view,
+            coming=None,
+            ready=False,
+            syncs=1,
+            sync=None,
+            broken=False,
+            gone={},
+            suspects={},
+            note=None,
+        )
+        self.actions.append(CommitPlane(view.term, view.number, view.first_operation))
+        names = ", ".join(peer.name for peer in view.peers)
+        self.reasons.append(f"view {view.number} has {view.size} peers: {names}")
+        if old is None:
+            self.actions.append(Resolve(Call.JOIN, view))
+        elif state.sync is not None:
+            joined = tuple(p.name for p in view.peers if old.rank_of(p.id) is None)
+            left = tuple(p.name for p in old.peers if view.rank_of(p.id) is None)
+            self.actions.append(Resolve(Call.SYNC, SyncOutcome(view, joined, left)))
+
+    def _gone(self, message: messages.Gone) -> None:
+        state = self.state
+        if message.index in state.gone or message.peer == state.config.id:
+            return
+        suspects = {p: text for p, text in state.suspects.items() if p != message.peer}
+        self.set(gone={**state.gone, message.index: message.peer}, suspects=suspects)
+        self.actions.append(FailPlane(message.peer, message.left, message.text))
+        self.reasons.append(message.text)
+
+
+_RESTARTED = (
+    "the coordinator at {} was restarted without its memory while this peer was being admitted;"
+    " join again"
+)

@@ -1,0 +1,233 @@
+"""The coordinator's shell: a ROUTER socket, a clock and a log around ``coordinator.decide``.
+
+``Coordinator`` runs it in a thread of its own; the command line does the same and waits. Nothing
+that arrives at the port can end it: what cannot be decoded is counted and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+import types
+import uuid
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from collectives.errors import CollectiveError, InvalidArgument
+from collectives.membership import ledger
+from collectives.membership.address import Address, parse_address
+from collectives.membership.coordinator import decide
+from collectives.membership.fields import MalformedError
+from collectives.membership.messages import (
+    MAX_TO_COORDINATOR,
+    OtherVersionError,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger("collectives.coordinator")
+
+TICK = 0.25
+HANDSHAKE_MS = 2000
+_BAD_HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
+class Coordinator:
+    """The coordinator of a run, in a thread of this process.
+
+    >>> with Coordinator("127.0.0.1:0") as coordinator:
+    ...     group = collectives.join(coordinator.address)
+
+    Args:
+        bind: address to listen on; port 0: any free port, ``*``: all interfaces.
+        token: the run token that peers must prove; None: anybody may join.
+        timing: its patience; the default suits a LAN.
+
+    Attributes:
+        address: where it listens, ready to be given to ``join``.
+
+    Raises:
+        InvalidArgument: ``bind`` is no address.
+        CollectiveError: it cannot listen there; the message says why.
+    """
+
+    def __init__(
+        self,
+        bind: str = "127.0.0.1:0",
+        *,
+        token: str | None = None,
+        timing: ledger.Timing | None = None,
+    ) -> None:
+        if token == "":
+            raise InvalidArgument("the run token is empty; give None for a run without one")
+        self._bind = parse_address(bind)
+        self._state = ledger.CoordinatorState(
+            run=uuid.uuid4(),
+            seed=os.urandom(32),
+            token=(token or "").encode(),
+            timing=timing or ledger.Timing(),
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self.address = ""
+        self._thread = threading.Thread(
+            target=self._main, name="collectives-coordinator", daemon=True
+        )
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            failure = self._failure
+            if isinstance(failure, zmq.ZMQError):
+                raise CollectiveError(
+                    f"the coordinator cannot listen on {self._bind}: {failure.strerror}; choose"
+                    " another address, or port 0 for any free one"
+                ) from failure
+            raise failure
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def state(self) -> ledger.CoordinatorState:
+        """What the coordinator knows at the moment; immutable, safe to read from any thread."""
+        return self._state
+
+    def close(self) -> None:
+        """Stop. Peers keep their views and go on without it; returns when the port is free."""
+        loop, stop = self._loop, self._stop
+        if self._thread.is_alive() and loop is not None and stop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop ended by itself meanwhile
+                loop.call_soon_threadsafe(stop.set)
+        self._thread.join()
+
+    # -- below runs in the coordinator's thread --
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:
+            if not self._started.is_set():
+                self._failure = error
+            else:
+                logger.exception("the coordinator ended by an internal error")
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        context = zmq.asyncio.Context()
+        try:
+            socket = context.socket(zmq.ROUTER)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.IPV6, ":" in self._bind.host or self._bind.host == "*")
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_TO_COORDINATOR)
+            socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+            socket.setsockopt(zmq.BACKLOG, 1024)
+            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            monitor = _monitor(socket)
+            self.address = _listen(socket, self._bind)
+            logger.info("listening on %s", self.address)
+            self._started.set()
+            tasks = [
+                asyncio.ensure_future(self._receive(socket)),
+                asyncio.ensure_future(self._watch(monitor)),
+                asyncio.ensure_future(self._tick(socket)),
+                asyncio.ensure_future(self._stop.wait()),
+            ]
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            for task in done:
+                task.result()
+            socket.disable_monitor()
+        finally:
+            context.destroy(linger=0)
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            frames: list[bytes] = await socket.recv_multipart()
+            route, payload = frames[0], frames[-1]
+            event: ledger.Event
+            try:
+                if len(frames) != 2:
+                    raise MalformedError(f"{len(frames)} frames")
+                event = ledger.Received(route, decode(payload, limit=MAX_TO_COORDINATOR))
+            except OtherVersionError as other:
+                event = ledger.ReceivedOtherVersion(route, other.low, other.high)
+            except MalformedError as error:
+                logger.debug("dropped a message: %s", error)
+                event = ledger.Refused("undecodable message")
+            await self._decide(socket, event)
+
+    async def _tick(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            await self._decide(socket, ledger.Tick())
+            await asyncio.sleep(TICK)
+
+    async def _decide(self, socket: zmq.asyncio.Socket, event: ledger.Event) -> None:
+        try:
+            decision = decide(self._state, event, time.monotonic())
+            packets = [(send.route, encode(send.message)) for send in decision.actions]
+        except Exception:
+            # A defect of ours must not be a way to end the run from outside.
+            logger.exception("no decision about %s", type(event).__name__)
+            decision = decide(self._state, ledger.Refused("internal error"), time.monotonic())
+            packets = []
+        self._state = decision.state
+        if decision.reason:
+            logger.info("%s", decision.reason)
+        for route, packet in packets:
+            # A ROUTER drops what is for a closed or a full connection; all is sent again on demand.
+            with contextlib.suppress(zmq.ZMQError):
+                await socket.send_multipart((route, packet))
+
+    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+        while True:
+            event = parse_monitor_message(await monitor.recv_multipart())
+            if event["event"] & _BAD_HANDSHAKES:
+                self._count("failed handshake")
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._count("closed connection")
+
+    def _count(self, reason: str) -> None:
+        self._state = decide(self._state, ledger.Refused(reason), time.monotonic()).state
+
+
+def _monitor(socket: zmq.asyncio.Socket) -> zmq.asyncio.Socket:
+    monitor: zmq.asyncio.Socket = socket.get_monitor_socket(
+        _BAD_HANDSHAKES | zmq.EVENT_DISCONNECTED
+    )
+    monitor.setsockopt(zmq.LINGER, 0)
+    return monitor
+
+
+def _listen(socket: zmq.asyncio.Socket, bind: Address) -> str:
+    endpoint = f"tcp://{bind}" if bind.port else f"tcp://{Address(bind.host, 0)}"
+    socket.bind(endpoint)
+    bound = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(bound, bytes)
+    port = int(bound.rstrip(b"\0").decode().rpartition(":")[2])
+    return str(Address(bind.host, port))
