@@ -110,15 +110,13 @@ def processor() -> Finding:
     return Finding("cpu", Status.LIMITED, f"{detail} (same results, slower)")
 
 
-def distribution_family(os_release: str) -> str:
-    """Return ``debian``, ``fedora`` or an empty string from the text of /etc/os-release."""
+def is_debian(os_release: str) -> bool:
+    """Tell from the text of /etc/os-release whether this is Debian or made from it."""
     fields = dict(
         line.split("=", 1) for line in os_release.splitlines() if "=" in line and line[0] != "#"
     )
     names = f"{fields.get('ID', '')} {fields.get('ID_LIKE', '')}".replace('"', "").split()
-    if {"debian", "ubuntu"} & set(names):
-        return "debian"
-    return "fedora" if {"fedora", "rhel", "centos"} & set(names) else ""
+    return bool({"debian", "ubuntu"} & set(names))
 
 
 def compiler_cure(name: str, os_release: str, folders: Iterable[str]) -> str:
@@ -126,11 +124,8 @@ def compiler_cure(name: str, os_release: str, folders: Iterable[str]) -> str:
     for folder in folders:
         if os.access(Path(folder) / name, os.X_OK):
             return f'export PATH="$PATH:{folder}"'
-    family = distribution_family(os_release)
-    if family == "debian":
+    if is_debian(os_release):
         return as_root("apt-get update") + " && " + as_root("apt-get install -y build-essential")
-    if family == "fedora":
-        return as_root("dnf install -y gcc gcc-c++ make")
     return ""
 
 
@@ -146,6 +141,8 @@ def compiler(environment: Mapping[str, str] | None = None) -> Finding:
             os_release = ""
         cure = compiler_cure(name, os_release, ("/usr/bin", "/usr/local/bin"))
         detail = f"no `{name}` in PATH; needed only to build from source"
+        if not cure:
+            detail += " (Fedora: the packages gcc, gcc-c++ and make)"
         return Finding("compiler", Status.ABSENT, detail, cure)
     header = Path(sysconfig.get_path("include")) / "Python.h"
     headers = "with Python headers" if header.is_file() else f"but there is no {header}"

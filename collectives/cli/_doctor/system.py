@@ -33,8 +33,7 @@ def shared_memory(folder: str = "/dev/shm") -> Finding:
         figures = os.statvfs(folder)
     except OSError:
         detail = f"memfd with seals; there is no {folder}, which torch's data loaders want"
-        cure = as_root(f"mkdir -p {folder}") + " && " + as_root(f"mount -t tmpfs tmpfs {folder}")
-        return Finding("shared-memory", Status.LIMITED, detail, cure)
+        return Finding("shared-memory", Status.LIMITED, detail)
     size = figures.f_blocks * figures.f_frsize
     detail = f"memfd with seals; {folder} has {size >> 20} MiB"
     if size < ENOUGH_SHM:
@@ -106,8 +105,9 @@ def open_files(limits: tuple[int, int] | None = None, may_raise: bool | None = N
         cure = f"ulimit -n {MANY_FILES}"
     elif hard >= ENOUGH_FILES:
         cure = f"ulimit -n {hard}"
-    else:  # only root may raise a hard limit
-        cure = f"sudo prlimit --pid $$ --nofile={MANY_FILES}:{MANY_FILES}"
+    else:
+        cure = ""
+        detail += f"; the hard limit is {hard}: LimitNOFILE=, limits.conf or --ulimit nofile set it"
     return Finding("open-files", Status.LIMITED, detail, cure)
 
 
