@@ -1,0 +1,89 @@
+"""``collectives status``: show a coordinator's views, its peers and who waits for whom."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collectives.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ADDRESS = "COLLECTIVES_COORDINATOR"
+_TOKEN = "COLLECTIVES_TOKEN"
+
+
+def status(
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ADDRESS", help=f"The coordinator's HOST:PORT. Default: ${_ADDRESS}."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    token: Annotated[str | None, typer.Option(help=f"The run token. Default: ${_TOKEN}.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
+) -> None:
+    """Show a coordinator's views, its peers and who waits for whom."""
+    from rich.console import Console
+
+    from collectives.membership.query import query_status
+
+    where = address or os.environ.get(_ADDRESS)
+    if not where:
+        raise InvalidArgument(f"whose status? give the coordinator's HOST:PORT, or set ${_ADDRESS}")
+    picture = query_status(where, token=token or os.environ.get(_TOKEN), timeout=timeout)
+    if json:
+        typer.echo(json_module.dumps(picture, indent=2))
+    else:
+        render(picture, where, Console())
+
+
+def render(picture: dict[str, Any], where: str, console: Console) -> None:
+    """Print a ``status.snapshot`` for people: a table per group, and what is said about it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    groups = picture["groups"]
+    count = f"{len(groups)} group{'' if len(groups) == 1 else 's'}"
+    console.print(
+        f"[bold]coordinator at {escape(where)}[/], term {picture['term']}, {count},"
+        f" {'run token required' if picture['token'] else 'no run token'}"
+    )
+    for group in groups:
+        table = Table(
+            title=f"group {escape(group['name'])}: {escape(group['situation'])}",
+            title_justify="left",
+        )
+        table.add_column("rank", justify="right")
+        table.add_column("name")
+        table.add_column("doing")
+        table.add_column("heard", justify="right")
+        table.add_column("addresses")
+        for peer in group["peers"]:
+            table.add_row(
+                "-" if peer["rank"] is None else str(peer["rank"]),
+                escape(peer["name"]),
+                peer["doing"],
+                f"{peer['heard']:.1f} s ago",
+                escape(", ".join(peer["addresses"])),
+            )
+        console.print()
+        console.print(table)
+        for sentence in group["waits_for"]:
+            console.print(f"[yellow]waiting:[/] {escape(sentence)}", soft_wrap=True)
+        for gone in group["gone"]:
+            console.print(f"[red]gone:[/] {escape(gone['text'])}", soft_wrap=True)
+        for reason in group["reasons"][-5:]:
+            console.print(
+                f"[dim]{reason['at']:8.1f} s ago[/]  {escape(reason['text'])}",
+                soft_wrap=True,
+                highlight=False,
+            )
+    if picture["refused"]:
+        refused = ", ".join(f"{reason}: {n}" for reason, n in picture["refused"].items())
+        console.print(f"\nrefused traffic: {escape(refused)}", soft_wrap=True)
