@@ -1,0 +1,259 @@
+/* Public functions on engines and groups: argument checks and the lock. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "wire/bytes.h"
+
+/* A handle that came through fork() is dead: its locks may be held by threads that do not exist
+ * in this process. */
+#define ENTER(engine)                                                                        \
+    do {                                                                                     \
+        if (atomic_load(&(engine)->forked))                                                  \
+            return coll__error(COLL_FORKED, "this handle belongs to the parent process; join " \
+                                            "anew in the child");                            \
+        coll__lock(engine);                                                                  \
+    } while (0)
+
+coll_status coll_engine_create(const struct coll_engine_options *options,
+                               const uint8_t peer_id[16], struct coll_engine **engine)
+{
+    if (!peer_id || !engine)
+        return coll__error(COLL_INVALID_ARGUMENT, "peer_id and engine must not be NULL");
+    if (options) {
+        if (options->connections > 64)
+            return coll__error(COLL_INVALID_ARGUMENT, "connections is %u, at most 64 are allowed",
+                               options->connections);
+        if (options->slice_bytes != 0 &&
+            (options->slice_bytes < 4096 || options->slice_bytes > COLL__PAYLOAD_MAX))
+            return coll__error(COLL_INVALID_ARGUMENT, "slice_bytes is %u, allowed are 4096 to %d",
+                               options->slice_bytes, COLL__PAYLOAD_MAX);
+        if (!coll_isa_available(options->isa))
+            return coll__error(COLL_UNSUPPORTED, "this CPU lacks instruction set %u",
+                               options->isa);
+        if (options->port_low > options->port_high)
+            return coll__error(COLL_INVALID_ARGUMENT, "the port range %u-%u is empty",
+                               options->port_low, options->port_high);
+    }
+    return coll__engine_create(options, peer_id, engine);
+}
+
+void coll_engine_destroy(struct coll_engine *engine)
+{
+    /* In a forked child there is nothing to join, and the memory is the price of the fork. */
+    if (engine && !atomic_load(&engine->forked))
+        coll__engine_destroy(engine);
+}
+
+coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *buffer,
+                                size_t length)
+{
+    ENTER(engine);
+    coll_status status = coll__tcp_address(engine, i, buffer, length);
+    coll__unlock(engine);
+    return status;
+}
+
+void coll_engine_get_counters(struct coll_engine *engine, struct coll_counters *counters)
+{
+    if (atomic_load(&engine->forked)) {
+        memset(counters, 0, sizeof *counters);
+        return;
+    }
+    coll__lock(engine);
+    *counters = engine->counters;
+    coll__unlock(engine);
+}
+
+int coll_engine_event_fd(struct coll_engine *engine)
+{
+    return engine->event_fd;
+}
+
+coll_status coll_engine_next_event(struct coll_engine *engine, struct coll_event *event)
+{
+    ENTER(engine);
+    coll_status status = COLL_IN_PROGRESS;
+    if (engine->event_count > 0) {
+        *event = engine->events[engine->event_head];
+        engine->event_head = (engine->event_head + 1) % COLL__EVENT_QUEUE;
+        status = COLL_OK;
+        if (--engine->event_count == 0) {
+            uint64_t count;
+            ssize_t ignored = read(engine->event_fd, &count, sizeof count);
+            (void)ignored;
+        }
+    }
+    coll__unlock(engine);
+    return status;
+}
+
+/* ---- groups ------------------------------------------------------------------------------ */
+
+coll_status coll_group_open(struct coll_engine *engine, uint32_t id, const char *name,
+                            struct coll_group **out)
+{
+    if (!name || !out)
+        return coll__error(COLL_INVALID_ARGUMENT, "name and group must not be NULL");
+    struct coll_group *group = calloc(1, sizeof *group);
+    if (!group)
+        return coll__error(COLL_NO_MEMORY, "no memory for a group");
+    group->engine = engine;
+    group->id = id;
+    strncpy(group->name, name, sizeof group->name - 1);
+    if (atomic_load(&engine->forked)) {
+        free(group);
+        return coll__error(COLL_FORKED, "this engine belongs to the parent process");
+    }
+    coll__lock(engine);
+    for (struct coll_group *other = engine->groups; other; other = other->next) {
+        if (other->id == id) {
+            coll__unlock(engine);
+            free(group);
+            return coll__error(COLL_INVALID_ARGUMENT, "group %u is open already", id);
+        }
+    }
+    group->next = engine->groups;
+    engine->groups = group;
+    coll__unlock(engine);
+    *out = group;
+    return COLL_OK;
+}
+
+coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view)
+{
+    if (!view || view->size == 0 || view->rank >= view->size || !view->peers ||
+        view->first_operation == 0)
+        return coll__error(COLL_INVALID_ARGUMENT,
+                           "a view needs peers, a rank below its size, and operations from 1");
+    if (memcmp(view->peers[view->rank].id, group->engine->peer_id, 16) != 0)
+        return coll__error(COLL_INVALID_ARGUMENT, "rank %u of the view is another peer",
+                           view->rank);
+    ENTER(group->engine);
+    coll_status status = coll__group_prepare(group, view);
+    coll__wake_driver(group->engine);
+    coll__unlock(group->engine);
+    return status;
+}
+
+coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
+                              uint64_t first_operation)
+{
+    if (first_operation == 0)
+        return coll__error(COLL_INVALID_ARGUMENT, "operations are numbered from 1");
+    ENTER(group->engine);
+    coll_status status = coll__group_commit(group, term, number, first_operation);
+    coll__unlock(group->engine);
+    return status;
+}
+
+void coll_group_discard(struct coll_group *group)
+{
+    if (atomic_load(&group->engine->forked))
+        return;
+    coll__lock(group->engine);
+    coll__group_discard(group);
+    coll__unlock(group->engine);
+}
+
+void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16],
+                     int left, const char *text)
+{
+    if (atomic_load(&group->engine->forked))
+        return;
+    coll__lock(group->engine);
+    coll__group_fail_peer(group, status, peer, left != 0, text ? text : "");
+    coll__unlock(group->engine);
+}
+
+uint64_t coll_group_last_operation(struct coll_group *group)
+{
+    if (atomic_load(&group->engine->forked))
+        return 0;
+    coll__lock(group->engine);
+    uint64_t last = group->last_operation;
+    coll__unlock(group->engine);
+    return last;
+}
+
+static bool all_drained(const void *argument)
+{
+    const struct coll__view *view = argument;
+    if (view->group->committed != view || view->group->broken != COLL_OK)
+        return true;
+    for (uint32_t rank = 0; rank < view->size; rank++) {
+        const struct coll__link *link = view->members[rank].link;
+        if (!link || view->members[rank].gone || link->goodbye)
+            continue; /* who leaves too owes us nothing and waits for nothing from us */
+        if (link->control_head || link->small_flows || link->bulk_flows ||
+            !link->transport->drained(link))
+            return false;
+    }
+    return true;
+}
+
+static void say_goodbye(struct coll__view *view)
+{
+    uint32_t count = 0;
+    for (struct coll__tag *tag = view->tags; tag; tag = tag->next)
+        count++;
+    uint8_t *payload = malloc((size_t)count * 12 + 1);
+    if (!payload)
+        return;
+    uint8_t *at = payload;
+    for (struct coll__tag *tag = view->tags; tag && count * 12 <= COLL__PAYLOAD_MAX;
+         tag = tag->next, at += 12) {
+        coll__put32(at, tag->tag);
+        coll__put64(at + 4, tag->settled);
+    }
+    struct coll__frame frame = {
+        .type = COLL__FRAME_GOODBYE,
+        .flags = COLL__FLAG_ACK_NOW,
+        .group = view->group->id,
+        .term = view->term,
+        .view = view->number,
+    };
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        if (view->members[rank].link)
+            coll__send_control(view->members[rank].link, &frame, payload, (uint32_t)(at - payload));
+    free(payload);
+}
+
+coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns)
+{
+    ENTER(group->engine);
+    struct coll__view *view = group->committed;
+    coll_status status = COLL_OK;
+    if (view && group->broken == COLL_OK) {
+        view->references++;
+        say_goodbye(view);
+        uint64_t until = coll__now() + timeout_ns;
+        coll__drive_until(group->engine, all_drained, view, until);
+        status = all_drained(view) ? COLL_OK : COLL_IN_PROGRESS;
+        coll__view_release(view);
+    }
+    coll__unlock(group->engine);
+    return status;
+}
+
+void coll_group_close(struct coll_group *group)
+{
+    if (!group || atomic_load(&group->engine->forked))
+        return;
+    coll__lock(group->engine);
+    coll__group_close(group);
+    coll__unlock(group->engine);
+    free(group);
+}
+
+coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
+                        uint64_t after_slices)
+{
+    ENTER(group->engine);
+    coll_status status = COLL_INVALID_ARGUMENT;
+    if (group->committed && peer < group->committed->size && group->committed->members[peer].link)
+        status = coll__tcp_inject(group->committed->members[peer].link, fault, after_slices);
+    coll__unlock(group->engine);
+    return status;
+}

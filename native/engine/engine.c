@@ -1,0 +1,162 @@
+/* An engine's birth and death, and what becomes of it in a forked child. */
+#include "engine/engine.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* All engines of the process, so that a forked child can close their descriptors: a child that
+ * holds a dead parent's sockets open would hide the death. */
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct coll_engine *all;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&all_lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void after_fork_in_child(void)
+{
+    /* Only this thread exists here; locks of the others may be held for ever, so none is taken,
+     * and nothing is freed. */
+    for (struct coll_engine *engine = all; engine; engine = engine->next) {
+        atomic_store(&engine->forked, true);
+        coll__tcp_fork_child(engine);
+        close(engine->reactor.wake.fd);
+        close(engine->reactor.epoll_fd);
+        close(engine->event_fd);
+    }
+    all = NULL;
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void install_fork_handlers(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+static coll_status copy_string(const char *from, char **to)
+{
+    if (!from)
+        return COLL_OK;
+    *to = strdup(from);
+    return *to ? COLL_OK : COLL_NO_MEMORY;
+}
+
+static coll_status start_thread(struct coll_engine *engine)
+{
+    /* The caller's signals are the caller's: none is handled on the progress thread. */
+    sigset_t every, before;
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before);
+    int failed = pthread_create(&engine->thread, NULL, coll__progress_thread, engine);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed)
+        return coll__error(COLL_SYSTEM_ERROR, "cannot start the progress thread: %s",
+                           strerror(failed));
+    return COLL_OK;
+}
+
+static coll_status init(struct coll_engine *engine, const struct coll_engine_options *options,
+                        const uint8_t peer_id[16])
+{
+    pthread_mutex_init(&engine->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&engine->changed, &monotonic);
+    pthread_cond_init(&engine->thread_wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    engine->event_fd = -1;
+    engine->reactor.epoll_fd = engine->reactor.wake.fd = -1;
+    memcpy(engine->peer_id, peer_id, sizeof engine->peer_id);
+    if (options)
+        engine->options = *options;
+    COLL_TRY(copy_string(engine->options.bind, &engine->bind));
+    COLL_TRY(copy_string(engine->options.interface, &engine->interface));
+    COLL_TRY(copy_string(engine->options.congestion, &engine->congestion));
+    engine->options.bind = engine->bind;
+    engine->options.interface = engine->interface;
+    engine->options.congestion = engine->congestion;
+    if (engine->options.connections == 0)
+        engine->options.connections = 1;
+    if (engine->options.heartbeat_ns == 0)
+        engine->options.heartbeat_ns = 250000000;
+    if (engine->options.detection_ns == 0)
+        engine->options.detection_ns = 5000000000;
+    engine->events = calloc(COLL__EVENT_QUEUE, sizeof *engine->events);
+    engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!engine->events)
+        return COLL_NO_MEMORY;
+    if (engine->event_fd < 0)
+        return coll__error(COLL_SYSTEM_ERROR, "cannot make an eventfd: raise the limit of open "
+                                              "files (ulimit -n)");
+    COLL_TRY(coll__reactor_init(&engine->reactor));
+    return coll__tcp_start(engine);
+}
+
+static void dispose(struct coll_engine *engine)
+{
+    coll__tcp_stop(engine);
+    coll__reactor_close(&engine->reactor);
+    if (engine->event_fd >= 0)
+        close(engine->event_fd);
+    coll__pools_free(engine);
+    free(engine->events);
+    free(engine->bind);
+    free(engine->interface);
+    free(engine->congestion);
+    pthread_cond_destroy(&engine->changed);
+    pthread_cond_destroy(&engine->thread_wake);
+    pthread_mutex_destroy(&engine->lock);
+    free(engine);
+}
+
+coll_status coll__engine_create(const struct coll_engine_options *options,
+                                const uint8_t peer_id[16], struct coll_engine **out)
+{
+    struct coll_engine *engine = calloc(1, sizeof *engine);
+    if (!engine)
+        return COLL_NO_MEMORY;
+    coll_status status = init(engine, options, peer_id);
+    if (status == COLL_OK)
+        status = start_thread(engine);
+    if (status != COLL_OK) {
+        dispose(engine);
+        return status;
+    }
+    pthread_once(&fork_once, install_fork_handlers);
+    pthread_mutex_lock(&all_lock);
+    engine->next = all;
+    all = engine;
+    pthread_mutex_unlock(&all_lock);
+    *out = engine;
+    return COLL_OK;
+}
+
+void coll__engine_destroy(struct coll_engine *engine)
+{
+    pthread_mutex_lock(&all_lock);
+    for (struct coll_engine **at = &all; *at; at = &(*at)->next) {
+        if (*at == engine) {
+            *at = engine->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&all_lock);
+    coll__lock(engine);
+    engine->stopping = true;
+    pthread_cond_broadcast(&engine->thread_wake);
+    coll__reactor_wake(&engine->reactor);
+    coll__unlock(engine);
+    pthread_join(engine->thread, NULL);
+    dispose(engine);
+}

@@ -1,0 +1,317 @@
+/* The engine's own data: who owns what, and under which lock.
+ *
+ * One mutex, `engine->lock`, guards everything reachable from a coll_engine. Whoever waits for
+ * progress becomes the *driver*: it alone waits on the epoll and dispatches. A blocking caller
+ * drives by itself (a hand-over to another thread costs more than a small operation); the
+ * progress thread drives when no caller has done so for a while.
+ */
+#ifndef COLL_ENGINE_ENGINE_H
+#define COLL_ENGINE_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "collectives.h"
+#include "engine/agree.h"
+#include "engine/reactor.h"
+#include "engine/transport.h"
+#include "plan/plan.h"
+#include "reduce/reduce.h"
+#include "wire/frame.h"
+
+enum {
+    COLL__SMALL_BYTES = 64 << 10,     /* up to here: owned copies, priority, no tokens */
+    COLL__EAGER_WINDOW = 1 << 20,     /* uncredited bytes a peer may have at another */
+    COLL__EAGER_BULK = 512 << 10,     /* of which large operations may take this much */
+    COLL__SLICE_MAX = 256 << 10,
+    COLL__OP_BUCKETS = 64,
+    COLL__EVENT_QUEUE = 256,
+    COLL__TEXT = 1024
+};
+
+/* Slices of one operation that wait for one link. Small and large operations queue apart, and
+ * the links serve the flows of each class in turn. */
+struct coll__flow {
+    struct coll__link *link;
+    struct coll_operation *operation;
+    uint32_t rank;
+    struct coll__flow *next, *previous; /* ring of the link, while it has slices */
+    struct coll__slice *head, **tail;
+    bool credit;                 /* the peer has issued the operation */
+    bool asked;                  /* a QUERY for credit has been sent */
+    uint64_t blocked_since;      /* 0: not blocked */
+};
+
+/* A payload that came before its operation was issued. */
+struct coll__early {
+    struct coll__early *next;
+    struct coll__link *link;
+    struct coll__frame frame;
+    uint8_t payload[];
+};
+
+struct coll__link_use {          /* telemetry of one operation on one link */
+    uint64_t sent_bytes, received_bytes, blocked_ns, resent;
+};
+
+struct coll__saved {             /* input bytes kept for restoring, at the same place in shadow */
+    uint64_t offset, length;
+};
+
+struct coll_operation {
+    struct coll_operation *next;             /* in view->operations */
+    struct coll_engine *engine;
+    struct coll__view *view;                 /* holds a reference */
+    uint32_t references;                     /* the table, the caller, slices in flows */
+    uint64_t number;
+    uint32_t tag;
+    uint32_t attempt;
+    struct coll__agree agree;
+    struct coll__descriptor call;
+    bool finished, listed, owned_by_caller;
+    coll_status status;                      /* once finished */
+    int32_t culprit;
+    char *error;                             /* malloc'ed, NULL: none */
+    /* before it is issued */
+    struct coll__early *early, **early_tail;
+    /* once it is issued */
+    const struct coll_plan *plan;
+    struct coll__run *run;                   /* per-step progress; NULL without steps */
+    uint64_t pending_bytes;                  /* still to be received */
+    const uint8_t *input;
+    uint8_t *output;
+    uint32_t element;                        /* bytes */
+    uint32_t slice_bytes;
+    bool small, in_place_atomic;
+    coll__reduce_fn reduce;
+    coll__divide_fn divide;
+    uint8_t *shadow;
+    struct coll__saved *saved;
+    uint32_t saved_count, saved_capacity;
+    struct coll__slice *borrowed;            /* slices that point into our buffers */
+    struct coll__flow *flows;                /* one per rank, allocated with the operation */
+    struct coll__link_use *uses;             /* likewise */
+    uint8_t *seen;                           /* per rank: has issued it, as far as we know */
+    struct coll__descriptor *calls;          /* per rank that was seen: what it called */
+    uint64_t *absent;                        /* per rank that said it has not issued it: 1 + the
+                                              * last number that it had issued; 0: unheard */
+    uint8_t *wants_open;                     /* per rank: has asked */
+    /* time */
+    uint64_t deadline, stall_check;
+    struct coll_info info;
+    int notify_fd;
+    bool warned;
+};
+
+/* Per-step progress of a running operation. */
+struct coll__run {
+    uint64_t begin, bytes;       /* the segment's place in the buffer */
+    uint64_t arrived;            /* receiving steps */
+    bool first_write;            /* no earlier step writes the segment */
+    int32_t first_dependent, next_dependent; /* steps with after == this one */
+};
+
+struct coll__farewell {          /* the last operation of a tag that a leaver has finished */
+    uint32_t tag;
+    uint64_t last;
+};
+
+struct coll__member {
+    uint8_t id[16];
+    char name[64];
+    struct coll__link *link;     /* NULL for ourselves */
+    bool gone;                   /* the coordinator said so */
+    struct coll__farewell *farewells; /* what it had finished when it left; malloc'ed */
+    uint32_t farewell_count;
+};
+
+struct coll__tag {
+    struct coll__tag *next;
+    uint32_t tag;
+    uint64_t following;          /* the number of the next operation */
+    uint64_t settled;            /* watermark */
+};
+
+/* An immutable list of members, and the operations that run in it. */
+struct coll__view {
+    uint32_t references;         /* group (committed or prepared), operations */
+    struct coll_group *group;
+    uint64_t term, number, first_operation;
+    uint32_t rank, size;
+    uint8_t key[32];
+    struct coll_plan *reduce_plan;          /* the ring's, made once */
+    struct coll_plan **broadcast_plans;     /* by root */
+    struct coll_operation *operations[COLL__OP_BUCKETS];
+    struct coll__tag *tags;
+    bool ready_reported;
+    uint64_t unreachable_check;
+    struct coll__member members[];
+};
+
+struct coll_group {
+    struct coll_group *next;     /* in engine->groups */
+    struct coll_engine *engine;
+    uint32_t id;
+    char name[64];
+    struct coll__view *committed, *prepared;
+    uint64_t last_operation;
+    coll_status broken;          /* COLL_OK: whole */
+    int32_t broken_culprit;
+    char broken_text[COLL__TEXT];
+    bool closed;
+};
+
+enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
+
+struct coll_engine {
+    pthread_mutex_t lock;
+    /* everything below is guarded by lock, unless it says otherwise */
+    pthread_cond_t changed;      /* an operation finished, or the driver's seat is free */
+    pthread_cond_t thread_wake;  /* for the progress thread while it is parked */
+    enum coll__driver driver;
+    uint32_t waiting_callers;
+    uint64_t caller_activity;    /* counts callers that drove: the thread stays away meanwhile */
+    bool thread_parked, kicked, stopping;
+    atomic_bool forked;          /* set in the child; read without the lock */
+    pthread_t thread;
+    struct coll_engine *next;    /* in the process's list, for fork */
+    struct coll__reactor reactor;
+    atomic_uint wanting;         /* threads that wait for the lock; read without it */
+    struct coll_engine_options options;
+    char *bind, *interface, *congestion;    /* what the options' strings are copied to */
+    uint8_t peer_id[16];
+    struct coll__link *links;
+    struct coll_group *groups;
+    struct coll_counters counters;
+    uint64_t next_tick, last_tick;
+    void *tcp;                   /* the TCP transport's own state */
+    /* events for the membership layer */
+    struct coll_event *events;
+    uint32_t event_head, event_count;
+    int event_fd;
+    /* pools */
+    struct coll__slice *free_slices;
+    uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */
+    uint32_t free_buffer_count;
+    uint8_t *shadow;             /* the last one used, kept for the next */
+    size_t shadow_bytes;
+};
+
+/* memory.c */
+struct coll__slice *coll__slice_new(struct coll_engine *engine);
+uint8_t *coll__buffer_take(struct coll_engine *engine);
+void coll__buffer_give(struct coll_engine *engine, uint8_t *buffer);
+coll_status coll__shadow_take(struct coll_engine *engine, size_t bytes, uint8_t **shadow);
+void coll__shadow_give(struct coll_engine *engine, uint8_t *shadow, size_t bytes);
+void coll__pools_free(struct coll_engine *engine);
+
+/* group.c */
+void coll__view_release(struct coll__view *view);
+uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16]); /* size: none */
+struct coll__tag *coll__tag_find(struct coll__view *view, uint32_t tag);  /* NULL: no memory */
+struct coll_operation *coll__operation_find(struct coll__view *view, uint32_t tag,
+                                            uint64_t number);
+/* Break the group: all its unfinished operations end with this. `tell`: the other members too. */
+void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
+                       const char *text);
+void coll__group_tick(struct coll_group *group, uint64_t now);
+coll_status coll__group_prepare(struct coll_group *group, const struct coll_view *given);
+coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,
+                               uint64_t first_operation);
+void coll__group_discard(struct coll_group *group);
+void coll__group_close(struct coll_group *group);
+void coll__group_fail_peer(struct coll_group *group, coll_status status, const uint8_t peer[16],
+                           bool left, const char *text);
+/* The committed or the prepared view that a frame belongs to, NULL: neither. */
+struct coll__view *coll__frame_view(struct coll_engine *engine, const struct coll__frame *frame);
+
+/* operation.c */
+coll_status coll__operation_new(struct coll__view *view, uint32_t tag, uint64_t number,
+                                struct coll_operation **operation);
+void coll__operation_unref(struct coll_operation *operation);
+void coll__operation_finish(struct coll_operation *operation, coll_status status,
+                            int32_t culprit, const char *text);
+/* Fail it here, tell all other members, and break the group. */
+void coll__operation_fail(struct coll_operation *operation, coll_status status, int32_t culprit,
+                          const char *text);
+void coll__operation_tick(struct coll_operation *operation, uint64_t now);
+void coll__operation_describe(const struct coll_operation *operation, char *text, size_t length);
+void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
+/* If everything has arrived: complete, tokens, settle. */
+void coll__operation_progress(struct coll_operation *operation);
+
+/* execute.c */
+coll_status coll__execute_start(struct coll_operation *operation);
+void coll__execute_place(struct coll_operation *operation, uint32_t rank,
+                         const struct coll__frame *frame, struct coll__placement *placement);
+coll_status coll__execute_data(struct coll_operation *operation, uint32_t rank,
+                               const struct coll__frame *frame, const uint8_t *payload,
+                               const struct coll__placement *placement);
+void coll__execute_restore(struct coll_operation *operation);
+
+/* schedule.c */
+void coll__send_control(struct coll__link *link, const struct coll__frame *frame,
+                        const uint8_t *payload, uint32_t length);
+void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
+                           struct coll__frame *frame);
+void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice);
+void coll__flow_drop(struct coll__flow *flow);
+/* Drop everything that waits for the link. */
+void coll__link_drop(struct coll__link *link);
+
+/* exchange.c */
+/* Compare what others said they called with our own call. False: they differ, and it failed. */
+bool coll__check_calls(struct coll_operation *operation);
+void coll__tell_open(struct coll_operation *operation, uint32_t rank);
+void coll__tell_tokens(struct coll_operation *operation);
+void coll__tell_abort(struct coll_operation *operation, coll_status status, int32_t culprit,
+                      const char *text);
+void coll__ask(struct coll_operation *operation, uint32_t rank);
+coll_status coll__take_early(struct coll_operation *operation);
+void coll__drop_early(struct coll_operation *operation);
+
+/* events.c */
+void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
+                uint64_t view, const uint8_t *peer, const char *text);
+
+/* progress.c */
+void coll__lock(struct coll_engine *engine);
+void coll__unlock(struct coll_engine *engine);
+void coll__wake_driver(struct coll_engine *engine);
+/* Drive (or wait for whoever drives) until the operation is finished or `until` has passed or a
+ * signal came. Called with the lock held. */
+void coll__drive(struct coll_operation *operation, uint64_t until);
+/* The same until done(argument) holds. */
+void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *),
+                       const void *argument, uint64_t until);
+void *coll__progress_thread(void *engine);
+
+/* engine.c */
+coll_status coll__engine_create(const struct coll_engine_options *options,
+                                const uint8_t peer_id[16], struct coll_engine **engine);
+void coll__engine_destroy(struct coll_engine *engine);
+
+/* api/status.c */
+coll_status coll__error(coll_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+#define COLL_TRY(expression)                     \
+    do {                                         \
+        coll_status coll__try = (expression);    \
+        if (coll__try != COLL_OK)                \
+            return coll__try;                    \
+    } while (0)
+
+/* transport/tcp */
+extern const struct coll__transport coll__tcp_transport;
+coll_status coll__tcp_start(struct coll_engine *engine);
+void coll__tcp_stop(struct coll_engine *engine);
+/* `paused`: this process was stopped for a while; no silence counts. */
+void coll__tcp_tick(struct coll_engine *engine, uint64_t now, bool paused);
+void coll__tcp_fork_child(struct coll_engine *engine);
+coll_status coll__tcp_address(struct coll_engine *engine, uint32_t i, char *buffer,
+                              size_t length);
+coll_status coll__tcp_inject(struct coll__link *link, uint32_t fault, uint64_t after_slices);
+
+#endif

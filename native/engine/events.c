@@ -1,0 +1,26 @@
+/* What the engine tells the membership layer: a bounded queue behind an eventfd. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
+                uint64_t view, const uint8_t *peer, const char *text)
+{
+    /* Full only if nobody listens. What repeats by itself (unreachable) or is found out anew
+     * (lost) may be dropped then. */
+    if (engine->event_count == COLL__EVENT_QUEUE)
+        return;
+    struct coll_event *event =
+        &engine->events[(engine->event_head + engine->event_count) % COLL__EVENT_QUEUE];
+    memset(event, 0, sizeof *event);
+    event->kind = kind;
+    event->group = group;
+    event->view = view;
+    if (peer)
+        memcpy(event->peer, peer, sizeof event->peer);
+    snprintf(event->text, sizeof event->text, "%s", text ? text : "");
+    if (engine->event_count++ == 0)
+        coll__signal(engine->event_fd);
+}

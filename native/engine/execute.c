@@ -1,0 +1,230 @@
+/* Running a plan: slices of the segments go out as soon as the bytes they depend on are there,
+ * and what arrives is reduced or stored at once. Ranges are inherited: what came in as one slice
+ * goes on as one slice, so peers need not agree on a slice size, and the result does not depend
+ * on it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "wire/crc32c.h"
+
+static uint32_t choose_slice(const struct coll_operation *operation, uint64_t segment_bytes)
+{
+    uint32_t chosen = operation->engine->options.slice_bytes;
+    if (chosen == 0) {
+        /* Eight slices keep the pipeline busy; large ones amortise the system calls. */
+        chosen = 32 << 10;
+        while (chosen < COLL__SLICE_MAX && segment_bytes > (uint64_t)chosen * 8)
+            chosen *= 2;
+    }
+    if (operation->small && chosen > COLL__SMALL_BYTES)
+        chosen = COLL__SMALL_BYTES;
+    return chosen / operation->element * operation->element;
+}
+
+/* Queue bytes [offset, offset + length) of a SEND step's segment. */
+static coll_status send_range(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                              uint64_t length)
+{
+    struct coll_engine *engine = operation->engine;
+    const struct coll_step *step = &operation->plan->steps[index];
+    const uint8_t *source =
+        (step->source == COLL_FROM_INPUT ? operation->input : operation->output) +
+        operation->run[index].begin;
+    struct coll__flow *flow = &operation->flows[step->peer];
+    struct coll__frame frame;
+    coll__operation_frame(operation, COLL__FRAME_DATA, &frame);
+    frame.message = step->message;
+    while (length > 0) {
+        uint32_t part = length < operation->slice_bytes ? (uint32_t)length : operation->slice_bytes;
+        struct coll__slice *slice = coll__slice_new(engine);
+        if (!slice)
+            return COLL_NO_MEMORY;
+        slice->frame = frame;
+        slice->frame.offset = offset;
+        slice->frame.length = part;
+        if (operation->small) {
+            slice->owned = coll__buffer_take(engine);
+            slice->from_pool = 1;
+            if (!slice->owned) {
+                coll__slice_release(engine, slice);
+                return COLL_NO_MEMORY;
+            }
+            /* The copy outlives the operation: it may have to be sent again after it. */
+            if (engine->options.no_checksums)
+                memcpy(slice->owned, source + offset, part);
+            else
+                slice->frame.payload_crc =
+                    coll__crc32c_copy(0, slice->owned, source + offset, part);
+            slice->payload = slice->owned;
+        } else {
+            slice->payload = source + offset;
+            slice->borrow_next = operation->borrowed;
+            if (slice->borrow_next)
+                slice->borrow_next->borrow_link = &slice->borrow_next;
+            slice->borrow_link = &operation->borrowed;
+            operation->borrowed = slice;
+        }
+        slice->operation = operation;
+        operation->references++;
+        coll__flow_push(flow, slice);
+        offset += part;
+        length -= part;
+    }
+    flow->link->transport->kick(flow->link);
+    return COLL_OK;
+}
+
+/* Whether the segment still holds the caller's input when the step writes it: a rank adds to a
+ * segment before it receives the finished one. */
+static bool is_first_write(const struct coll_plan *plan, uint32_t index)
+{
+    if (plan->steps[index].kind != COLL_STEP_RECV)
+        return true;
+    for (uint32_t i = 0; i < plan->info.steps; i++)
+        if (plan->steps[i].kind == COLL_STEP_RECV_REDUCE &&
+            plan->steps[i].segment == plan->steps[index].segment)
+            return false;
+    return true;
+}
+
+coll_status coll__execute_start(struct coll_operation *operation)
+{
+    const struct coll_plan *plan = operation->plan;
+    uint32_t steps = plan->info.steps;
+    if (steps == 0)
+        return COLL_OK;
+    operation->run = calloc(steps, sizeof *operation->run);
+    if (!operation->run)
+        return COLL_NO_MEMORY;
+    uint64_t longest = 0;
+    for (uint32_t i = 0; i < steps; i++) {
+        const struct coll_step *step = &plan->steps[i];
+        struct coll__run *run = &operation->run[i];
+        uint64_t begin, end;
+        coll_segment_range(operation->call.count, plan->info.segments, step->segment, &begin, &end);
+        run->begin = begin * operation->element;
+        run->bytes = (end - begin) * operation->element;
+        run->first_dependent = run->next_dependent = -1;
+        run->first_write = is_first_write(plan, i);
+        if (run->bytes > longest)
+            longest = run->bytes;
+        if (step->kind != COLL_STEP_SEND)
+            operation->pending_bytes += run->bytes;
+    }
+    for (uint32_t i = 0; i < steps; i++) {
+        if (plan->steps[i].after >= 0) {
+            struct coll__run *before = &operation->run[plan->steps[i].after];
+            operation->run[i].next_dependent = before->first_dependent;
+            before->first_dependent = (int32_t)i;
+        }
+    }
+    operation->slice_bytes = choose_slice(operation, longest);
+    if (operation->in_place_atomic && operation->pending_bytes > 0)
+        COLL_TRY(coll__shadow_take(operation->engine, operation->call.count * operation->element,
+                                   &operation->shadow));
+    for (uint32_t i = 0; i < steps; i++)
+        if (plan->steps[i].kind == COLL_STEP_SEND && plan->steps[i].after < 0)
+            COLL_TRY(send_range(operation, i, 0, operation->run[i].bytes));
+    return COLL_OK;
+}
+
+/* The receiving step that a DATA frame belongs to, or -1 if it fits none. */
+static int32_t step_of(const struct coll_operation *operation, uint32_t rank,
+                       const struct coll__frame *frame)
+{
+    const struct coll_plan *plan = operation->plan;
+    for (uint32_t i = 0; operation->run && i < plan->info.steps; i++) {
+        const struct coll_step *step = &plan->steps[i];
+        if (step->kind == COLL_STEP_SEND || step->peer != rank || step->message != frame->message)
+            continue;
+        const struct coll__run *run = &operation->run[i];
+        if (frame->length == 0 || frame->offset > run->bytes ||
+            frame->length > run->bytes - frame->offset ||
+            frame->length > run->bytes - run->arrived ||
+            frame->offset % operation->element != 0 || frame->length % operation->element != 0)
+            return -1;
+        return (int32_t)i;
+    }
+    return -1;
+}
+
+/* Keep the input's bytes before they are overwritten for the first time. */
+static coll_status save(struct coll_operation *operation, uint64_t offset, uint64_t length)
+{
+    /* A slice whose connection broke half-way is placed twice; the second time its place holds no
+     * input any more. */
+    bool placed_twice = operation->engine->counters.connections_lost > 0;
+    for (uint32_t i = operation->saved_count; placed_twice && i-- > 0;)
+        if (operation->saved[i].offset == offset && operation->saved[i].length == length)
+            return COLL_OK;
+    if (operation->saved_count == operation->saved_capacity) {
+        uint32_t capacity = operation->saved_capacity ? operation->saved_capacity * 2 : 16;
+        struct coll__saved *saved =
+            realloc(operation->saved, capacity * sizeof *operation->saved);
+        if (!saved)
+            return COLL_NO_MEMORY;
+        operation->saved = saved;
+        operation->saved_capacity = capacity;
+    }
+    memcpy(operation->shadow + offset, operation->output + offset, length);
+    operation->saved[operation->saved_count++] = (struct coll__saved){offset, length};
+    return COLL_OK;
+}
+
+void coll__execute_restore(struct coll_operation *operation)
+{
+    for (uint32_t i = 0; i < operation->saved_count; i++) {
+        const struct coll__saved *saved = &operation->saved[i];
+        memcpy(operation->output + saved->offset, operation->shadow + saved->offset,
+               saved->length);
+    }
+    operation->saved_count = 0;
+}
+
+void coll__execute_place(struct coll_operation *operation, uint32_t rank,
+                         const struct coll__frame *frame, struct coll__placement *placement)
+{
+    int32_t index = step_of(operation, rank, frame);
+    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV)
+        return;
+    const struct coll__run *run = &operation->run[index];
+    uint64_t at = run->begin + frame->offset;
+    if (operation->shadow && run->first_write &&
+        save(operation, at, frame->length) != COLL_OK)
+        return; /* not in place, then: delivery tries again and reports */
+    placement->operation = operation;
+    placement->direct = operation->output + at;
+}
+
+coll_status coll__execute_data(struct coll_operation *operation, uint32_t rank,
+                               const struct coll__frame *frame, const uint8_t *payload,
+                               const struct coll__placement *placement)
+{
+    int32_t index = step_of(operation, rank, frame);
+    if (index < 0)
+        return COLL_INVALID_ARGUMENT;
+    const struct coll_step *step = &operation->plan->steps[index];
+    struct coll__run *run = &operation->run[index];
+    uint64_t at = run->begin + frame->offset;
+    uint8_t *output = operation->output + at;
+    if (operation->shadow && run->first_write && !(placement && placement->direct))
+        COLL_TRY(save(operation, at, frame->length));
+    if (step->kind == COLL_STEP_RECV_REDUCE) {
+        struct coll__fpenv env;
+        size_t count = frame->length / operation->element;
+        coll__fpenv_enter(&env);
+        operation->reduce(output, payload, operation->input + at, count);
+        if (step->final && operation->divide)
+            operation->divide(output, count, operation->view->size);
+        coll__fpenv_leave(&env);
+    } else if (payload != output) {
+        memcpy(output, payload, frame->length);
+    }
+    run->arrived += frame->length;
+    operation->pending_bytes -= frame->length;
+    for (int32_t i = run->first_dependent; i >= 0; i = operation->run[i].next_dependent)
+        if (operation->plan->steps[i].kind == COLL_STEP_SEND)
+            COLL_TRY(send_range(operation, (uint32_t)i, frame->offset, frame->length));
+    return COLL_OK;
+}

@@ -1,0 +1,160 @@
+/* Who makes progress when. Callers that wait drive the engine themselves; the progress thread
+ * does it when no caller has for a while, for asynchronous operations, acknowledgements,
+ * heartbeats and reconnections.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <time.h>
+
+#include "engine/engine.h"
+
+enum { BATCH = 32 };
+static const uint64_t SPIN_NS = 30000;         /* before a driver sleeps: cores are shared */
+static const uint64_t TICK_NS = 20000000;
+static const uint64_t PARK_NS = 2000000;       /* how long a caller's absence may go unnoticed */
+static const uint64_t PAUSE_NS = 1000000000;   /* a tick this late: the process was stopped */
+
+void coll__lock(struct coll_engine *engine)
+{
+    if (pthread_mutex_trylock(&engine->lock) == 0)
+        return;
+    atomic_fetch_add_explicit(&engine->wanting, 1, memory_order_relaxed);
+    pthread_mutex_lock(&engine->lock);
+    atomic_fetch_sub_explicit(&engine->wanting, 1, memory_order_relaxed);
+}
+
+void coll__unlock(struct coll_engine *engine)
+{
+    pthread_mutex_unlock(&engine->lock);
+}
+
+/* A driver that is always busy must still let other threads issue. A mutex alone is not fair
+ * enough: the one who sleeps on it loses to the one who never stops. */
+static void let_others_in(struct coll_engine *engine)
+{
+    if (atomic_load_explicit(&engine->wanting, memory_order_relaxed) == 0)
+        return;
+    pthread_mutex_unlock(&engine->lock);
+    for (int i = 0; i < 100 && atomic_load_explicit(&engine->wanting, memory_order_relaxed); i++)
+        sched_yield();
+    pthread_mutex_lock(&engine->lock);
+}
+
+void coll__wake_driver(struct coll_engine *engine)
+{
+    if (engine->driver == COLL__CALLER || !engine->thread_parked)
+        return;
+    engine->kicked = true;
+    pthread_cond_signal(&engine->thread_wake);
+}
+
+static void timed_wait(struct coll_engine *engine, pthread_cond_t *condition, uint64_t until)
+{
+    struct timespec at = {.tv_sec = (time_t)(until / 1000000000u),
+                          .tv_nsec = (long)(until % 1000000000u)};
+    pthread_cond_timedwait(condition, &engine->lock, &at);
+}
+
+static void tick(struct coll_engine *engine, uint64_t now)
+{
+    if (now < engine->next_tick)
+        return;
+    /* A process that was stopped must not blame its own silence on others. */
+    bool paused = engine->last_tick != 0 && now - engine->last_tick > PAUSE_NS;
+    engine->last_tick = now;
+    engine->next_tick = now + TICK_NS;
+    coll__tcp_tick(engine, now, paused);
+    for (struct coll_group *group = engine->groups; group; group = group->next)
+        coll__group_tick(group, now);
+}
+
+/* One turn of the driver: false if a signal interrupted it. */
+static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t spin_until,
+                 uint64_t until)
+{
+    struct epoll_event events[BATCH];
+    int count = coll__reactor_wait(&engine->reactor, events, BATCH, 0);
+    if (count == 0 && coll__now() >= spin_until) {
+        uint64_t now = coll__now();
+        uint64_t wake = engine->next_tick < until ? engine->next_tick : until;
+        coll__unlock(engine);
+        count = coll__reactor_wait(&engine->reactor, events, BATCH, wake > now ? wake - now : 0);
+        coll__lock(engine);
+        /* The thread's seat may have been taken while it slept; the events stay pending. */
+        if (engine->driver != me)
+            return true;
+    }
+    if (count > 0)
+        coll__reactor_dispatch(&engine->reactor, events, count);
+    tick(engine, coll__now());
+    let_others_in(engine);
+    return count >= 0;
+}
+
+void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *),
+                       const void *argument, uint64_t until)
+{
+    bool driving = false;
+    uint64_t spin_until = coll__now() + SPIN_NS;
+    while (!done(argument) && coll__now() < until) {
+        if (!driving && engine->driver == COLL__CALLER) {
+            /* Another caller drives; it signals when something has finished, or when it goes. */
+            uint64_t soon = coll__now() + 50000000;
+            engine->waiting_callers++;
+            timed_wait(engine, &engine->changed, soon < until ? soon : until);
+            engine->waiting_callers--;
+            continue;
+        }
+        driving = true;
+        engine->driver = COLL__CALLER;
+        engine->caller_activity++;
+        if (!turn(engine, COLL__CALLER, spin_until, until))
+            break;
+    }
+    if (!driving)
+        return;
+    engine->driver = COLL__NOBODY;
+    if (engine->waiting_callers > 0)
+        pthread_cond_broadcast(&engine->changed);
+    /* What is left to send should not wait until the thread looks up by itself. */
+    for (struct coll__link *link = engine->links; link; link = link->next)
+        if (link->control_head || link->small_flows || link->bulk_flows)
+            coll__wake_driver(engine);
+}
+
+static bool is_finished(const void *operation)
+{
+    return ((const struct coll_operation *)operation)->finished;
+}
+
+void coll__drive(struct coll_operation *operation, uint64_t until)
+{
+    coll__drive_until(operation->engine, is_finished, operation, until);
+}
+
+void *coll__progress_thread(void *argument)
+{
+    struct coll_engine *engine = argument;
+    coll__lock(engine);
+    uint64_t seen = engine->caller_activity;
+    while (!engine->stopping) {
+        bool callers_at_it = engine->driver == COLL__CALLER || engine->caller_activity != seen;
+        seen = engine->caller_activity;
+        if (callers_at_it && !engine->kicked) {
+            engine->thread_parked = true;
+            timed_wait(engine, &engine->thread_wake, coll__now() + PARK_NS);
+            engine->thread_parked = false;
+            continue;
+        }
+        engine->kicked = false;
+        if (engine->driver == COLL__CALLER)
+            continue;
+        engine->driver = COLL__THREAD;
+        turn(engine, COLL__THREAD, 0, UINT64_MAX);
+        if (engine->driver == COLL__THREAD)
+            engine->driver = COLL__NOBODY;
+    }
+    coll__unlock(engine);
+    return NULL;
+}

@@ -1,0 +1,190 @@
+/* What goes out next on a link. Control frames first, then the flows of small operations in
+ * turn, then those of large ones in turn: a small operation never queues behind a large one for
+ * longer than the slice that is half written.
+ *
+ * Data needs credit: the receiver's word that it has issued the operation, so that the payload
+ * has a place to go. Without it a bounded window per link may be filled; who wants to send more
+ * asks, and the answer comes when the operation is issued. So sockets are always drained, memory
+ * stays bounded, and no order of tags among threads can deadlock.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+static void queue_control(struct coll__link *link, struct coll__slice *slice)
+{
+    slice->next = NULL;
+    *link->control_tail = slice;
+    link->control_tail = &slice->next;
+}
+
+void coll__send_control(struct coll__link *link, const struct coll__frame *frame,
+                        const uint8_t *payload, uint32_t length)
+{
+    struct coll__slice *slice = coll__slice_new(link->engine);
+    /* Without memory for 200 bytes the frame is lost; deadlines and QUERY make up for it. */
+    if (!slice)
+        return;
+    slice->frame = *frame;
+    if (length > 0) {
+        slice->owned = malloc(length);
+        if (!slice->owned) {
+            coll__slice_release(link->engine, slice);
+            return;
+        }
+        memcpy(slice->owned, payload, length);
+        slice->payload = slice->owned;
+        slice->frame.length = length;
+    }
+    queue_control(link, slice);
+    link->transport->kick(link);
+}
+
+void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
+                           struct coll__frame *frame)
+{
+    const struct coll__view *view = operation->view;
+    *frame = (struct coll__frame){
+        .type = type,
+        .group = view->group->id,
+        .tag = operation->tag,
+        .term = view->term,
+        .view = view->number,
+        .operation = operation->number,
+        .attempt = operation->attempt,
+        .call = operation->call,
+    };
+    for (const struct coll__tag *tag = view->tags; tag; tag = tag->next)
+        if (tag->tag == operation->tag)
+            frame->watermark = tag->settled;
+}
+
+static struct coll__flow **ring_of(const struct coll__flow *flow)
+{
+    return flow->operation->small ? &flow->link->small_flows : &flow->link->bulk_flows;
+}
+
+void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice)
+{
+    slice->next = NULL;
+    if (!flow->head) {
+        struct coll__flow **ring = ring_of(flow);
+        flow->tail = &flow->head;
+        flow->blocked_since = coll__now();
+        if (*ring) {
+            flow->next = *ring;
+            flow->previous = (*ring)->previous;
+            flow->previous->next = flow;
+            flow->next->previous = flow;
+        } else {
+            flow->next = flow->previous = *ring = flow;
+        }
+    }
+    *flow->tail = slice;
+    flow->tail = &slice->next;
+}
+
+static void leave_ring(struct coll__flow *flow)
+{
+    struct coll__flow **ring = ring_of(flow);
+    flow->operation->uses[flow->rank].blocked_ns += coll__now() - flow->blocked_since;
+    flow->blocked_since = 0;
+    if (flow->next == flow) {
+        *ring = NULL;
+    } else {
+        flow->previous->next = flow->next;
+        flow->next->previous = flow->previous;
+        if (*ring == flow)
+            *ring = flow->next;
+    }
+    flow->next = flow->previous = NULL;
+}
+
+void coll__flow_drop(struct coll__flow *flow)
+{
+    if (!flow->head)
+        return;
+    struct coll_operation *operation = flow->operation;
+    operation->references++; /* the slices' references may be the last, and the flow goes too */
+    leave_ring(flow);
+    while (flow->head) {
+        struct coll__slice *slice = flow->head;
+        flow->head = slice->next;
+        coll__slice_release(operation->engine, slice);
+    }
+    coll__operation_unref(operation);
+}
+
+void coll__link_drop(struct coll__link *link)
+{
+    while (link->small_flows)
+        coll__flow_drop(link->small_flows);
+    while (link->bulk_flows)
+        coll__flow_drop(link->bulk_flows);
+    while (link->control_head) {
+        struct coll__slice *slice = link->control_head;
+        link->control_head = slice->next;
+        coll__slice_release(link->engine, slice);
+    }
+    link->control_tail = &link->control_head;
+}
+
+static bool may_go(struct coll__link *link, struct coll__flow *flow)
+{
+    if (flow->credit)
+        return true;
+    uint64_t out = link->eager_sent - link->eager_consumed_by_peer;
+    uint64_t limit = flow->operation->small ? COLL__EAGER_WINDOW : COLL__EAGER_BULK;
+    if (out + flow->head->frame.length <= limit) {
+        flow->head->frame.flags |= COLL__FLAG_EAGER;
+        link->eager_sent += flow->head->frame.length;
+        return true;
+    }
+    if (!flow->asked) {
+        flow->asked = true;
+        struct coll__slice *slice = coll__slice_new(link->engine);
+        if (slice) {
+            coll__operation_frame(flow->operation, COLL__FRAME_QUERY, &slice->frame);
+            queue_control(link, slice);
+        }
+    }
+    return false;
+}
+
+static struct coll__slice *serve(struct coll__link *link, struct coll__flow **ring)
+{
+    struct coll__flow *first = *ring;
+    for (struct coll__flow *flow = first; flow;) {
+        if (may_go(link, flow)) {
+            struct coll__slice *slice = flow->head;
+            *ring = flow->next;
+            flow->head = slice->next;
+            if (!flow->head)
+                leave_ring(flow);
+            return slice;
+        }
+        flow = flow->next == first ? NULL : flow->next;
+    }
+    return NULL;
+}
+
+struct coll__slice *coll__pull(struct coll__link *link)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        struct coll__slice *slice = link->control_head;
+        if (slice) {
+            link->control_head = slice->next;
+            if (!link->control_head)
+                link->control_tail = &link->control_head;
+            return slice;
+        }
+        slice = serve(link, &link->small_flows);
+        if (!slice)
+            slice = serve(link, &link->bulk_flows);
+        /* A second pass only to send the questions that this one may have queued. */
+        if (slice || !link->control_head)
+            return slice;
+    }
+    return NULL;
+}

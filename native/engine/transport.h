@@ -1,0 +1,111 @@
+/* The interface between the engine and its transports. The engine owns it.
+ *
+ * A transport moves slices over links and knows nothing of operations. It *pulls* from the engine
+ * when it has room (coll__pull), asks where an arriving payload belongs (coll__place), hands over
+ * what has arrived whole and verified (coll__deliver), each sequenced frame exactly once, in any
+ * order. Everything here runs under the engine's lock.
+ */
+#ifndef COLL_ENGINE_TRANSPORT_H
+#define COLL_ENGINE_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "collectives.h"
+#include "wire/frame.h"
+
+struct coll__link;
+struct coll__reactor;
+
+/* A frame on its way out. Made by the engine, owned by the transport from pull until released. */
+struct coll__slice {
+    struct coll__slice *next;           /* in whichever queue it is */
+    struct coll_operation *operation;   /* whose telemetry it counts in; NULL: control frame */
+    const uint8_t *payload;             /* NULL: none, or nobody needs it any more (VOID) */
+    uint8_t *owned;                     /* what to free with the slice; NULL: payload is borrowed
+                                         * from the operation's buffers */
+    struct coll__slice *borrow_next, **borrow_link; /* in operation->borrowed, if borrowed */
+    struct coll__frame frame;
+    uint8_t from_pool;                  /* where `owned` came from */
+};
+
+/* Where an arriving payload goes. */
+struct coll__placement {
+    struct coll_operation *operation;   /* NULL: not for an operation that is issued here */
+    uint8_t *direct;                    /* receive right there; NULL: keep it and hand it over */
+};
+
+/* A peer's data plane as one transport sees it. The transport extends this struct. */
+struct coll__link {
+    struct coll_engine *engine;
+    const struct coll__transport *transport;
+    struct coll__link *next;            /* in engine->links */
+    uint8_t peer[16];
+    char name[64];
+    uint32_t references;                /* views that use it */
+    bool up;                            /* can carry frames now */
+    bool goodbye;                       /* the peer said that it leaves */
+    bool lost_reported;
+    /* outgoing, in order of urgency */
+    struct coll__slice *control_head, **control_tail;
+    struct coll__flow *small_flows, *bulk_flows;  /* rings; NULL when empty */
+    /* eager window */
+    uint64_t eager_sent, eager_consumed_by_peer;  /* towards the peer */
+    uint64_t eager_received, eager_consumed;      /* from the peer */
+    uint64_t eager_announced;           /* the eager_consumed that the peer was last told */
+};
+
+struct coll__transport {
+    /* A new link that tries to reach `peer` until it is closed. */
+    coll_status (*open)(struct coll_engine *engine, const struct coll_peer *peer,
+                        struct coll__link **link);
+    void (*close)(struct coll__link *link);
+    /* The link may be reached with a new view's key, or at new addresses. */
+    coll_status (*update)(struct coll__link *link, const struct coll_peer *peer);
+    /* The engine has something to send on the link. */
+    void (*kick)(struct coll__link *link);
+    /* Stop touching the operation's buffers: copy what is half sent, drop what is half received. */
+    void (*revoke)(struct coll__link *link, const struct coll_operation *operation);
+    /* Everything pulled so far has been acknowledged. */
+    bool (*drained)(const struct coll__link *link);
+    /* Why the link is not up: what was tried, for people. */
+    void (*explain)(const struct coll__link *link, char *text, size_t length);
+};
+
+/* ---- what a transport calls ------------------------------------------------------------- */
+
+/* The next slice to send on the link, NULL if there is none that may go now. */
+struct coll__slice *coll__pull(struct coll__link *link);
+/* The transport is done with the slice. */
+void coll__slice_release(struct coll_engine *engine, struct coll__slice *slice);
+/* The payload that the slice must now carry itself, because its operation's buffers are going
+ * away: copies it. On lack of memory the payload is dropped (the frame becomes VOID). */
+void coll__slice_detach(struct coll_engine *engine, struct coll__slice *slice);
+/* Before a payload is received. Not called for duplicates. */
+void coll__place(struct coll__link *link, const struct coll__frame *frame,
+                 struct coll__placement *placement);
+/* A sequenced frame has arrived, whole and verified. `payload` is placement->direct or the
+ * transport's own buffer. Anything but COLL_OK: the peer talks nonsense, drop the connection. */
+coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,
+                          const uint8_t *payload, const struct coll__placement *placement);
+/* The piggybacked `consumed` counter of any frame. */
+void coll__peer_consumed(struct coll__link *link, uint64_t consumed);
+/* The link can carry frames (again), or can not. */
+void coll__link_up(struct coll__link *link);
+void coll__link_down(struct coll__link *link);
+/* Evidence that the peer is dead. */
+void coll__link_lost(struct coll__link *link, const char *text);
+/* The key of a view that links group `group` to `peer`, NULL if this engine has no such view. */
+const uint8_t *coll__view_key(struct coll_engine *engine, uint32_t group, uint64_t term,
+                              uint64_t number, const uint8_t peer[16]);
+/* Any view whose key this link may be dialled with; false: none. */
+bool coll__view_for_link(const struct coll__link *link, uint32_t *group, uint64_t *term,
+                         uint64_t *number, const uint8_t **key);
+struct coll__link *coll__link_find(struct coll_engine *engine, const uint8_t peer[16]);
+void coll__link_init(struct coll__link *link, struct coll_engine *engine,
+                     const struct coll__transport *transport, const struct coll_peer *peer);
+/* Account a slice that left, or a payload that came: telemetry of its operation and link. */
+void coll__count_sent(struct coll__link *link, struct coll__slice *slice, uint64_t bytes,
+                      bool again);
+
+#endif

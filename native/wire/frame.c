@@ -1,0 +1,105 @@
+/* Encoding and decoding of frame headers. The decoder sees bytes from outside: it checks before
+ * it believes, and allocates nothing. */
+#include "wire/frame.h"
+
+#include "wire/bytes.h"
+#include "wire/crc32c.h"
+
+enum { MAGIC = 0xC011, CRC_AT = COLL__FRAME_BYTES - 4 };
+
+void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME_BYTES])
+{
+    coll__put16(out + 0, MAGIC);
+    out[2] = COLL__WIRE_VERSION;
+    out[3] = frame->type;
+    coll__put16(out + 4, frame->flags);
+    coll__put16(out + 6, COLL__FRAME_BYTES);
+    coll__put32(out + 8, frame->length);
+    coll__put32(out + 12, frame->payload_crc);
+    coll__put64(out + 16, frame->sequence);
+    coll__put64(out + 24, frame->acknowledged);
+    coll__put64(out + 32, frame->consumed);
+    coll__put32(out + 40, frame->group);
+    coll__put32(out + 44, frame->tag);
+    coll__put64(out + 48, frame->term);
+    coll__put64(out + 56, frame->view);
+    coll__put64(out + 64, frame->operation);
+    coll__put64(out + 72, frame->watermark);
+    coll__put32(out + 80, frame->attempt);
+    coll__put32(out + 84, frame->message);
+    coll__put64(out + 88, frame->offset);
+    out[96] = frame->call.kind;
+    out[97] = frame->call.dtype;
+    out[98] = frame->call.op;
+    out[99] = frame->call.codec;
+    coll__put32(out + 100, frame->call.root);
+    coll__put64(out + 104, frame->call.count);
+    memset(out + 112, 0, 12); /* reserved: round epoch */
+    coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
+}
+
+coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll__frame *frame)
+{
+    if (coll__get16(in) != MAGIC || coll__get32(in + CRC_AT) != coll__crc32c(0, in, CRC_AT))
+        return COLL_INVALID_ARGUMENT;
+    if (in[2] != COLL__WIRE_VERSION)
+        return COLL_MISMATCH;
+    if (in[3] == 0 || in[3] >= COLL__FRAME_TYPE_END || coll__get16(in + 6) != COLL__FRAME_BYTES ||
+        coll__get32(in + 8) > COLL__PAYLOAD_MAX)
+        return COLL_INVALID_ARGUMENT;
+    frame->type = in[3];
+    frame->flags = coll__get16(in + 4);
+    frame->length = coll__get32(in + 8);
+    frame->payload_crc = coll__get32(in + 12);
+    frame->sequence = coll__get64(in + 16);
+    frame->acknowledged = coll__get64(in + 24);
+    frame->consumed = coll__get64(in + 32);
+    frame->group = coll__get32(in + 40);
+    frame->tag = coll__get32(in + 44);
+    frame->term = coll__get64(in + 48);
+    frame->view = coll__get64(in + 56);
+    frame->operation = coll__get64(in + 64);
+    frame->watermark = coll__get64(in + 72);
+    frame->attempt = coll__get32(in + 80);
+    frame->message = coll__get32(in + 84);
+    frame->offset = coll__get64(in + 88);
+    frame->call.kind = in[96];
+    frame->call.dtype = in[97];
+    frame->call.op = in[98];
+    frame->call.codec = in[99];
+    frame->call.root = coll__get32(in + 100);
+    frame->call.count = coll__get64(in + 104);
+    return COLL_OK;
+}
+
+uint32_t coll__abort_encode(const struct coll__abort *abort, uint8_t *out)
+{
+    uint32_t length =
+        abort->text_length < COLL__ABORT_TEXT_MAX ? abort->text_length : COLL__ABORT_TEXT_MAX;
+    coll__put32(out, abort->status);
+    coll__put32(out + 4, (uint32_t)abort->culprit);
+    coll__put32(out + 8, length);
+    memcpy(out + COLL__ABORT_BYTES, abort->text, length);
+    return COLL__ABORT_BYTES + length;
+}
+
+coll_status coll__abort_decode(const uint8_t *in, uint32_t length, struct coll__abort *abort)
+{
+    if (length < COLL__ABORT_BYTES || coll__get32(in + 8) > COLL__ABORT_TEXT_MAX ||
+        coll__get32(in + 8) != length - COLL__ABORT_BYTES)
+        return COLL_INVALID_ARGUMENT;
+    uint32_t status = coll__get32(in);
+    if (status <= COLL_IN_PROGRESS || status > COLL_FORKED)
+        return COLL_INVALID_ARGUMENT;
+    abort->status = status;
+    abort->culprit = (int32_t)coll__get32(in + 4);
+    abort->text = (const char *)in + COLL__ABORT_BYTES;
+    abort->text_length = length - COLL__ABORT_BYTES;
+    return COLL_OK;
+}
+
+bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b)
+{
+    return a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->codec == b->codec &&
+           a->root == b->root && a->count == b->count;
+}

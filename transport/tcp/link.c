@@ -1,0 +1,309 @@
+/* What makes several unreliable connections one reliable link. Every frame but ALIVE has a
+ * sequence number of the link; the sender keeps it until the peer has acknowledged it, and sends
+ * it again on another connection if the one that carried it breaks; the receiver knows by the
+ * number what it has had already.
+ *
+ * Payloads are kept by reference where the operation's buffers hold them. They may have been
+ * overwritten by the time of a second sending, but only after the receiver had them (the plan
+ * guarantees it), so the second copy is dropped as a duplicate before anyone looks at its bytes.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "transport/tcp/tcp.h"
+
+static const uint64_t ACK_DELAY_NS = 15000000;
+static const uint64_t GRACE_NS = 300000000; /* a live peer whose link broke comes back by then */
+
+static coll_status set_addresses(struct tcp_link *link, const struct coll_peer *peer)
+{
+    union tcp_address parsed[COLL__ADDRESSES];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < peer->address_count && count < COLL__ADDRESSES; i++)
+        COLL_TRY(coll__tcp_parse(peer->addresses[i], &parsed[count++]));
+    memcpy(link->addresses, parsed, sizeof parsed[0] * count);
+    link->address_count = count;
+    return COLL_OK;
+}
+
+static coll_status link_open(struct coll_engine *engine, const struct coll_peer *peer,
+                             struct coll__link **out)
+{
+    struct tcp_link *link = calloc(1, sizeof *link);
+    if (!link)
+        return COLL_NO_MEMORY;
+    coll__link_init(&link->base, engine, &coll__tcp_transport, peer);
+    coll_status status = set_addresses(link, peer);
+    if (status != COLL_OK) {
+        free(link);
+        return status;
+    }
+    link->next_sequence = 1;
+    uint64_t now = coll__now();
+    link->last_heard = link->last_sent = now;
+    link->next_dial = coll__tcp_dials_first(link) ? now : now + 250000000;
+    *out = &link->base;
+    return COLL_OK;
+}
+
+static coll_status link_update(struct coll__link *base, const struct coll_peer *peer)
+{
+    return set_addresses((struct tcp_link *)base, peer);
+}
+
+static void forget_transmission(struct tcp_connection *connection)
+{
+    if (connection->orphan)
+        coll__slice_release(connection->engine, connection->slice);
+    connection->orphan = connection->sending = false;
+    connection->slice = NULL;
+    free(connection->corrupted);
+    connection->corrupted = NULL;
+}
+
+static void link_close(struct coll__link *base)
+{
+    struct tcp_link *link = (struct tcp_link *)base;
+    coll__tcp_drop_dials(link);
+    while (link->open) {
+        struct tcp_connection *connection = link->open;
+        link->open = connection->next;
+        forget_transmission(connection);
+        connection->failed = true;
+        base->engine->counters.open_connections--;
+        coll__watch_bury(&base->engine->reactor, &connection->watch);
+    }
+    for (uint32_t i = 0; i < COLL__WINDOW; i++)
+        if (link->window[i].slice)
+            coll__slice_release(base->engine, link->window[i].slice);
+    free(link);
+}
+
+void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
+{
+    struct coll_engine *engine = link->base.engine;
+    if (connection->dialed) {
+        coll__tcp_remove(&link->dials, connection);
+        link->dial_count--;
+        link->good_address = connection->address;
+    }
+    connection->link = link;
+    connection->state = TCP_OPEN;
+    connection->next = link->open;
+    link->open = connection;
+    link->open_count++;
+    engine->counters.open_connections++;
+    coll__watch_change(&engine->reactor, &connection->watch, COLL__READABLE);
+    coll__tcp_choose_congestion(engine, connection->watch.fd);
+    uint64_t now = coll__now();
+    link->last_heard = now;
+    link->failures = link->refusals = link->round = 0;
+    link->next_dial = now;
+    if (!link->base.up) {
+        if (link->was_up)
+            engine->counters.reconnects++;
+        link->was_up = true;
+        link->down_since = 0;
+        coll__tcp_drop_dials(link);
+        coll__link_up(&link->base);
+    }
+    /* The other side may have missed our acknowledgements with the old connection. */
+    link->acknowledge_now = link->received > 0;
+    coll__tcp_dial(link, now);
+    coll__tcp_pump(link);
+}
+
+void coll__tcp_fail(struct tcp_connection *connection, const char *why)
+{
+    struct tcp_link *link = connection->link;
+    if (connection->failed)
+        return;
+    connection->failed = true;
+    connection->engine->counters.connections_lost++;
+    connection->engine->counters.open_connections--;
+    snprintf(link->why, sizeof link->why, "%s", why);
+    coll__tcp_remove(&link->open, connection);
+    link->open_count--;
+    forget_transmission(connection);
+    for (uint64_t n = link->acknowledged + 1; n < link->next_sequence; n++) {
+        struct tcp_entry *entry = &link->window[n % COLL__WINDOW];
+        if (entry->slice && entry->by == connection) {
+            entry->by = NULL;
+            link->to_resend++;
+        }
+    }
+    coll__watch_bury(&connection->engine->reactor, &connection->watch);
+    uint64_t now = coll__now();
+    if (!link->open) {
+        link->down_since = now;
+        link->failures = link->refusals = link->round = 0;
+        coll__link_down(&link->base);
+    }
+    /* The one who dials first does so at once; the other gives it a moment. */
+    link->next_dial = coll__tcp_dials_first(link) ? now : now + GRACE_NS / 6;
+    coll__tcp_dial(link, now);
+    coll__tcp_pump(link);
+}
+
+/* ---- acknowledgements ----------------------------------------------------------------------- */
+
+void coll__tcp_acknowledged(struct tcp_link *link, uint64_t upto)
+{
+    if (upto <= link->acknowledged || upto >= link->next_sequence)
+        return;
+    for (uint64_t n = link->acknowledged + 1; n <= upto; n++) {
+        struct tcp_entry *entry = &link->window[n % COLL__WINDOW];
+        struct coll__slice *slice = entry->slice;
+        struct tcp_connection *by = entry->by;
+        if (!slice)
+            continue;
+        *entry = (struct tcp_entry){0};
+        if (!by)
+            link->to_resend--;
+        if (slice->owned)
+            link->retained_bytes -= slice->frame.length;
+        if (by && by->sending && by->slice == slice)
+            by->orphan = true; /* it is being sent again, half-way through */
+        else
+            coll__slice_release(link->base.engine, slice);
+    }
+    link->acknowledged = upto;
+}
+
+bool coll__tcp_is_new(const struct tcp_link *link, uint64_t sequence)
+{
+    return sequence > link->received &&
+           !(link->ahead[sequence % COLL__WINDOW / 64] >> (sequence % 64) & 1);
+}
+
+void coll__tcp_mark(struct tcp_link *link, const struct coll__frame *frame)
+{
+    uint64_t sequence = frame->sequence;
+    link->ahead[sequence % COLL__WINDOW / 64] |= (uint64_t)1 << (sequence % 64);
+    for (uint64_t next = link->received + 1;
+         link->ahead[next % COLL__WINDOW / 64] >> (next % 64) & 1; next++) {
+        link->ahead[next % COLL__WINDOW / 64] &= ~((uint64_t)1 << (next % 64));
+        link->received = next;
+    }
+    link->unacknowledged++;
+    link->unacknowledged_bytes += frame->length;
+    if (link->unacknowledged >= COLL__WINDOW / 16 || link->unacknowledged_bytes >= 1 << 20 ||
+        (frame->flags & COLL__FLAG_ACK_NOW))
+        link->acknowledge_now = true;
+}
+
+/* ---- what the engine asks ------------------------------------------------------------------ */
+
+static void link_revoke(struct coll__link *base, const struct coll_operation *operation)
+{
+    struct tcp_link *link = (struct tcp_link *)base;
+    for (struct tcp_connection *at = link->open; at; at = at->next) {
+        if (at->sending && at->slice && at->slice->operation == operation &&
+            at->slice->borrow_link) {
+            coll__slice_detach(base->engine, at->slice);
+            /* Without memory for the copy the frame cannot be finished. */
+            if (!at->slice->payload)
+                coll__tcp_fail(at, "out of memory");
+            else if (!at->corrupted)
+                at->payload = at->slice->payload;
+            link_revoke(base, operation);
+            return;
+        }
+        if (at->in_payload && at->placement.operation == operation) {
+            at->placement = (struct coll__placement){0};
+            at->discard = true;
+        }
+    }
+}
+
+static bool link_drained(const struct coll__link *base)
+{
+    const struct tcp_link *link = (const struct tcp_link *)base;
+    return link->acknowledged + 1 == link->next_sequence;
+}
+
+static void link_kick(struct coll__link *base)
+{
+    coll__tcp_pump((struct tcp_link *)base);
+}
+
+static void link_explain(const struct coll__link *base, char *text, size_t length)
+{
+    const struct tcp_link *link = (const struct tcp_link *)base;
+    if (link->why[0])
+        snprintf(text, length, "%s", link->why);
+    else if (link->address_count == 0)
+        snprintf(text, length, "it told no address, and has not dialled us");
+    else {
+        char address[80];
+        coll__tcp_format(&link->addresses[0], address, sizeof address);
+        snprintf(text, length, "%s: no answer yet", address);
+    }
+}
+
+static void report_death(struct tcp_link *link, uint64_t now)
+{
+    const struct coll_engine_options *options = &link->base.engine->options;
+    char text[200];
+    if (!link->was_up || options->no_detection)
+        return;
+    if (link->base.up) {
+        if (now - link->last_heard <= options->detection_ns)
+            return;
+        snprintf(text, sizeof text, "nothing was heard of it for %.1f s",
+                 (double)(now - link->last_heard) / 1e9);
+    } else {
+        uint64_t down = now - link->down_since;
+        bool refused = link->refusals >= 3 && link->refusals >= link->address_count &&
+                       link->refusals == link->failures && down >= GRACE_NS;
+        if (!refused && down <= options->detection_ns && !link->base.goodbye)
+            return;
+        if (link->base.goodbye)
+            snprintf(text, sizeof text, "it said goodbye and closed its connections");
+        else
+            snprintf(text, sizeof text, "its connections broke %.1f s ago and %s (%s)",
+                     (double)down / 1e9,
+                     refused ? "its port refuses new ones" : "it cannot be reached any more",
+                     link->why);
+    }
+    coll__link_lost(&link->base, text);
+}
+
+void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused)
+{
+    if (paused) {
+        link->last_heard = now;
+        if (link->down_since)
+            link->down_since = now;
+    }
+    coll__tcp_dial(link, now);
+    report_death(link, now);
+    bool due = link->unacknowledged > 0 || link->base.eager_consumed != link->base.eager_announced;
+    if (now - link->last_sent >= link->base.engine->options.heartbeat_ns ||
+        (due && now - link->last_sent >= ACK_DELAY_NS))
+        link->acknowledge_now = true;
+    if (link->acknowledge_now)
+        coll__tcp_pump(link);
+}
+
+coll_status coll__tcp_inject(struct coll__link *base, uint32_t fault, uint64_t after_slices)
+{
+    struct tcp_link *link = (struct tcp_link *)base;
+    if (fault != COLL_FAULT_CUT_CONNECTION && fault != COLL_FAULT_FLIP_BIT)
+        return coll__error(COLL_INVALID_ARGUMENT, "%u is no fault", fault);
+    link->fault = fault;
+    link->fault_after = after_slices;
+    return COLL_OK;
+}
+
+const struct coll__transport coll__tcp_transport = {
+    .open = link_open,
+    .close = link_close,
+    .update = link_update,
+    .kick = link_kick,
+    .revoke = link_revoke,
+    .drained = link_drained,
+    .explain = link_explain,
+};

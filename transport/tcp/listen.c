@@ -1,0 +1,265 @@
+/* Listening and accepting. Whoever connects is a stranger until the hello has proved otherwise:
+ * he gets little memory, little time, and there are only so many of him. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "transport/tcp/tcp.h"
+
+static const uint64_t HELLO_NS = 3000000000;
+
+void coll__tcp_remove(struct tcp_connection **list, struct tcp_connection *connection)
+{
+    while (*list && *list != connection)
+        list = &(*list)->next;
+    if (*list)
+        *list = connection->next;
+}
+
+void coll__tcp_connection_dispose(struct coll__watch *watch)
+{
+    struct tcp_connection *connection = (struct tcp_connection *)watch;
+    free(connection->buffer);
+    free(connection->staging);
+    free(connection->corrupted);
+    free(connection);
+}
+
+struct tcp_connection *coll__tcp_connection_new(struct coll_engine *engine, int fd,
+                                                enum tcp_state state)
+{
+    struct tcp_connection *connection = calloc(1, sizeof *connection);
+    if (!connection)
+        return NULL;
+    connection->engine = engine;
+    connection->state = state;
+    connection->deadline = coll__now() + HELLO_NS;
+    connection->watch =
+        (struct coll__watch){.fd = fd, .ready = coll__tcp_ready,
+                             .dispose = coll__tcp_connection_dispose};
+    uint32_t events = state == TCP_CONNECTING ? COLL__WRITABLE : COLL__READABLE;
+    connection->buffer = malloc(COLL__READ_BYTES);
+    if (!connection->buffer ||
+        coll__watch_add(&engine->reactor, &connection->watch, events) != COLL_OK) {
+        free(connection->buffer);
+        free(connection);
+        return NULL;
+    }
+    return connection;
+}
+
+static void drop_stranger(struct tcp *tcp, struct tcp_connection *connection)
+{
+    coll__tcp_remove(&tcp->strangers, connection);
+    tcp->stranger_count--;
+    coll__watch_bury(&tcp->engine->reactor, &connection->watch);
+}
+
+static void accept_ready(struct coll__watch *watch, uint32_t events)
+{
+    (void)events;
+    struct tcp_listener *listener = (struct tcp_listener *)watch;
+    struct tcp *tcp = listener->tcp;
+    for (int i = 0; i < 16; i++) {
+        int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+                /* It would be reported again at once, and nothing changes until then. */
+                listener->muted = true;
+                coll__watch_change(&tcp->engine->reactor, watch, 0);
+            }
+            return;
+        }
+        if (tcp->stranger_count >= COLL__PENDING) {
+            struct tcp_connection *oldest = tcp->strangers;
+            while (oldest->next)
+                oldest = oldest->next;
+            tcp->engine->counters.refused_silent++;
+            drop_stranger(tcp, oldest);
+        }
+        coll__tcp_socket_options(tcp->engine, fd);
+        struct tcp_connection *connection =
+            coll__tcp_connection_new(tcp->engine, fd, TCP_AWAIT_HELLO);
+        if (!connection) {
+            close(fd);
+            return;
+        }
+        connection->next = tcp->strangers;
+        tcp->strangers = connection;
+        tcp->stranger_count++;
+    }
+}
+
+static int listen_at(const union tcp_address *wanted, uint16_t port, union tcp_address *got)
+{
+    union tcp_address address = *wanted;
+    coll__tcp_set_port(&address, port);
+    int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    int on = 1, off = 0;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (address.any.sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY,
+                   IN6_IS_ADDR_UNSPECIFIED(&address.v6.sin6_addr) ? &off : &on, sizeof on);
+    socklen_t length = sizeof *got;
+    if (bind(fd, &address.any, coll__tcp_length(&address)) < 0 || listen(fd, 128) < 0 ||
+        getsockname(fd, &got->any, &length) < 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+static coll_status add_listener(struct tcp *tcp, const union tcp_address *wanted)
+{
+    const struct coll_engine_options *options = &tcp->engine->options;
+    struct tcp_listener *listener = &tcp->listeners[tcp->listener_count];
+    /* Several addresses should share a port, so that one firewall rule will do. */
+    uint32_t low = options->port_low, high = options->port_high;
+    if (tcp->listener_count > 0)
+        low = high = coll__tcp_port(&tcp->listeners[0].address);
+    int fd = -1;
+    for (uint32_t port = low; port <= high && fd < 0; port++)
+        fd = listen_at(wanted, (uint16_t)port, &listener->address);
+    if (fd < 0 && errno == EAFNOSUPPORT && wanted->any.sa_family == AF_INET6 &&
+        IN6_IS_ADDR_UNSPECIFIED(&wanted->v6.sin6_addr)) {
+        union tcp_address v4 = {.v4 = {.sin_family = AF_INET}};
+        for (uint32_t port = low; port <= high && fd < 0; port++)
+            fd = listen_at(&v4, (uint16_t)port, &listener->address);
+    }
+    if (fd < 0) {
+        int error = errno;
+        char host[80];
+        coll__tcp_format(wanted, host, sizeof host);
+        return coll__error(COLL_SYSTEM_ERROR,
+                           "cannot listen on %s (ports %u to %u): %s; choose another bind address "
+                           "or port_range",
+                           host, low, high, strerror(error));
+    }
+    listener->tcp = tcp;
+    listener->watch = (struct coll__watch){.fd = fd, .ready = accept_ready};
+    tcp->listener_count++;
+    COLL_TRY(coll__watch_add(&tcp->engine->reactor, &listener->watch, COLL__READABLE));
+    coll__tcp_expand(&listener->address, tcp->advertised, &tcp->advertised_count);
+    return COLL_OK;
+}
+
+coll_status coll__tcp_start(struct coll_engine *engine)
+{
+    struct tcp *tcp = calloc(1, sizeof *tcp);
+    if (!tcp)
+        return COLL_NO_MEMORY;
+    tcp->engine = engine;
+    engine->tcp = tcp;
+    union tcp_address list[COLL__ADDRESSES];
+    uint32_t count;
+    COLL_TRY(coll__tcp_bind_list(engine->options.bind, engine->options.interface, list, &count));
+    for (uint32_t i = 0; i < count && i < COLL__LISTENERS; i++)
+        COLL_TRY(add_listener(tcp, &list[i]));
+    return COLL_OK;
+}
+
+void coll__tcp_stop(struct coll_engine *engine)
+{
+    struct tcp *tcp = engine->tcp;
+    if (!tcp)
+        return;
+    while (tcp->strangers)
+        drop_stranger(tcp, tcp->strangers);
+    for (uint32_t i = 0; i < tcp->listener_count; i++)
+        close(tcp->listeners[i].watch.fd);
+    free(tcp);
+    engine->tcp = NULL;
+}
+
+coll_status coll__tcp_address(struct coll_engine *engine, uint32_t i, char *buffer, size_t length)
+{
+    const struct tcp *tcp = engine->tcp;
+    if (i >= tcp->advertised_count)
+        return COLL_INVALID_ARGUMENT;
+    coll__tcp_format(&tcp->advertised[i], buffer, length);
+    return COLL_OK;
+}
+
+void coll__tcp_tick(struct coll_engine *engine, uint64_t now, bool paused)
+{
+    struct tcp *tcp = engine->tcp;
+    for (uint32_t i = 0; i < tcp->listener_count; i++) {
+        if (tcp->listeners[i].muted) {
+            tcp->listeners[i].muted = false;
+            coll__watch_change(&engine->reactor, &tcp->listeners[i].watch, COLL__READABLE);
+        }
+    }
+    struct tcp_connection *connection = tcp->strangers;
+    while (connection) {
+        struct tcp_connection *next = connection->next;
+        if (now >= connection->deadline) {
+            engine->counters.refused_silent++;
+            drop_stranger(tcp, connection);
+        }
+        connection = next;
+    }
+    struct coll__link *link = engine->links;
+    while (link) {
+        struct coll__link *next = link->next;
+        if (link->transport == &coll__tcp_transport)
+            coll__tcp_link_tick((struct tcp_link *)link, now, paused);
+        link = next;
+    }
+}
+
+static void close_all(struct tcp_connection *connection)
+{
+    for (; connection; connection = connection->next)
+        if (connection->watch.fd >= 0)
+            close(connection->watch.fd);
+}
+
+void coll__tcp_fork_child(struct coll_engine *engine)
+{
+    /* Runs in the child, where only this thread exists: closes, frees nothing, takes no lock. */
+    struct tcp *tcp = engine->tcp;
+    for (uint32_t i = 0; i < tcp->listener_count; i++)
+        close(tcp->listeners[i].watch.fd);
+    close_all(tcp->strangers);
+    for (struct coll__link *link = engine->links; link; link = link->next) {
+        close_all(((struct tcp_link *)link)->open);
+        close_all(((struct tcp_link *)link)->dials);
+    }
+}
+
+void coll__tcp_ready(struct coll__watch *watch, uint32_t events)
+{
+    struct tcp_connection *connection = (struct tcp_connection *)watch;
+    switch (connection->state) {
+    case TCP_CONNECTING: {
+        int error = 0;
+        socklen_t length = sizeof error;
+        getsockopt(watch->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        if (error != 0)
+            coll__tcp_dial_failed(connection, error, strerror(error));
+        else
+            coll__tcp_say_hello(connection);
+        return;
+    }
+    case TCP_AWAIT_HELLO:
+    case TCP_AWAIT_WELCOME:
+    case TCP_AWAIT_PROOF:
+        coll__tcp_handshake(connection);
+        return;
+    case TCP_OPEN:
+        if (events & COLL__WRITABLE) {
+            connection->blocked = false;
+            coll__tcp_send(connection);
+        }
+        if (!connection->failed && (events & ~(uint32_t)COLL__WRITABLE))
+            coll__tcp_receive(connection);
+        return;
+    }
+}

@@ -1,0 +1,204 @@
+/* From a socket to the engine. Headers and small payloads come through a small buffer; the rest
+ * of a large payload is received where it belongs, or into a staging buffer that stays in the
+ * cache until it is reduced. The CRC is taken piece by piece, while the piece is still hot. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "engine/engine.h"
+#include "transport/tcp/tcp.h"
+#include "wire/crc32c.h"
+
+enum { BUDGET = 4 << 20 }; /* bytes of one connection before the others get a turn */
+
+static void nonsense(struct tcp_connection *connection, const char *why)
+{
+    if (connection->failed)
+        return;
+    connection->engine->counters.corrupt_frames++;
+    coll__tcp_fail(connection, why);
+}
+
+/* The payload is whole. */
+static void finish(struct tcp_connection *connection, const uint8_t *payload)
+{
+    struct tcp_link *link = connection->link;
+    const struct coll__frame *frame = &connection->frame;
+    struct coll__placement placement = connection->placement;
+    connection->in_payload = false;
+    connection->placement = (struct coll__placement){0};
+    connection->engine->counters.received_bytes += COLL__FRAME_BYTES + frame->length;
+    if (!coll__tcp_is_new(link, frame->sequence)) {
+        /* Not looked at: its bytes may have been overwritten at the sender. */
+        connection->engine->counters.duplicate_slices++;
+        link->acknowledge_now = true;
+        return;
+    }
+    if (!connection->discard && frame->length > 0 && !(frame->flags & COLL__FLAG_NO_CRC) &&
+        connection->crc != frame->payload_crc) {
+        nonsense(connection, "a payload arrived corrupt");
+        return;
+    }
+    coll__tcp_mark(link, frame);
+    if (coll__deliver(&link->base, frame, payload, &placement) != COLL_OK)
+        nonsense(connection, "a frame made no sense");
+}
+
+/* Make room for a payload without a place. */
+static bool stage(struct tcp_connection *connection, uint32_t length)
+{
+    if (connection->staging_bytes >= length)
+        return true;
+    uint32_t bytes = length <= COLL__SLICE_MAX ? COLL__SLICE_MAX : length;
+    uint8_t *staging = malloc(bytes);
+    if (!staging)
+        return false;
+    free(connection->staging);
+    connection->staging = staging;
+    connection->staging_bytes = bytes;
+    return true;
+}
+
+/* A header is complete: everything that can be refused is refused here. */
+static bool take_header(struct tcp_connection *connection)
+{
+    struct tcp_link *link = connection->link;
+    struct coll__frame *frame = &connection->frame;
+    if (coll__frame_decode(connection->buffer + connection->at, frame) != COLL_OK) {
+        nonsense(connection, "a frame's header arrived corrupt");
+        return false;
+    }
+    connection->at += COLL__FRAME_BYTES;
+    coll__tcp_acknowledged(link, frame->acknowledged);
+    coll__peer_consumed(&link->base, frame->consumed);
+    bool alive = frame->type == COLL__FRAME_ALIVE;
+    if (alive != (frame->sequence == 0) || (alive && frame->length > 0) ||
+        frame->sequence > link->received + COLL__WINDOW) {
+        nonsense(connection, "a frame's number made no sense");
+        return false;
+    }
+    if (alive) {
+        connection->engine->counters.received_bytes += COLL__FRAME_BYTES;
+        return true;
+    }
+    connection->in_payload = true;
+    connection->discard = !coll__tcp_is_new(link, frame->sequence);
+    connection->got = connection->crc = 0;
+    if (!connection->discard && frame->length > 0)
+        coll__place(&link->base, frame, &connection->placement);
+    return true;
+}
+
+/* Use what the buffer holds of the payload. */
+static void take_buffered(struct tcp_connection *connection)
+{
+    const struct coll__frame *frame = &connection->frame;
+    uint32_t left = connection->have - connection->at;
+    uint32_t part = frame->length - connection->got < left ? frame->length - connection->got : left;
+    const uint8_t *from = connection->buffer + connection->at;
+    uint8_t *direct = connection->placement.direct;
+    connection->at += part;
+    if (connection->got == 0 && part == frame->length && !direct) {
+        /* Whole, and without a place: reduced right out of the buffer. */
+        connection->crc = frame->flags & COLL__FLAG_NO_CRC ? 0 : coll__crc32c(0, from, part);
+        finish(connection, from);
+        return;
+    }
+    if (!direct && !connection->discard && !stage(connection, frame->length)) {
+        coll__tcp_fail(connection, "out of memory");
+        return;
+    }
+    if (!connection->discard) {
+        uint8_t *to = (direct ? direct : connection->staging) + connection->got;
+        if (frame->flags & COLL__FLAG_NO_CRC)
+            memcpy(to, from, part);
+        else
+            connection->crc = coll__crc32c_copy(connection->crc, to, from, part);
+    }
+    connection->got += part;
+    if (connection->got == frame->length)
+        finish(connection, direct ? direct : connection->staging);
+}
+
+/* Interpret the buffer as far as it goes. */
+static void parse(struct tcp_connection *connection)
+{
+    while (!connection->failed) {
+        if (connection->in_payload)
+            take_buffered(connection);
+        else if (connection->have - connection->at < COLL__FRAME_BYTES || !take_header(connection))
+            break;
+        if (connection->in_payload && connection->at == connection->have &&
+            connection->frame.length > 0)
+            break;
+    }
+    if (connection->failed)
+        return;
+    uint32_t left = connection->have - connection->at;
+    if (left > 0 && connection->at > 0)
+        memmove(connection->buffer, connection->buffer + connection->at, left);
+    connection->have = left;
+    connection->at = 0;
+}
+
+/* One recv(). Returns the bytes, 0 when there are none now or the connection is gone. */
+static uint32_t read_some(struct tcp_connection *connection, uint8_t *to, uint32_t length)
+{
+    ssize_t got = recv(connection->watch.fd, to, length, MSG_DONTWAIT);
+    if (got > 0) {
+        connection->link->last_heard = coll__now();
+        return (uint32_t)got;
+    }
+    if (got == 0)
+        coll__tcp_fail(connection, "it closed the connection");
+    else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        coll__tcp_fail(connection, strerror(errno));
+    return 0;
+}
+
+/* The rest of a large payload, straight to where it goes. */
+static uint32_t read_payload(struct tcp_connection *connection)
+{
+    const struct coll__frame *frame = &connection->frame;
+    uint8_t *direct = connection->placement.direct;
+    uint32_t left = frame->length - connection->got;
+    if (!direct && !stage(connection, frame->length)) {
+        coll__tcp_fail(connection, "out of memory");
+        return 0;
+    }
+    uint8_t *base = direct ? direct : connection->staging;
+    uint32_t part = read_some(connection, base + connection->got, left);
+    if (part == 0)
+        return 0;
+    if (!connection->discard && !(frame->flags & COLL__FLAG_NO_CRC))
+        connection->crc = coll__crc32c(connection->crc, base + connection->got, part);
+    connection->got += part;
+    if (connection->got == frame->length)
+        finish(connection, base);
+    return part;
+}
+
+void coll__tcp_receive(struct tcp_connection *connection)
+{
+    struct tcp_link *link = connection->link;
+    for (uint32_t taken = 0; taken < BUDGET && !connection->failed;) {
+        uint32_t wanted, got;
+        if (connection->in_payload) {
+            wanted = connection->frame.length - connection->got;
+            got = read_payload(connection);
+        } else {
+            wanted = COLL__READ_BYTES - connection->have;
+            got = read_some(connection, connection->buffer + connection->have, wanted);
+            connection->have += got;
+            parse(connection);
+        }
+        /* A short read has emptied the socket; epoll tells when there is more. */
+        if (got < wanted)
+            break;
+        taken += got;
+    }
+    if (link->acknowledge_now || link->base.control_head || link->base.small_flows ||
+        link->base.bulk_flows || link->to_resend)
+        coll__tcp_pump(link);
+}
