@@ -27,9 +27,7 @@ def declarations(header: str) -> str:
     text = re.sub(r"^#ifdef __cplusplus\n.*?^#endif\n", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = []
     for line in text.splitlines():
-        if not line.lstrip().startswith("#"):
-            lines.append(line)
-        elif re.fullmatch(r"\s*#define\s+\w+\s+\d+\s*", line):
+        if not line.lstrip().startswith("#") or re.fullmatch(r"#define \w+ \d+", line.strip()):
             lines.append(line)
     return re.sub(r"\bCOLL_API\b", "", "\n".join(lines))
 
