@@ -105,6 +105,7 @@ class Agent:
         self._lock = threading.Lock()  # guards _calls and _error
         self._calls: dict[peer.Call, concurrent.futures.Future[Any]] = {}
         self._error: BaseException | None = None
+        self._last_words = ""
         self._probe = "no attempt to connect was finished"
 
     # -- for the user's thread --
@@ -223,12 +224,16 @@ class Agent:
             if not self._is_out:
                 raise
 
-    def close(self) -> None:
+    def close(self, text: str = "") -> None:
         """End the agent: its thread, sockets and descriptors are gone when this returns.
 
-        A peer that waits for admission withdraws; a member that did not ``leave`` just falls
-        silent and is lost to the others once its data plane is closed.
+        A peer that waits for admission withdraws. A member that did not ``leave`` tells the
+        coordinator that it aborts, so that the others know at once.
+
+        Args:
+            text: why, for the others.
         """
+        self._last_words = text
         thread, loop, stop = self._thread, self._loop, self._stop
         if thread is None:
             return
@@ -357,6 +362,8 @@ class Agent:
                 task.result()
             if self._state.phase is peer.Phase.WAITING:
                 self._handle(peer.CallLeave("it stopped waiting"))
+            elif self._state.phase is peer.Phase.MEMBER:
+                self._handle(peer.CallLeave(self._last_words, aborted=True))
         finally:
             loop.remove_reader(self._plane.event_fd)
             self._socket = None

@@ -263,6 +263,9 @@ def _from_peer(turn: Turn, route: bytes, message: Message) -> None:
     turn.set_peer(name, peer, heard=turn.now)
     if isinstance(message, Alive):
         turn.send(route, Noted())
+        coming = group.preparing
+        if coming is not None and message.prepared == coming.view.number:
+            formation.mark_knows(turn, name, peer)
         _catch_up(turn, name, peer, message)
     elif isinstance(message, Prepared | Unreachable):
         _about_preparation(turn, name, peer, message)
@@ -287,7 +290,7 @@ def _catch_up(turn: Turn, name: str, peer: uuid.UUID, stand: Alive) -> None:
             for index in range(stand.gone, len(group.gone)):
                 turn.tell(name, peer, formation.gone_message(group, index))
     elif coming is None or coming.view.rank_of(peer) is None:
-        turn.tell_news(name, peer, formation.waiting_note(group, peer))
+        turn.tell(name, peer, formation.waiting_note(group, peer))
     if coming is not None and coming.view.rank_of(peer) is not None:
         if peer not in coming.ready and stand.prepared < coming.view.number:
             turn.tell(name, peer, Prepare(coming.view))
@@ -313,6 +316,7 @@ def _about_preparation(
     if peer in coming.ready:
         turn.tell(name, peer, Noted())
         return
+    formation.mark_knows(turn, name, peer)
     if isinstance(message, Prepared):
         formation.mark_ready(turn, name, peer)
         formation.settle(turn, name)
@@ -365,9 +369,10 @@ def _suspect(turn: Turn, name: str, peer: uuid.UUID, message: Suspect) -> None:
 
 def _leave(turn: Turn, name: str, peer: uuid.UUID, message: Leave) -> None:
     mine = turn.group(name).peers[peer].peer
-    text = f"{mine.name!r} left" + (f": {message.text}" if message.text else "")
+    text = f"{mine.name!r} {'aborted' if message.aborted else 'left'}"
+    text += f": {message.text}" if message.text else ""
     turn.because(text, name)
-    formation.depart(turn, name, peer, Departure(mine, left=True, text=text))
+    formation.depart(turn, name, peer, Departure(mine, left=not message.aborted, text=text))
     formation.settle(turn, name)
 
 
@@ -391,6 +396,7 @@ def _tick(turn: Turn) -> None:
     for name in list(state.groups):
         _drop_silent(turn, name)
         formation.check_preparation(turn, name)
+        formation.check_abandoned(turn, name)
         group = turn.group(name)
         if not group.peers and group.number == 0:
             turn.set(groups=without(turn.state.groups, name))

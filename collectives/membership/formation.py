@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from collectives.membership.admission import (
     missing_peers,
@@ -22,8 +22,9 @@ from collectives.membership.admission import (
     who_to_drop,
     with_unit,
 )
-from collectives.membership.ledger import Departure, Group, Preparation, Reached
+from collectives.membership.ledger import Departure, Failure, Group, Preparation, Reached
 from collectives.membership.messages import (
+    SHOWN,
     Abandon,
     Commit,
     Gone,
@@ -72,7 +73,7 @@ def _settle_sync(turn: Turn, name: str) -> None:
     peers = next_peers(group)
     missing = missing_peers(group, peers)
     if absent or missing:
-        note = SyncWaiting(group.id, view.term, view.number, tuple(absent), missing)
+        note = SyncWaiting(group.id, view.term, view.number, tuple(absent[:SHOWN]), missing)
         for peer in members:
             if peer.id in group.reached:
                 turn.tell_news(name, peer.id, note)
@@ -174,9 +175,21 @@ def check_preparation(turn: Turn, name: str) -> None:
         return
     timing = turn.state.timing
     age = turn.now - coming.since
+    if age < timing.prepare_patience:
+        return
+    heard = {peer.id: turn.now - group.peers[peer.id].heard for peer in coming.view.peers}
+    failing = {
+        pair: failure
+        for pair, failure in coming.failed.items()
+        if turn.now - failure.since >= timing.pair_patience
+    }
+    tried = {peer for peer, at in coming.knows.items() if turn.now - at >= timing.pair_patience}
+    failed = {pair: failure for pair, failure in failing.items() if tried.issuperset(pair)}
+    doubtful = any(heard[peer] > timing.hesitation for pair in failed for peer in pair)
     late = [peer for peer in coming.view.peers if peer.id not in coming.ready]
-    failed = {pair: text for pair, text in coming.failed.items() if pair[0] not in coming.ready}
-    if failed and age >= timing.prepare_patience:
+    if _expel_unheard(turn, name, failing, heard):
+        pass
+    elif failed and not doubtful:
         members = {peer.id for peer in group.members}
         order = [peer.id for peer in coming.view.peers]
         dropped = who_to_drop(
@@ -186,19 +199,58 @@ def check_preparation(turn: Turn, name: str) -> None:
         )
         _drop(turn, name, dropped, failed)
     elif late and age >= timing.prepare_silence:
-        text = f"it did not say within {timing.prepare_silence:g} s whether it can connect"
-        for peer in late:
+        silent = [peer for peer in late if heard[peer.id] > timing.waiting_silence]
+        text = f"it did not say within {timing.prepare_silence:g} s that it can connect"
+        for peer in silent or late:
             _expel(turn, name, peer, text)
     else:
         return
     settle(turn, name)
 
 
+def check_abandoned(turn: Turn, name: str) -> None:
+    """Give up a view whose members all died without a witness. Called at every tick."""
+    group = turn.group(name)
+    limit = turn.state.timing.abandoned
+    members = group.members
+    if not members or not group.newcomers or group.preparing is not None:
+        return
+    if all(turn.now - group.peers[peer.id].heard > limit for peer in members):
+        for peer in members:
+            _expel(turn, name, peer, f"no member has said anything for {limit:g} s")
+        settle(turn, name)
+
+
+def _expel_unheard(
+    turn: Turn,
+    name: str,
+    failed: Mapping[tuple[uuid.UUID, uuid.UUID], Failure],
+    heard: Mapping[uuid.UUID, float],
+) -> bool:
+    """Drop those whom others cannot reach and who have fallen silent here too.
+
+    Neither alone says who of a pair is at fault; together they do, also against a member. (A
+    member that dies while it is the last one has no other member to report it.)
+    """
+    group = turn.group(name)
+    assert group.preparing is not None
+    limit = turn.state.timing.waiting_silence
+    unheard = []
+    for peer in group.preparing.view.peers:
+        accusers = [here for here, there in failed if there == peer.id and heard[here] <= limit]
+        if accusers and heard[peer.id] > limit:
+            unheard.append((peer, group.peers[accusers[0]].peer.name))
+    for peer, accuser in unheard:
+        silent = f"it has said nothing for {heard[peer.id]:.1f} s"
+        _expel(turn, name, peer, f"{accuser!r} cannot reach it and {silent}")
+    return bool(unheard)
+
+
 def _drop(
     turn: Turn,
     name: str,
     dropped: Collection[uuid.UUID],
-    failed: dict[tuple[uuid.UUID, uuid.UUID], str],
+    failed: Mapping[tuple[uuid.UUID, uuid.UUID], Failure],
 ) -> None:
     group = turn.group(name)
     assert group.preparing is not None
@@ -208,13 +260,14 @@ def _drop(
     for peer_id in with_unit(newcomers, dropped):
         peer = peers[peer_id]
         text = f"peer {peer.name!r} of its unit {peer.unit!r} was not admitted"
-        for (here, there), tried in failed.items():
-            if peer_id in (here, there) and peer_id in dropped:
-                text = (
-                    f"{peers[here].name!r} and {peers[there].name!r} cannot reach each other"
-                    f" ({peers[here].name!r} tried: {tried})"
-                )
-                break
+        mine = [pair for pair in failed if peer_id in pair and peer_id in dropped]
+        if mine:
+            # The pair that made it go is one whose other half stays, if there is such a pair.
+            here, there = min(mine, key=lambda pair: set(pair) <= set(dropped))
+            text = (
+                f"{peers[here].name!r} and {peers[there].name!r} cannot reach each other"
+                f" ({peers[here].name!r} tried: {failed[here, there].text})"
+            )
         _expel(turn, name, peer, text)
 
 
@@ -226,6 +279,15 @@ def _expel(turn: Turn, name: str, peer: Peer, why: str) -> None:
     depart(turn, name, peer.id, Departure(peer, left=False, text=text, admitted=admitted))
 
 
+def mark_knows(turn: Turn, name: str, peer: uuid.UUID) -> None:
+    """A peer has shown that it knows of the view in preparation."""
+    coming = turn.group(name).preparing
+    assert coming is not None
+    if peer not in coming.knows:
+        knows = with_item(coming.knows, peer, turn.now)
+        turn.set_group(name, preparing=dataclasses.replace(coming, knows=knows))
+
+
 def record_unreachable(
     turn: Turn, name: str, peer: uuid.UUID, pairs: Sequence[tuple[uuid.UUID, str]]
 ) -> None:
@@ -233,19 +295,21 @@ def record_unreachable(
     coming = turn.group(name).preparing
     assert coming is not None
     known = {other.id for other in coming.view.peers}
-    failed = {pair: text for pair, text in coming.failed.items() if pair[0] != peer}
+    failed = {pair: failure for pair, failure in coming.failed.items() if pair[0] != peer}
     for other, text in pairs:
         if other in known and other != peer:
-            failed[(peer, other)] = text
+            before = coming.failed.get((peer, other))
+            since = turn.now if before is None else before.since
+            failed[(peer, other)] = Failure(text, since)
     turn.set_group(name, preparing=dataclasses.replace(coming, failed=failed))
 
 
 def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
     """What a peer that waits for admission is told."""
     peers = next_peers(group)
-    present = tuple(peer.name for peer in (*group.members, *group.newcomers))
+    present = tuple(peer.name for peer in (*group.members, *group.newcomers))[:SHOWN]
     if group.view is not None:
-        own = group.peers[peer].min_size - len(present)
+        own = group.peers[peer].min_size - len(group.peers)
         if own > 0:
             return Waiting(own, present, f"it wants {peers_text(own)} than there are")
         absent = [peer.name for peer in group.members if peer.id not in group.reached]

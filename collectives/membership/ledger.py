@@ -29,17 +29,27 @@ class Timing:
     Attributes:
         waiting_silence: a peer that waits for admission and says nothing for so long is dropped.
         prepare_patience: so long may members and newcomers of a coming view fail to connect
-            before somebody is dropped. More than ``waiting_silence``, so that of a pair that
-            cannot talk because one is dead, the dead one is dropped.
+            before somebody is dropped.
+        pair_patience: a pair must have failed to connect for so long, both knowing of the view,
+            to count.
+        hesitation: while one of such a pair has said nothing for so long, nobody is dropped:
+            either it speaks again or it is the one to drop. Less than ``pair_patience``, so that
+            of a pair of which one has just died, the dead one is dropped.
         prepare_silence: who says neither Prepared nor Unreachable for so long is dropped.
+        abandoned: when peers wait for admission and not one member has spoken for so long, the
+            members are taken for dead: all were killed at once, nobody is left to report it. A
+            single member is never judged so.
         challenge_life: a challenge must be answered within this time.
         pause: a clock that jumped by more says that the coordinator itself stood still; it then
             accuses nobody of silence.
     """
 
     waiting_silence: float = 5.0
-    prepare_patience: float = 6.0
+    prepare_patience: float = 5.0
+    pair_patience: float = 3.0
+    hesitation: float = 2.5
     prepare_silence: float = 15.0
+    abandoned: float = 30.0
     challenge_life: float = 10.0
     pause: float = 2.0
 
@@ -62,13 +72,30 @@ class Registered:
 
 
 @dataclasses.dataclass(frozen=True)
+class Failure:
+    """A pair that cannot talk: what was tried, and since when."""
+
+    text: str
+    since: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Preparation:
-    """A view that its peers are connecting for."""
+    """A view that its peers are connecting for.
+
+    Attributes:
+        since: when it was begun.
+        knows: since when who is known to know of it. Until then nobody can connect to it, which
+            is no fault of the network's.
+        ready: who has links to all others.
+        failed: who cannot reach whom, by the word of the first.
+    """
 
     view: View
     since: float
+    knows: Mapping[uuid.UUID, float] = dataclasses.field(default_factory=dict)
     ready: frozenset[uuid.UUID] = frozenset()
-    failed: Mapping[tuple[uuid.UUID, uuid.UUID], str] = dataclasses.field(default_factory=dict)
+    failed: Mapping[tuple[uuid.UUID, uuid.UUID], Failure] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,8 @@ FEATURES = 0
 
 MAX_PEERS = 1024
 MAX_NAME = 63
+SHOWN = 32
+"""How many of those waited for a message names; who wants them all asks for the status."""
 MAX_ADDRESSES = 16
 MAX_ADDRESS = 128
 MAX_TEXT = 512
@@ -234,11 +236,12 @@ class Suspect(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Leave(Message):
-    """The peer goes, by its own will."""
+    """The peer goes, by its own will; or (``aborted``) its program failed and it says so."""
 
     kind: ClassVar[str] = "leave"
     group_id: int = _wire(_U32)
     text: str = _wire(_TEXT, "")
+    aborted: bool = _wire(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)

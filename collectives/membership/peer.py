@@ -62,6 +62,7 @@ class PeerConfig:
         coordinator: its address, for messages to people.
         again: after so long an unanswered Hello, Leave or Suspect is sent again.
         keepalive: so often the peer says where it stands.
+        stale: a missing link that the data plane has not repeated for so long is there now.
     """
 
     id: uuid.UUID
@@ -75,6 +76,7 @@ class PeerConfig:
     versions: tuple[int, int] = messages.VERSIONS
     again: float = 0.5
     keepalive: float = 1.0
+    stale: float = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +88,21 @@ class PendingSync:
 
 
 @dataclasses.dataclass(frozen=True)
+class Missing:
+    """A peer to which there was no link at time ``at``, and what was tried."""
+
+    text: str
+    at: float
+
+
+@dataclasses.dataclass(frozen=True)
 class PeerState:
     """All that a peer knows about its membership.
 
     Attributes:
         view: the committed view, also while the caller has not been handed it yet.
         coming: the view in preparation; ``ready`` once the data plane has links to all of it.
+        unreachable: its peers to which there was no link when the data plane last said so.
         highest: the newest (term, number) heard of; older preparations are not news.
         syncs: the number of this view's next (or pending) sync.
         broken: an operation failed since the view was committed.
@@ -101,6 +112,7 @@ class PeerState:
         error: why this peer is out, if not by its own will.
         heard, sent, introduced: when the coordinator last spoke, when it was last spoken to,
             and when it was last told Hello.
+        unknown: the coordinator asked who this is and has not said Welcome since.
     """
 
     config: PeerConfig
@@ -113,7 +125,7 @@ class PeerState:
     view: View | None = None
     coming: View | None = None
     ready: bool = False
-    unreachable: Mapping[uuid.UUID, str] = dataclasses.field(default_factory=dict)
+    unreachable: Mapping[uuid.UUID, Missing] = dataclasses.field(default_factory=dict)
     highest: tuple[int, int] = (0, 0)
     syncs: int = 1
     sync: PendingSync | None = None
@@ -125,6 +137,7 @@ class PeerState:
     heard: float | None = None
     sent: float | None = None
     introduced: float | None = None
+    unknown: bool = False
 
 
 # ---- events -----------------------------------------------------------------------------------
@@ -160,9 +173,10 @@ class CallSync:
 
 @dataclasses.dataclass(frozen=True)
 class CallLeave:
-    """The user's program wants to leave."""
+    """The user's program wants to leave, or (``aborted``) fails and can only say so."""
 
     text: str = ""
+    aborted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +281,7 @@ def waits_for(state: PeerState) -> str:
     if state.coming is not None:
         if state.unreachable:
             names = {peer.id: peer.name for peer in state.coming.peers}
-            tried = "; ".join(f"{names[p]} ({text})" for p, text in state.unreachable.items())
+            tried = "; ".join(f"{names[p]} ({m.text})" for p, m in state.unreachable.items())
             return f"a connection to {tried}"
         if not state.ready:
             return f"the connections of view {state.coming.number}"
@@ -367,19 +381,16 @@ class _Machine:
             self._out(None)
             return
         self.set(phase=Phase.LEAVING)
-        self.send(messages.Leave(self.state.group_id, clip(event.text)))
+        self.send(messages.Leave(self.state.group_id, clip(event.text), event.aborted))
 
     def _tick(self) -> None:
         state = self.state
         quiet = float("inf") if state.sent is None else self.now - state.sent
-        urgent = state.suspects or state.phase in (
-            Phase.CONNECTING,
-            Phase.CHALLENGED,
-            Phase.LEAVING,
-        )
+        unknown = state.unknown or state.phase in (Phase.CONNECTING, Phase.CHALLENGED)
+        urgent = unknown or state.suspects or state.phase is Phase.LEAVING
         if quiet < (state.config.again if urgent else state.config.keepalive):
             return
-        if state.phase in (Phase.CONNECTING, Phase.CHALLENGED):
+        if unknown:
             self.send(self._hello())
         elif state.phase is Phase.LEAVING:
             self.send(messages.Leave(state.group_id))
@@ -410,7 +421,14 @@ class _Machine:
         if self.state.ready:
             self.send(messages.Prepared(*about))
         else:
-            pairs = tuple((p, clip(text)) for p, text in self.state.unreachable.items())
+            # The data plane repeats itself while a link is missing; what it no longer says is over.
+            current = {
+                p: missing
+                for p, missing in self.state.unreachable.items()
+                if self.now - missing.at < self.state.config.stale
+            }
+            self.set(unreachable=current)
+            pairs = tuple((p, clip(missing.text)) for p, missing in current.items())
             self.send(messages.Unreachable(*about, pairs))
 
     def _send_suspect(self, peer: uuid.UUID) -> None:
@@ -434,7 +452,8 @@ class _Machine:
             if coming.rank_of(event.peer) is None:
                 return
             news = event.peer not in state.unreachable
-            self.set(unreachable={**state.unreachable, event.peer: event.text})
+            missing = Missing(event.text, self.now)
+            self.set(unreachable={**state.unreachable, event.peer: missing})
             if news:
                 self._send_preparation()
         elif isinstance(event, plane.PeerSuspected):
@@ -459,6 +478,7 @@ class _Machine:
             # One Hello answers however many messages were queued while the connection was lost.
             last = self.state.introduced
             if last is None or self.now - last >= self.state.config.again / 5:
+                self.set(unknown=True)
                 self.send(self._hello())
         elif isinstance(message, messages.Welcome):
             self._welcome(message)
@@ -511,6 +531,7 @@ class _Machine:
             group_id=message.group_id,
             name=message.name,
             highest=highest,
+            unknown=False,
         )
         if state.phase in (Phase.CONNECTING, Phase.CHALLENGED):
             self.set(phase=Phase.WAITING)

@@ -99,8 +99,8 @@ def _waits_for(group: Group) -> list[str]:
         for peer in coming.view.peers:
             if peer.id not in coming.ready:
                 waits.append(f"view {coming.view.number} waits for {peer.name} to connect")
-        for (here, there), text in coming.failed.items():
-            waits.append(f"{named[here]} cannot reach {named[there]}: {text}")
+        for (here, there), failure in coming.failed.items():
+            waits.append(f"{named[here]} cannot reach {named[there]}: {failure.text}")
         return waits
     peers = next_peers(group)
     missing = missing_peers(group, peers)
