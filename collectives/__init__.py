@@ -1,0 +1,55 @@
+"""Fault-tolerant collective communication: the public names, nothing else."""
+
+from __future__ import annotations
+
+from collectives._native.engine import Counters
+from collectives._version import __version__
+from collectives.errors import (
+    Cancelled,
+    CollectiveError,
+    CoordinatorUnreachable,
+    Evicted,
+    InvalidArgument,
+    MismatchError,
+    NotAuthorized,
+    PeerLost,
+    Timeout,
+    TooFewPeers,
+    UnsupportedError,
+    VersionSkew,
+)
+from collectives.group import Group
+from collectives.join import join
+from collectives.membership.peer import SyncOutcome
+from collectives.membership.server import Coordinator
+from collectives.membership.view import Peer, View
+from collectives.options import Options
+from collectives.work import LinkUse, Result, Telemetry, Work
+
+__all__ = [
+    "Cancelled",
+    "CollectiveError",
+    "Coordinator",
+    "CoordinatorUnreachable",
+    "Counters",
+    "Evicted",
+    "Group",
+    "InvalidArgument",
+    "LinkUse",
+    "MismatchError",
+    "NotAuthorized",
+    "Options",
+    "Peer",
+    "PeerLost",
+    "Result",
+    "SyncOutcome",
+    "Telemetry",
+    "Timeout",
+    "TooFewPeers",
+    "UnsupportedError",
+    "VersionSkew",
+    "View",
+    "Work",
+    "__version__",
+    "join",
+]

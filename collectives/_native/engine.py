@@ -1,0 +1,246 @@
+"""``Engine`` and ``EngineGroup``: the C core's handles with Python types and errors.
+
+What lives here translates; it decides nothing. Membership drives it through
+``collectives.membership.plane``, ``collectives.group`` issues operations on ``EngineGroup.handle``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from typing import Any, NoReturn
+
+from collectives import errors
+from collectives._native import ffi, lib
+from collectives.options import Options
+
+_ISA = {"auto": lib.COLL_ISA_AUTO, "scalar": lib.COLL_ISA_SCALAR, "avx2": lib.COLL_ISA_AVX2}
+
+
+def text(pointer: Any) -> str:
+    """A C string as str; bytes that are no UTF-8 (a truncated name) are replaced."""
+    raw: bytes = ffi.string(pointer)
+    return raw.decode("utf-8", "replace")
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds as the core wants them; what is too long for it is for ever."""
+    return min(int(seconds * 1e9), 2**63)
+
+
+def raise_status(status: int, message: str, *, peer: str = "") -> NoReturn:
+    """Raise the error that a status of the core stands for."""
+    if status == lib.COLL_PEER_LOST:
+        raise errors.PeerLost(message, peer=peer)
+    kinds: dict[int, type[errors.CollectiveError]] = {
+        lib.COLL_TIMEOUT: errors.Timeout,
+        lib.COLL_MISMATCH: errors.MismatchError,
+        lib.COLL_CANCELLED: errors.Cancelled,
+        lib.COLL_INVALID_ARGUMENT: errors.InvalidArgument,
+        lib.COLL_UNSUPPORTED: errors.UnsupportedError,
+    }
+    kind = kinds.get(status, errors.CollectiveError)
+    raise kind(message or text(lib.coll_status_text(status)))
+
+
+def check(status: int) -> None:
+    """Raise the last error of this thread unless ``status`` is a success."""
+    if status not in (lib.COLL_OK, lib.COLL_IN_PROGRESS):
+        raise_status(status, text(lib.coll_last_error()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counters:
+    """What an engine refused and repaired since it was made; ``coll_counters`` of the C API.
+
+    Attributes:
+        refused_hello: handshakes that failed the key check or were malformed.
+        refused_silent: connections that sent no hello in time.
+        refused_version: hellos of another protocol version.
+        corrupt_frames: frames with a bad CRC or with fields that make no sense.
+        connections_lost: connections that broke.
+        reconnects: links that came back after all their connections had broken.
+        resent_slices: frames sent a second time.
+        duplicate_slices: frames that came a second time and were dropped.
+        sent_bytes: on the wire, headers included.
+        received_bytes: on the wire, headers included.
+        open_connections: at the moment.
+    """
+
+    refused_hello: int
+    refused_silent: int
+    refused_version: int
+    corrupt_frames: int
+    connections_lost: int
+    reconnects: int
+    resent_slices: int
+    duplicate_slices: int
+    sent_bytes: int
+    received_bytes: int
+    open_connections: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One event of the core; ``kind`` is a ``COLL_EVENT_`` constant."""
+
+    kind: int
+    view: int
+    peer: uuid.UUID
+    text: str
+
+
+class Engine:
+    """A listening data plane with its progress thread.
+
+    Args:
+        options: where to listen and how to talk.
+        peer_id: this process's UUID.
+
+    Raises:
+        CollectiveError: the core refused; the message says why.
+    """
+
+    def __init__(self, options: Options, peer_id: uuid.UUID) -> None:
+        c = ffi.new("struct coll_engine_options *")
+        keep = []
+
+        def string(value: str | None) -> Any:
+            if not value:
+                return ffi.NULL
+            keep.append(ffi.new("char[]", value.encode()))
+            return keep[-1]
+
+        c.bind = string(",".join(options.bind))
+        c.interface = string(options.interface)
+        c.congestion = string(options.congestion)
+        if options.port_range is not None:
+            c.port_low, c.port_high = options.port_range
+        c.connections = options.connections
+        c.slice_bytes = options.slice_bytes or 0
+        c.isa = _ISA[options.isa]
+        c.no_checksums = not options.checksums
+        c.no_detection = options.detection is None
+        c.heartbeat_ns = nanoseconds(options.heartbeat)
+        c.detection_ns = nanoseconds(options.detection or 5.0)
+        out = ffi.new("struct coll_engine **")
+        check(lib.coll_engine_create(c, peer_id.bytes, out))
+        self.handle = out[0]
+        self._event = ffi.new("struct coll_event *")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """``HOST:PORT`` at which other peers may reach the engine."""
+        found = []
+        buffer = ffi.new("char[128]")
+        while lib.coll_engine_address(self.handle, len(found), buffer, 128) == lib.COLL_OK:
+            found.append(text(buffer))
+        return tuple(found)
+
+    @property
+    def event_fd(self) -> int:
+        """Readable while events wait; -1 once closed."""
+        return -1 if self.handle is None else int(lib.coll_engine_event_fd(self.handle))
+
+    def next_event(self) -> Event | None:
+        """The oldest event, None when there is none."""
+        if self.handle is None:
+            return None
+        if lib.coll_engine_next_event(self.handle, self._event) != lib.COLL_OK:
+            return None
+        event = self._event
+        peer = uuid.UUID(bytes=bytes(ffi.buffer(event.peer)))
+        return Event(event.kind, event.view, peer, text(event.text))
+
+    def counters(self) -> Counters:
+        """A snapshot of the counters."""
+        c = ffi.new("struct coll_counters *")
+        if self.handle is not None:
+            lib.coll_engine_get_counters(self.handle, c)
+        return Counters(*(getattr(c, field.name) for field in dataclasses.fields(Counters)))
+
+    def close(self) -> None:
+        """Close every connection and end the progress thread. The groups must be closed."""
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            lib.coll_engine_destroy(handle)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnginePeer:
+    """A member of a view as the core wants it; addresses are numeric."""
+
+    id: uuid.UUID
+    name: str
+    addresses: tuple[str, ...]
+
+
+class EngineGroup:
+    """One group on an engine.
+
+    Args:
+        engine: the engine; it must outlive the group.
+        group_id: the run's number for the group.
+        name: for messages.
+    """
+
+    def __init__(self, engine: Engine, group_id: int, name: str) -> None:
+        out = ffi.new("struct coll_group **")
+        check(lib.coll_group_open(engine.handle, group_id, name.encode(), out))
+        self.handle = out[0]
+
+    def prepare(
+        self,
+        *,
+        term: int,
+        number: int,
+        first_operation: int,
+        rank: int,
+        peers: tuple[EnginePeer, ...],
+        key: bytes,
+    ) -> None:
+        """Start to connect to the peers of a view (coll_group_prepare)."""
+        keep = []
+        c_peers = ffi.new("struct coll_peer[]", len(peers))
+        for c_peer, peer in zip(c_peers, peers, strict=True):
+            addresses = [ffi.new("char[]", a.encode()) for a in peer.addresses]
+            array = ffi.new("const char *[]", addresses or [ffi.NULL])
+            name = ffi.new("char[]", peer.name.encode())
+            keep.append((addresses, array, name))
+            c_peer.id = peer.id.bytes
+            c_peer.name = name
+            c_peer.addresses = array
+            c_peer.address_count = len(addresses)
+        view = ffi.new("struct coll_view *")
+        view.term, view.number, view.first_operation = term, number, first_operation
+        view.rank, view.size = rank, len(peers)
+        view.peers = c_peers
+        view.key = key
+        check(lib.coll_group_prepare(self.handle, view))
+
+    def commit(self, term: int, number: int, first_operation: int) -> None:
+        """Make the prepared view the committed one (coll_group_commit)."""
+        check(lib.coll_group_commit(self.handle, term, number, first_operation))
+
+    def discard(self) -> None:
+        """Forget the prepared view (coll_group_discard)."""
+        lib.coll_group_discard(self.handle)
+
+    def fail(self, peer: uuid.UUID, left: bool, message: str) -> None:
+        """A peer is gone: break the group (coll_group_fail)."""
+        lib.coll_group_fail(self.handle, lib.COLL_PEER_LOST, peer.bytes, left, message.encode())
+
+    def last_operation(self) -> int:
+        """The highest operation number issued so far."""
+        return int(lib.coll_group_last_operation(self.handle))
+
+    def flush(self, seconds: float) -> bool:
+        """Say goodbye and wait until the others have what this peer owes them."""
+        status = lib.coll_group_flush(self.handle, nanoseconds(seconds))
+        return bool(status == lib.COLL_OK)
+
+    def close(self) -> None:
+        """Release the group; pending operations end with an error."""
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            lib.coll_group_close(handle)

@@ -1,0 +1,109 @@
+"""From numpy arrays and torch tensors to what the core takes: an address, a count, a dtype.
+
+torch is never imported here: a tensor can only come from a process that has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collectives._native import lib
+from collectives.errors import InvalidArgument, UnsupportedError
+
+DTYPES: dict[str, int] = {
+    "float64": lib.COLL_F64,
+    "float32": lib.COLL_F32,
+    "float16": lib.COLL_F16,
+    "bfloat16": lib.COLL_BF16,
+    "int8": lib.COLL_I8,
+    "int16": lib.COLL_I16,
+    "int32": lib.COLL_I32,
+    "int64": lib.COLL_I64,
+    "uint8": lib.COLL_U8,
+    "uint16": lib.COLL_U16,
+    "uint32": lib.COLL_U32,
+    "uint64": lib.COLL_U64,
+}
+"""The core's number of every dtype that it reduces, by numpy's and torch's name."""
+
+_numpy_dtypes: dict[Any, int] = {
+    np.dtype(name): code for name, code in DTYPES.items() if name != "bfloat16"
+}
+_torch_dtypes: dict[Any, int] = {}
+
+
+class Buffer(NamedTuple):
+    """An array as the core sees it; valid while the array lives."""
+
+    address: int
+    count: int
+    dtype: int
+
+
+def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
+    """Describe a contiguous numpy array or CPU tensor.
+
+    Args:
+        array: numpy array or torch tensor of any shape, also empty or 0-d.
+        what: the argument's name, for messages.
+        writable: whether it will be written to.
+
+    Raises:
+        InvalidArgument: it is no array, is not contiguous, or read-only though written to.
+        UnsupportedError: its dtype or device is none that the core knows.
+    """
+    if type(array) is np.ndarray or isinstance(array, np.ndarray):
+        interface = array.__array_interface__
+        code = _numpy_dtypes.get(array.dtype)
+        if code is None:
+            code = _other_dtype(array.dtype.name, what)
+        flags = array.flags
+        if not flags.c_contiguous:
+            raise InvalidArgument(
+                f"{what} of shape {array.shape} is not contiguous; pass"
+                " numpy.ascontiguousarray(...) and copy the result back"
+            )
+        if not array.dtype.isnative:
+            raise UnsupportedError(f"{what} is not in this machine's byte order; convert it first")
+        address, read_only = interface["data"]
+        if read_only and writable:
+            raise InvalidArgument(f"{what} is read-only; pass a writable array")
+        return Buffer(address, array.size, code)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return _tensor(array, what, torch)
+    raise InvalidArgument(
+        f"{what} is a {type(array).__name__}; pass a numpy array or a torch tensor"
+    )
+
+
+def _tensor(tensor: Any, what: str, torch: Any) -> Buffer:
+    code = _torch_dtypes.get(tensor.dtype)
+    if code is None:
+        code = _torch_dtypes[tensor.dtype] = _other_dtype(
+            str(tensor.dtype).removeprefix("torch."), what
+        )
+    if tensor.device.type != "cpu":
+        raise UnsupportedError(
+            f"{what} is on {tensor.device}; only CPU tensors are supported yet: pass {what}.cpu()"
+        )
+    if tensor.layout is not torch.strided:
+        raise UnsupportedError(f"{what} is {tensor.layout}; only dense tensors are supported")
+    if not tensor.is_contiguous():
+        raise InvalidArgument(
+            f"{what} of shape {tuple(tensor.shape)} is not contiguous; pass .contiguous() and copy"
+            " the result back"
+        )
+    return Buffer(tensor.data_ptr(), tensor.numel(), code)
+
+
+def _other_dtype(name: str, what: str) -> int:
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise UnsupportedError(
+            f"{what} has dtype {name}; supported are {', '.join(DTYPES)}"
+        ) from None

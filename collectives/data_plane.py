@@ -1,0 +1,118 @@
+"""The data plane that membership drives in production: the C engine behind ``DataPlane``.
+
+``join`` makes one, the agent calls it from its thread, ``Group`` issues operations on
+``EnginePlane.group``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import uuid
+
+from collectives._native import lib
+from collectives._native.engine import Engine, EngineGroup, EnginePeer
+from collectives.errors import CollectiveError
+from collectives.membership.address import parse_address
+from collectives.membership.plane import (
+    Broken,
+    PeerSuspected,
+    PlaneEvent,
+    Unreachable,
+    ViewReady,
+)
+from collectives.membership.view import View
+
+logger = logging.getLogger("collectives.data_plane")
+
+
+class EnginePlane:
+    """One group's data plane on an engine; implements ``membership.plane.DataPlane``.
+
+    Attributes:
+        group: the core's group; None until the coordinator has told its number.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.group: EngineGroup | None = None
+
+    @property
+    def event_fd(self) -> int:
+        """A descriptor that is readable while events wait."""
+        return self._engine.event_fd
+
+    def next_event(self) -> PlaneEvent | None:
+        """The oldest event, None when there is none."""
+        event = self._engine.next_event()
+        if event is None:
+            return None
+        if event.kind == lib.COLL_EVENT_VIEW_READY:
+            return ViewReady(event.view)
+        if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
+            return Unreachable(event.view, event.peer, event.text)
+        if event.kind == lib.COLL_EVENT_PEER_LOST:
+            return PeerSuspected(event.view, event.peer, event.text)
+        return Broken(event.view, event.text)
+
+    def open(self, group_id: int, group: str) -> None:
+        """Open the group under the run's number for it."""
+        if self.group is None:
+            self.group = EngineGroup(self._engine, group_id, group)
+
+    def prepare(self, view: View, rank: int) -> None:
+        """Start to connect to the peers of a coming view."""
+        peers = tuple(
+            EnginePeer(peer.id, peer.name, _numeric(peer.addresses)) for peer in view.peers
+        )
+        self._opened().prepare(
+            term=view.term,
+            number=view.number,
+            first_operation=view.first_operation,
+            rank=rank,
+            peers=peers,
+            key=view.key,
+        )
+
+    def commit(self, term: int, number: int, first_operation: int) -> None:
+        """Make the prepared view the one in which operations run."""
+        self._opened().commit(term, number, first_operation)
+
+    def discard(self) -> None:
+        """Forget the prepared view."""
+        if self.group is not None:
+            self.group.discard()
+
+    def fail(self, peer: uuid.UUID, left: bool, text: str) -> None:
+        """The coordinator says that ``peer`` is gone."""
+        if self.group is not None:
+            self.group.fail(peer, left, text)
+
+    def _opened(self) -> EngineGroup:
+        if self.group is None:
+            raise CollectiveError("the coordinator prepared a view before it named the group")
+        return self.group
+
+
+def _numeric(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses with names replaced by what they resolve to here."""
+    found: list[str] = []
+    for address in addresses:
+        parsed = parse_address(address)
+        try:
+            ipaddress.ip_address(parsed.host)
+            found.append(address)
+            continue
+        except ValueError:
+            pass
+        try:
+            infos = socket.getaddrinfo(parsed.host, parsed.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            logger.warning("cannot resolve %s: %s", parsed.host, error)
+            continue
+        for family, _, _, _, where in infos:
+            host = f"[{where[0]}]" if family == socket.AF_INET6 else str(where[0])
+            if f"{host}:{parsed.port}" not in found:
+                found.append(f"{host}:{parsed.port}")
+    return tuple(found)

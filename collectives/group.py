@@ -1,0 +1,503 @@
+"""``Group``: the one object most users meet. It delegates and decides nothing.
+
+Membership lives in ``membership`` (behind the agent), the moving and reducing of bytes in the C
+core (behind ``EnginePlane``); arrays are understood by ``arrays``, and operations under way are
+``work``'s.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from collectives import errors
+from collectives._native import ffi, lib
+from collectives._native.engine import Counters, Engine, check, nanoseconds
+from collectives.arrays import buffer_of
+from collectives.data_plane import EnginePlane
+from collectives.membership.agent import Agent
+from collectives.membership.peer import SyncOutcome
+from collectives.membership.view import Peer, View
+from collectives.options import Options
+from collectives.work import SLICE_NS, Result, Work, make_result, raise_operation
+
+OPS: dict[str, int] = {
+    "sum": lib.COLL_SUM,
+    "avg": lib.COLL_AVG,
+    "prod": lib.COLL_PROD,
+    "min": lib.COLL_MIN,
+    "max": lib.COLL_MAX,
+}
+"""The reductions."""
+
+_FLUSH_SECONDS = 5.0
+_OK = lib.COLL_OK
+_IN_PROGRESS = lib.COLL_IN_PROGRESS
+_run = lib.coll_run
+
+_open_groups: weakref.WeakSet[Group] = weakref.WeakSet()
+
+
+class _Scratch(threading.local):
+    """One thread's argument structures: making them anew would cost half the call."""
+
+    def __init__(self) -> None:
+        self.call = ffi.new("struct coll_call *")
+        self.info = ffi.new("struct coll_info *")
+        self.operation = ffi.new("struct coll_operation **")
+
+
+class Group:
+    """A set of peers that do collectives together.
+
+    Made by ``collectives.join``. ``view``, ``rank`` and ``size`` change only inside ``sync``. As a
+    context manager it leaves gracefully at the end, and at once if the block raised.
+
+    Operations are numbered in the order of their calls, so all members must make the same calls
+    in the same order. A thread of its own for communication passes its own ``tag``; calls without
+    one belong to the thread that made the first.
+    """
+
+    def __init__(self, engine: Engine, plane: EnginePlane, agent: Agent, options: Options) -> None:
+        view = agent.view
+        assert view is not None and plane.group is not None
+        self._engine = engine
+        self._plane = plane
+        self._agent = agent
+        self._options = options
+        self._native = plane.group
+        self._handle = plane.group.handle
+        self._me = agent.state.config.id
+        self._pid = os.getpid()
+        self._closed = False
+        self._thread: int | None = None
+        self._timeout_ns = nanoseconds(options.timeout)
+        self._scratch = _Scratch()
+        self._pending: set[Work] = set()
+        self._listeners: list[Callable[[View], None]] = []
+        self._set_view(view)
+        _open_groups.add(self)
+
+    # -- who is there --
+
+    @property
+    def view(self) -> View:
+        """The view of the last ``join`` or ``sync``."""
+        return self._view
+
+    @property
+    def rank(self) -> int:
+        """This peer's index in the view, 0 to ``size - 1``."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return self._size
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The members, by rank."""
+        return self._view.peers
+
+    @property
+    def name(self) -> str:
+        """This peer's name, as the coordinator made it unique."""
+        return self._names[self._rank]
+
+    def on_view_change(self, call: Callable[[View], None]) -> None:
+        """Have ``call(view)`` called inside ``sync``, whenever that changed the view."""
+        self._listeners.append(call)
+
+    def counters(self) -> Counters:
+        """What the data plane refused and repaired so far."""
+        return self._engine.counters()
+
+    def sync(self, *, timeout: float | None = None) -> SyncOutcome:
+        """Meet all members at a safe point: admit newcomers, drop the lost, mend a broken group.
+
+        Every member must call it, with no operation outstanding. It is numbered like any
+        operation, so a member that calls something else instead gets all a ``MismatchError``.
+
+        Args:
+            timeout: seconds; None: ``Options.timeout``.
+
+        Returns:
+            The view from now on, and the names of those who joined and left.
+
+        Raises:
+            Timeout: some members did not come; the message names them. Call it again to go on
+                waiting.
+            TooFewPeers: fewer than ``min_size`` are left, and nobody joined.
+            MismatchError: some members called something else.
+            Evicted: this peer is out of the run.
+            CoordinatorUnreachable: the coordinator fell silent.
+        """
+        self._check_alive()
+        limit = self._options.timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        self._thread = None
+        if not self._agent.sync_pending:
+            try:
+                self._blocking(lib.COLL_SYNC, None, None, 0, 0, 0, nanoseconds(limit), 0)
+            except errors.PeerLost:
+                pass  # this is the call that mends it
+            except (errors.MismatchError, errors.Timeout, errors.Cancelled):
+                if not self._was_broken:
+                    raise
+        left = max(0.0, deadline - time.monotonic())
+        outcome = self._agent.sync(self._native.last_operation(), left)
+        self._was_broken = False
+        if outcome.view != self._view:
+            self._set_view(outcome.view)
+            for listener in self._listeners:
+                listener(outcome.view)
+        return outcome
+
+    def leave(self, *, timeout: float = 10.0) -> None:
+        """Leave gracefully: first the others get all that this peer owes them.
+
+        Calling it again does nothing.
+        """
+        if self._closed or os.getpid() != self._pid:
+            return
+        try:
+            if not self._was_broken:
+                self._native.flush(min(timeout, _FLUSH_SECONDS))
+            self._agent.leave(timeout)
+        except errors.CoordinatorUnreachable:
+            pass  # the others find out by themselves
+        finally:
+            self._close()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.leave()
+        else:
+            self._abort(f"it raised {kind.__name__}")
+
+    # -- operations --
+
+    def all_reduce(
+        self,
+        array: Any,
+        op: str = "sum",
+        *,
+        out: Any = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        atomic: bool = True,
+    ) -> Result:
+        """Reduce an array over all members, element by element; all get the same bits.
+
+        Args:
+            array: contiguous numpy array or CPU tensor of any shape; the same dtype and number of
+                elements on all ranks.
+            op: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``. Averages divide once, at
+                the end, and round integers toward zero; integer sums wrap around. NaN wins in
+                min and max, and -0 is less than +0.
+            out: where the result goes, of the same dtype and size; None: in place.
+            tag: operations of a tag are matched in their own order; a thread that communicates
+                beside others uses its own. None: the untagged order.
+            timeout: seconds until ``Timeout``; None: ``Options.timeout``.
+            atomic: restore ``array`` if the operation fails in place. False is faster.
+
+        Returns:
+            ``value`` is the array that holds the result.
+
+        Raises:
+            PeerLost: a member died or left. The group is broken until all call ``sync()``.
+            Timeout: the message names who is missing.
+            MismatchError: ranks called different things; the message says who called what.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        source, target = self._buffers(array, out)
+        code = OPS.get(op)
+        if code is None:
+            self._unknown_op(op)
+        return self._blocking(
+            lib.COLL_ALL_REDUCE, source, target, code, 0, self._tag(tag), self._ns(timeout),
+            0 if atomic else lib.COLL_NOT_ATOMIC, array if out is None else out,
+        )  # fmt: skip
+
+    def all_reduce_async(
+        self,
+        array: Any,
+        op: str = "sum",
+        *,
+        out: Any = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        atomic: bool = True,
+    ) -> Work:
+        """``all_reduce`` without waiting: see there. The arrays must not be touched meanwhile."""
+        source, target = self._buffers(array, out)
+        code = OPS.get(op)
+        if code is None:
+            self._unknown_op(op)
+        return self._issue(
+            lib.COLL_ALL_REDUCE, source, target, code, 0, self._tag(tag), self._ns(timeout),
+            0 if atomic else lib.COLL_NOT_ATOMIC, array if out is None else out, (array, out),
+        )  # fmt: skip
+
+    def broadcast(
+        self,
+        array: Any,
+        root: int = 0,
+        *,
+        tag: int | None = None,
+        timeout: float | None = None,
+        atomic: bool = True,
+    ) -> Result:
+        """Copy the root's array into everybody's, in place.
+
+        Args:
+            array: contiguous numpy array or CPU tensor; the same dtype and number of elements on
+                all ranks. Read on the root, written elsewhere.
+            root: the rank whose array it is.
+            tag, timeout, atomic: as in ``all_reduce``.
+
+        Raises:
+            As ``all_reduce``.
+        """
+        source = buffer_of(array, "array", writable=root != self._rank)
+        return self._blocking(
+            lib.COLL_BROADCAST, source, source, 0, self._root(root), self._tag(tag),
+            self._ns(timeout), 0 if atomic else lib.COLL_NOT_ATOMIC, array,
+        )  # fmt: skip
+
+    def broadcast_async(
+        self,
+        array: Any,
+        root: int = 0,
+        *,
+        tag: int | None = None,
+        timeout: float | None = None,
+        atomic: bool = True,
+    ) -> Work:
+        """``broadcast`` without waiting: see there."""
+        source = buffer_of(array, "array", writable=root != self._rank)
+        return self._issue(
+            lib.COLL_BROADCAST, source, source, 0, self._root(root), self._tag(tag),
+            self._ns(timeout), 0 if atomic else lib.COLL_NOT_ATOMIC, array, (array,),
+        )  # fmt: skip
+
+    def barrier(self, *, tag: int | None = None, timeout: float | None = None) -> Result:
+        """Return once every member has called it.
+
+        Raises:
+            As ``all_reduce``.
+        """
+        return self._blocking(
+            lib.COLL_BARRIER, None, None, 0, 0, self._tag(tag), self._ns(timeout), 0
+        )
+
+    def barrier_async(self, *, tag: int | None = None, timeout: float | None = None) -> Work:
+        """``barrier`` without waiting."""
+        return self._issue(
+            lib.COLL_BARRIER, None, None, 0, 0, self._tag(tag), self._ns(timeout), 0, None, ()
+        )
+
+    # -- how --
+
+    def _buffers(self, array: Any, out: Any) -> tuple[Any, Any]:
+        if out is None:
+            source = buffer_of(array, "array", writable=True)
+            return source, source
+        source = buffer_of(array, "array", writable=False)
+        target = buffer_of(out, "out", writable=True)
+        if source[1] != target[1] or source[2] != target[2]:
+            raise errors.InvalidArgument(
+                f"out has {target.count} elements of {_dtype_name(target)}, array has"
+                f" {source.count} of {_dtype_name(source)}; they must match"
+            )
+        return source, target
+
+    def _unknown_op(self, op: object) -> None:
+        raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+
+    def _root(self, root: int) -> int:
+        if not 0 <= root < self._size:
+            raise errors.InvalidArgument(
+                f"root is {root}; the ranks of this view are 0 to {self._size - 1}"
+            )
+        return root
+
+    def _tag(self, tag: int | None) -> int:
+        if tag is not None:
+            if not 0 <= tag < 2**32 - 1:
+                raise errors.InvalidArgument(f"tag is {tag}; allowed are 0 to {2**32 - 2}")
+            return tag + 1
+        # Two threads that share an order would match by chance.
+        me = threading.get_ident()
+        if self._thread != me:
+            if self._thread is not None:
+                raise errors.InvalidArgument(
+                    "untagged operations come from another thread already; pass tag=... to give"
+                    " this thread an order of its own"
+                )
+            self._thread = me
+        return 0
+
+    def _ns(self, timeout: float | None) -> int:
+        if timeout is None:
+            return self._timeout_ns
+        if not timeout > 0:
+            raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
+        return nanoseconds(timeout)
+
+    def _fill(
+        self, kind: int, source: Any, target: Any, op: int, root: int, tag: int, ns: int, flags: int
+    ) -> _Scratch:
+        scratch = self._scratch
+        call = scratch.call
+        call.kind = kind
+        call.op = op
+        call.root = root
+        call.tag = tag
+        call.flags = flags
+        call.timeout_ns = ns
+        if source is not None:
+            call.input = ffi.cast("void *", source[0])
+            call.output = ffi.cast("void *", target[0])
+            call.count = source[1]
+            call.dtype = source[2]
+        else:
+            call.input = call.output = ffi.NULL
+            call.count = call.dtype = 0
+        return scratch
+
+    def _blocking(
+        self,
+        kind: int,
+        source: Any,
+        target: Any,
+        op: int,
+        root: int,
+        tag: int,
+        ns: int,
+        flags: int,
+        value: Any = None,
+    ) -> Result:
+        if self._closed:
+            self._check_alive()
+        scratch = self._fill(kind, source, target, op, root, tag, ns, flags)
+        info, out = scratch.info, scratch.operation
+        status = _run(self._handle, scratch.call, SLICE_NS, out, info)
+        if status == _OK:
+            return make_result(value, self._names, info)
+        return self._slowly(status, out[0], value)
+
+    def _slowly(self, status: int, operation: Any, value: Any) -> Result:
+        """What is not over in one turn of the core, or went wrong."""
+        if operation == ffi.NULL:
+            self._was_broken = self._was_broken or status not in (
+                lib.COLL_INVALID_ARGUMENT,
+                lib.COLL_UNSUPPORTED,
+                lib.COLL_FORKED,
+            )
+            self._refused(status)
+        work = Work(operation, value, self._names, self._rank, None)
+        try:
+            return work.wait()
+        except errors.CollectiveError:
+            self._was_broken = True
+            raise
+        except BaseException as interrupt:
+            self._was_broken = True
+            work.cancel(f"interrupted by {type(interrupt).__name__}")
+            raise
+
+    def _refused(self, status: int) -> None:
+        message = ffi.string(lib.coll_last_error()).decode("utf-8", "replace")
+        if status == lib.COLL_PEER_LOST:
+            gone = [name for name in self._names if f"'{name}'" in message]
+            raise errors.PeerLost(message, peer=gone[0] if gone else "")
+        check(status)
+
+    def _issue(
+        self,
+        kind: int,
+        source: Any,
+        target: Any,
+        op: int,
+        root: int,
+        tag: int,
+        ns: int,
+        flags: int,
+        value: Any,
+        keep: Any,
+    ) -> Work:
+        self._check_alive()
+        scratch = self._fill(kind, source, target, op, root, tag, ns, flags)
+        status = lib.coll_issue(self._handle, scratch.call, scratch.operation)
+        if status != _OK:
+            self._refused(status)
+        work = Work(scratch.operation[0], value, self._names, self._rank, keep)
+        # A Work that its caller drops must not end the operation, nor free its buffers.
+        self._pending = {other for other in self._pending if not other.done()}
+        self._pending.add(work)
+        return work
+
+    def _set_view(self, view: View) -> None:
+        rank = view.rank_of(self._me)
+        assert rank is not None
+        self._view = view
+        self._rank = rank
+        self._size = view.size
+        self._names = tuple(peer.name for peer in view.peers)
+        self._was_broken = False
+
+    def _check_alive(self) -> None:
+        if os.getpid() != self._pid:
+            raise errors.CollectiveError(
+                "this group belongs to the parent process; call collectives.join() in the child"
+            )
+        if self._closed:
+            raise errors.CollectiveError("this group was left; call collectives.join() again")
+
+    def _abort(self, why: str) -> None:
+        """Leave at once: pending operations of the others end with an error that says why."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        try:
+            self._agent.leave(2.0, why)
+        except (errors.CollectiveError, KeyboardInterrupt):
+            pass  # the others find out by themselves
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._agent.close()
+        self._native.close()
+        self._pending.clear()
+        self._engine.close()
+
+
+def _dtype_name(buffer: Any) -> str:
+    name: str = ffi.string(lib.coll_dtype_name(buffer.dtype)).decode()
+    return name
+
+
+@atexit.register
+def _close_all() -> None:
+    # Daemon threads die in the middle of things at the interpreter's end; better before.
+    for group in list(_open_groups):
+        group._close()

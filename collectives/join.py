@@ -1,0 +1,104 @@
+"""``join``: from an address to a ``Group``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+
+from collectives._native.engine import Engine
+from collectives.data_plane import EnginePlane
+from collectives.errors import InvalidArgument
+from collectives.group import Group
+from collectives.membership.address import parse_address
+from collectives.membership.agent import Agent
+from collectives.options import Options
+
+COORDINATOR_VARIABLE = "COLLECTIVES_COORDINATOR"
+TOKEN_VARIABLE = "COLLECTIVES_TOKEN"
+
+
+def join(
+    address: str | None = None,
+    *,
+    group: str = "default",
+    name: str | None = None,
+    min_size: int = 1,
+    unit: str = "",
+    token: str | None = None,
+    timeout: float | None = None,
+    options: Options | None = None,
+) -> Group:
+    """Join a group and wait until this peer is in its view.
+
+    The group's first view forms when ``min_size`` peers are there; later ones are admitted when
+    all members call ``group.sync()``. While it waits it logs for whom.
+
+    Args:
+        address: the coordinator's ``HOST:PORT``; None: ``$COLLECTIVES_COORDINATOR``.
+        group: name of the group.
+        name: this peer's name, for people; None: made of host name and process id. The
+            coordinator makes it unique.
+        min_size: the group's first view forms when so many peers are there.
+        unit: peers of the same unit are admitted together.
+        token: the run token, if the run has one; None: ``$COLLECTIVES_TOKEN``.
+        timeout: seconds to wait; None: ``options.timeout``.
+        options: how to listen and talk; None: the defaults.
+
+    Raises:
+        CoordinatorUnreachable: nobody answers at the address.
+        NotAuthorized: the token is wrong or missing.
+        VersionSkew: no common protocol version.
+        Evicted: not admitted; the message says why, for example which pair cannot connect.
+        Timeout: the group is not complete; the message says who is missing.
+        InvalidArgument: an argument makes no sense; nothing was sent.
+    """
+    if address is None:
+        address = os.environ.get(COORDINATOR_VARIABLE)
+    if not address:
+        raise InvalidArgument(
+            "no coordinator address; pass one to join() or set $" + COORDINATOR_VARIABLE
+        )
+    if token is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+    options = options or Options()
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
+    peer_id = uuid.uuid4()
+    engine = Engine(options, peer_id)
+    plane = EnginePlane(engine)
+    agent: Agent | None = None
+    try:
+        agent = Agent(
+            address,
+            group=group,
+            name=name,
+            min_size=min_size,
+            unit=unit,
+            token=token,
+            options=options,
+            plane=plane,
+            peer_id=peer_id,
+            addresses=_advertised(options, engine.addresses),
+        )
+        agent.join(timeout)
+        return Group(engine, plane, agent, options)
+    except BaseException:
+        if agent is not None:
+            agent.close()
+        if plane.group is not None:
+            plane.group.close()
+        engine.close()
+        raise
+
+
+def _advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
+    """What others are told: the options' addresses, with the listening port where none is named."""
+    if not options.advertise:
+        return listening
+    port = parse_address(listening[0]).port
+    found = []
+    for entry in options.advertise:
+        named = entry.startswith("[") and "]:" in entry or entry.count(":") == 1
+        bare = f"[{entry}]" if ":" in entry and not entry.startswith("[") and not named else entry
+        found.append(entry if named else f"{bare}:{port}")
+    return tuple(found)

@@ -1,0 +1,240 @@
+"""Operations under way and what they return: ``Work``, ``Result``, ``Telemetry``."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Generator
+from typing import Any, NoReturn
+
+from collectives import errors
+from collectives._native import ffi, lib
+from collectives._native.engine import nanoseconds, raise_status, text
+
+SLICE_NS = 100_000_000
+"""How long a wait stays in the core before Python may handle signals: Ctrl-C works in every one."""
+
+
+class Result:
+    """What an operation returned.
+
+    Attributes:
+        value: the array that holds the result: the input if in place, else ``out``; None for
+            a barrier.
+        contributors: names of the peers whose input is in the result.
+        view: number of the view in which it ran.
+        retries: how often it was repeated because a peer was lost.
+        wire_bytes: bytes that this peer sent for it, headers included.
+        seconds: from the call to its end.
+    """
+
+    __slots__ = ("contributors", "retries", "seconds", "value", "view", "wire_bytes")
+
+    def __init__(
+        self,
+        value: Any,
+        contributors: tuple[str, ...],
+        view: int,
+        retries: int,
+        wire_bytes: int,
+        seconds: float,
+    ) -> None:
+        self.value = value
+        self.contributors = contributors
+        self.view = view
+        self.retries = retries
+        self.wire_bytes = wire_bytes
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(contributors={self.contributors}, view={self.view}, retries={self.retries},"
+            f" wire_bytes={self.wire_bytes}, seconds={self.seconds:.6f})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkUse:
+    """What one operation did on the link to one peer.
+
+    Attributes:
+        peer: its name.
+        sent_bytes: on the wire, headers included.
+        received_bytes: on the wire, headers included.
+        blocked_seconds: how long slices waited for the link or for the peer's credit.
+        resent: slices sent a second time.
+    """
+
+    peer: str
+    sent_bytes: int
+    received_bytes: int
+    blocked_seconds: float
+    resent: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Telemetry:
+    """Where an operation's time went; times are seconds of CLOCK_MONOTONIC, None: not yet.
+
+    Attributes:
+        number: of the operation in its tag.
+        entered: it was issued.
+        first_byte: the first payload arrived.
+        last_byte: the last payload arrived.
+        done: it ended.
+        retries: how often it was repeated.
+        links: one entry per other peer of the view.
+    """
+
+    number: int
+    entered: float
+    first_byte: float | None
+    last_byte: float | None
+    done: float | None
+    retries: int
+    links: tuple[LinkUse, ...]
+
+
+def make_result(value: Any, names: tuple[str, ...], info: Any) -> Result:
+    """A Result from the core's ``struct coll_info``."""
+    return Result(
+        value,
+        names,
+        info.view,
+        info.retries,
+        info.sent_bytes,
+        (info.done_ns - info.entered_ns) * 1e-9,
+    )
+
+
+class Work:
+    """An operation under way. Awaitable; its buffers must not be touched before it is done.
+
+    Made by the ``_async`` methods of ``Group``. One that is dropped goes on all the same: the
+    group keeps it until it has finished.
+    """
+
+    def __init__(
+        self, handle: Any, value: Any, names: tuple[str, ...], rank: int, keep: Any
+    ) -> None:
+        self._handle = ffi.gc(handle, lib.coll_operation_release)
+        self._value = value
+        self._names = names
+        self._rank = rank
+        self._keep = keep  # the arrays whose memory the core uses
+        self._result: Result | None = None
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return bool(lib.coll_test(self._handle) != lib.COLL_IN_PROGRESS)
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait until it has ended.
+
+        Args:
+            timeout: seconds to wait here; None: as long as the operation's own timeout. When it
+                passes, the operation goes on and may be waited for again.
+
+        Raises:
+            Timeout: it has not ended within ``timeout``, or within its own.
+            PeerLost, MismatchError, Cancelled: it failed; the inputs are as they were before.
+        """
+        if self._result is not None:
+            return self._result
+        left = 2**63 if timeout is None else nanoseconds(timeout)
+        while True:
+            part = min(left, SLICE_NS)
+            status = lib.coll_wait(self._handle, part)
+            if status != lib.COLL_IN_PROGRESS:
+                break
+            left -= part
+            if left <= 0:
+                raise errors.Timeout(
+                    f"the operation has not ended within {timeout:g} s; it goes on: wait again, or"
+                    " cancel() it"
+                )
+        return self._finish(status)
+
+    def cancel(self, reason: str = "") -> None:
+        """Abort it here and at all other peers, where it raises ``Cancelled``.
+
+        No effect once it has ended. The group is broken until every member calls ``sync()``.
+        """
+        me = self._names[self._rank]
+        message = f"'{me}' cancelled operation {self.telemetry().number}"
+        message += f": {reason}" if reason else ""
+        lib.coll_operation_abort(
+            self._handle, lib.COLL_CANCELLED, f"{message}; call sync() and go on".encode()
+        )
+
+    def telemetry(self) -> Telemetry:
+        """Where its time went so far."""
+        info = ffi.new("struct coll_info *")
+        lib.coll_operation_get_info(self._handle, info)
+        link = ffi.new("struct coll_link_info *")
+        links = []
+        for rank, name in enumerate(self._names):
+            if lib.coll_operation_link(self._handle, rank, link) != lib.COLL_OK:
+                break
+            if rank == self._rank:
+                continue
+            links.append(
+                LinkUse(
+                    name,
+                    link.sent_bytes,
+                    link.received_bytes,
+                    link.blocked_ns * 1e-9,
+                    link.resent_slices,
+                )
+            )
+
+        def seconds(value: int) -> float | None:
+            return value * 1e-9 if value else None
+
+        return Telemetry(
+            info.number,
+            info.entered_ns * 1e-9,
+            seconds(info.first_byte_ns),
+            seconds(info.last_byte_ns),
+            seconds(info.done_ns),
+            info.retries,
+            tuple(links),
+        )
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self._await().__await__()
+
+    async def _await(self) -> Result:
+        if not self.done():
+            loop = asyncio.get_running_loop()
+            ended: asyncio.Future[None] = loop.create_future()
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+                lib.coll_operation_notify(self._handle, fd)
+                await ended
+            except asyncio.CancelledError:
+                self.cancel("the task that awaited it was cancelled")
+                raise
+            finally:
+                lib.coll_operation_notify(self._handle, -1)
+                loop.remove_reader(fd)
+                os.close(fd)
+        return self.wait(0)
+
+    def _finish(self, status: int) -> Result:
+        self._keep = None
+        if status != lib.COLL_OK:
+            raise_operation(self._handle, status, self._names)
+        info = ffi.new("struct coll_info *")
+        lib.coll_operation_get_info(self._handle, info)
+        self._result = make_result(self._value, self._names, info)
+        return self._result
+
+
+def raise_operation(handle: Any, status: int, names: tuple[str, ...]) -> NoReturn:
+    """Raise the error of a finished operation; ``names`` are those of its view, by rank."""
+    culprit = lib.coll_operation_culprit(handle)
+    peer = names[culprit] if 0 <= culprit < len(names) else ""
+    raise_status(status, text(lib.coll_operation_error(handle)), peer=peer)
