@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collectives._native.engine import Counters
 from collectives._version import __version__
-from collectives.errors import (
-    Cancelled,
-    CollectiveError,
-    CoordinatorUnreachable,
-    Evicted,
-    InvalidArgument,
-    MismatchError,
-    NotAuthorized,
-    PeerLost,
-    Timeout,
-    TooFewPeers,
-    UnsupportedError,
-    VersionSkew,
-)
-from collectives.group import Group
-from collectives.join import join
-from collectives.membership.peer import SyncOutcome
-from collectives.membership.server import Coordinator
-from collectives.membership.view import Peer, View
-from collectives.options import Options
-from collectives.work import LinkUse, Result, Telemetry, Work
+
+try:
+    from collectives._native.engine import Counters
+    from collectives.errors import (
+        Cancelled,
+        CollectiveError,
+        CoordinatorUnreachable,
+        Evicted,
+        InvalidArgument,
+        MismatchError,
+        NotAuthorized,
+        PeerLost,
+        Timeout,
+        TooFewPeers,
+        UnsupportedError,
+        VersionSkew,
+    )
+    from collectives.group import Group
+    from collectives.join import join
+    from collectives.membership.peer import SyncOutcome
+    from collectives.membership.server import Coordinator
+    from collectives.membership.view import Peer, View
+    from collectives.options import Options
+    from collectives.work import LinkUse, Result, Telemetry, Work
+except ImportError as error:
+    # `collectives doctor` lives in this package, and must run where the rest does not.
+    from collectives._broken import explain
+
+    globals()["__getattr__"] = explain(error)
 
 __all__ = [
     "Cancelled",

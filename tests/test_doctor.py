@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -273,3 +274,18 @@ def test_an_unknown_concern_is_refused_by_name() -> None:
     ran = strip.command("doctor", "warp-drive")
     assert ran.returncode == 2
     assert "no such concern: warp-drive" in ran.stderr
+
+
+def test_the_package_without_its_core_says_why_and_names_the_doctor(tmp_path: Path) -> None:
+    package = tmp_path / "tree" / "collectives"
+    shutil.copytree(strip.ROOT / "collectives", package, ignore=shutil.ignore_patterns("libcoll*"))
+    source = "import collectives\nprint(collectives.__version__)\ncollectives.join('127.0.0.1:1')"
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    ran = subprocess.run(
+        [sys.executable, "-c", source], cwd="/", capture_output=True, text=True, timeout=60,
+        env=environment,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: collectives cannot be used here: libcollectives.so")
+    assert "`python -m collectives.cli doctor`" in last

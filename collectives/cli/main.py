@@ -88,9 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         build(requested_command(arguments))(arguments, prog_name="collectives")
     except CollectiveError as error:
         return _fail(str(error), error)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name not in OPTIONAL_MODULES:
-            raise
+            return _fail(f"{error}\n`collectives doctor` says what is wrong, and the cure", error)
         extra = OPTIONAL_MODULES[error.name]
         return _fail(
             f"this command needs {error.name}, which is not installed; install it with\n"
