@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from collectives.bench import report, sweep
 from collectives.bench.config import BenchConfig, parse_bytes, parse_sizes
 from collectives.bench.pattern import DTYPES, OPS, Pattern, poison
+from collectives.bench.ranks import BenchError, Ranks
 from collectives.bench.report import Figure
-from collectives.errors import InvalidArgument, UnsupportedError
+from collectives.bench.worker import Block
+from collectives.errors import CollectiveError, InvalidArgument, UnsupportedError
 
 NUMPY_DTYPES = [name for name in DTYPES if name != "bfloat16"]
 COMBINE = {
@@ -264,6 +266,22 @@ def test_both_libraries_have_the_same_congestion_control() -> None:
     check_schema(json.loads(result.to_json()), gloo=True)
     assert result.wrong == 0
     assert result.congestion == {"collectives": ["reno"], "gloo": ["reno"]}
+
+
+def test_a_congestion_control_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(CollectiveError, match="although nonsense was asked for"):
+        sweep.run(dataclasses.replace(TINY, congestion="nonsense"))
+
+
+def test_a_rank_that_dies_ends_the_run_and_is_named() -> None:
+    config = dataclasses.replace(TINY, sizes=(1024,))
+    with pytest.raises(BenchError, match="rank-"), Ranks(config) as ranks:  # noqa: PT012
+        ranks.hellos()
+        victim = ranks._processes[1]
+        victim.kill()
+        victim.join(30)
+        ranks.ask(Block("collectives", False, 256, 1, settle=False))
+    assert not any(process.is_alive() for process in ranks._processes)
 
 
 def test_the_command_prints_the_table_and_writes_the_json(tmp_path) -> None:

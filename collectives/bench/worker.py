@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -230,12 +230,10 @@ def main(
                     return
                 connection.send(bench.run(command))
     except BaseException as error:
-        try:
-            # An error of the library explains itself; of others the place is wanted too.
-            ours = isinstance(error, collectives.CollectiveError)
+        # An error of the library explains itself; of others the place is wanted too.
+        ours = isinstance(error, collectives.CollectiveError)
+        with suppress(OSError):  # the parent may be gone
             connection.send(Failed(f"{name}: {error if ours else traceback.format_exc()}"))
-        except OSError:
-            pass  # the parent is gone
         raise SystemExit(1) from None
 
 
@@ -273,10 +271,19 @@ def _start(
         libraries["gloo"] = gloo
         found["gloo"] = sockets.connected() - before
         if config.congestion is not None:
-            sockets.set_congestion(found["gloo"], config.congestion)
+            # Where it may not be set, the check below says so.
+            with suppress(OSError):
+                sockets.set_congestion(found["gloo"], config.congestion)
     hello = Hello(
         group.rank,
         {library: sockets.congestion(fds) for library, fds in found.items()},
         {library: len(fds) for library, fds in found.items()},
     )
+    for library, names in hello.congestion.items():
+        if config.congestion is not None and names not in ([], [config.congestion]):
+            raise collectives.UnsupportedError(
+                f"the connections of {library} have congestion control {', '.join(names)} although "
+                f"{config.congestion} was asked for: this system does not have it or does not "
+                "allow it (net.ipv4.tcp_allowed_congestion_control); take another one or auto"
+            )
     return Bench(group.rank, config, libraries), hello
