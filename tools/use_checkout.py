@@ -27,16 +27,13 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def main(lazy: bool) -> None:
+def main() -> None:
     """Write the path file and the command into the running interpreter's environment."""
-    lines = [str(ROOT)]
-    if lazy:  # functions that are declared and not defined yet fail when called, not at import
-        lines.append("import sys; sys.setdlopenflags(1)")
-    write(Path(sysconfig.get_path("purelib")) / "collectives_checkout.pth", "\n".join(lines) + "\n")
+    write(Path(sysconfig.get_path("purelib")) / "collectives_checkout.pth", f"{ROOT}\n")
     command = Path(sysconfig.get_path("scripts")) / "collectives"
     write(command, COMMAND.format(python=sys.executable))
     command.chmod(0o755)
 
 
 if __name__ == "__main__":
-    main("--lazy" in sys.argv[1:])
+    main()
