@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +20,6 @@ from collectives.errors import InvalidArgument, UnsupportedError
 
 if TYPE_CHECKING:
     from collectives.cli._demo.report import Report
-
-SABOTAGES = ("", "crash", "bitflip", "freeze")
 
 
 def demo(
@@ -35,7 +33,6 @@ def demo(
     device: Annotated[str, typer.Option(help="Where the peers train: cpu or cuda.")] = "cpu",
     json: Annotated[str | None, typer.Option(help="Write the report here.", metavar="PATH")] = None,
     png: Annotated[str, typer.Option(help="Draw the run here.", metavar="PATH")] = "demo.png",
-    sabotage: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Train a small model on four peers, and show that they agree.
 
@@ -47,10 +44,8 @@ def demo(
     from collectives.cli._demo.run import run
     from collectives.cli._demo.screen import LiveScreen, PlainScreen, summary
 
-    # Peers fill in the address and the name; a frozen outer optimizer must fail the verdict.
-    frozen: dict[str, Any] = {"outer_lr": 0.0} if sabotage == "freeze" else {}
-    settings = Settings("", "", peers, rounds, seed, text=text, device=device, **frozen)
-    _check(settings, sabotage)
+    settings = Settings("", "", peers, rounds, seed, text=text, device=device)
+    _check(settings)
     report = Report(rounds, settings.inner_steps)
     console = Console()
     console.print(
@@ -67,7 +62,7 @@ def demo(
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with screen:
-            run(settings, report, screen, sabotage if sabotage != "freeze" else "")
+            run(settings, report, screen)
     finally:
         signal.signal(signal.SIGTERM, previous)
     console.print(summary(report))
@@ -81,10 +76,8 @@ def demo(
         raise typer.Exit(1)
 
 
-def _check(settings: Settings, sabotage: str) -> None:
+def _check(settings: Settings) -> None:
     """Refuse what cannot work before anything is started."""
-    if sabotage not in SABOTAGES:
-        raise InvalidArgument(f"--sabotage {sabotage!r}; there are {', '.join(SABOTAGES[1:])}")
     if settings.device not in ("cpu", "cuda"):
         raise InvalidArgument(f"--device {settings.device!r}; the demo trains on cpu or cuda")
     # Importing torch takes seconds, and the peers do it anyway: only ask whether it is there.

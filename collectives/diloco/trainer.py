@@ -283,12 +283,12 @@ class DiLoCo:
         if layout_high != -layout_low:
             raise InvalidArgument(
                 "the peers' models differ in the name, shape, dtype or requires_grad of a "
-                f"parameter or buffer; this peer is {self.group.peers[rank].name!r}"
+                f"parameter or buffer; this peer is {self.group.name!r}"
             )
         if settings_high != -settings_low:
             raise InvalidArgument(
                 "the peers' settings differ; inner_steps, outer_lr, outer_momentum and nesterov "
-                f"must be equal, and this peer, {self.group.peers[rank].name!r}, has "
+                f"must be equal, and this peer, {self.group.name!r}, has "
                 f"{self.inner_steps}, {self._lr}, {self._beta} and {self._nesterov}"
             )
         return _RANKS - 1 - best % _RANKS

@@ -30,7 +30,6 @@ class Settings:
         outer_lr: η.
         outer_momentum: β.
         sample_bytes: length of the text that rank 0 writes at the end.
-        sabotage: what the peer does wrong on purpose, for tests: ``"crash"``, ``"bitflip"``.
     """
 
     address: str
@@ -47,7 +46,6 @@ class Settings:
     outer_lr: float = 0.7
     outer_momentum: float = 0.7
     sample_bytes: int = 480
-    sabotage: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,4 +98,8 @@ def generate(model: ByteTransformer, prompt: str, length: int, seed: int) -> str
         following = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         text = torch.cat([text, following[None]], dim=1)
     model.train()
-    return bytes(text[0].tolist()).decode(errors="replace")
+    written = bytes(text[0].tolist()).decode(errors="replace")
+    # An untrained model writes control characters, which a terminal would obey.
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in written
+    )

@@ -27,7 +27,7 @@ from collectives.cli._demo.messages import (
 )
 
 if TYPE_CHECKING:
-    from collectives.diloco import DiLoCo, Round
+    from collectives.diloco import Round
 
 WARM_UP_STEPS = 30
 REPORT_EVERY = 5
@@ -123,7 +123,6 @@ def train(settings: Settings, channel: TextIO) -> None:
             if len(losses) % REPORT_EVERY == 0:
                 step = diloco.round * settings.inner_steps + len(losses)
                 _send(channel, Progress(step, sum(losses[-REPORT_EVERY:]) / REPORT_EVERY))
-            _sabotage(settings, diloco, group.rank)
             done = diloco.step()
             if done is not None:
                 _send(channel, _round_end(done, losses, evaluate(VALIDATION_SHARE)))
@@ -154,21 +153,6 @@ def _rate(step: int, steps: int) -> float:
     """Share of the highest learning rate: linear up, then half a cosine down to a tenth."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
     return min((step + 1) / WARM_UP_STEPS, 1.0) * (0.1 + 0.9 * cosine)
-
-
-def _sabotage(settings: Settings, diloco: DiLoCo, rank: int) -> None:
-    """Do what ``settings.sabotage`` says, in the first round, on rank 1."""
-    if not settings.sabotage or rank != 1 or diloco.round != 0 or diloco.inner_step != 0:
-        return
-    if settings.sabotage == "crash":
-        raise RuntimeError("crashed on purpose")
-    if settings.sabotage == "bitflip":
-        import torch
-
-        state = diloco.state_dict()
-        bits = next(iter(state["theta"].values())).view(torch.int32).flatten()
-        bits[0] ^= 1 << 16
-        diloco.load_state_dict(state)
 
 
 def _send(channel: TextIO, message: Message) -> None:

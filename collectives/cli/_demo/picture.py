@@ -128,7 +128,8 @@ def _draw_losses(axes: Axes, report: Report) -> None:
             annotation_clip=False,
         )
     axes.set_ylabel("loss (nats per byte)")
-    axes.legend(frameon=False, loc="upper right", labelcolor=_INK)
+    if axes.lines:
+        axes.legend(frameon=False, loc="upper right", labelcolor=_INK)
 
 
 def _draw_sent(axes: Axes, report: Report) -> None:

@@ -10,28 +10,34 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from collectives.cli._demo.messages import Message, Settings, decode, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 _log = logging.getLogger(__name__)
 
+COMMAND = (sys.executable, "-m", "collectives.cli._demo.peer")
+
+# Seconds between asking a peer to end and ending it.
+_GRACE = 2.0
 _LOG_LINES = 12
 
 
 class PeerProcess:
     """A peer and what it wrote to standard error."""
 
-    def __init__(self, settings: Settings, folder: pathlib.Path) -> None:
+    def __init__(self, settings: Settings, folder: pathlib.Path, command: Sequence[str]) -> None:
         self.name = settings.name
         self._log = folder / f"{settings.name}.log"
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends the peers.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "collectives.cli._demo.peer"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -50,9 +56,14 @@ class PeerProcess:
 
 
 class Peers:
-    """The peers of one demo, as a context manager: leaving it ends every one of them."""
+    """The peers of one demo, as a context manager: leaving it ends every one of them.
 
-    def __init__(self) -> None:
+    Args:
+        command: what a peer is, other than in tests the demo's.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
         self._folder = tempfile.TemporaryDirectory(prefix="collectives-demo-")
         self._peers: dict[str, PeerProcess] = {}
         self._readers: list[threading.Thread] = []
@@ -70,14 +81,15 @@ class Peers:
         for peer in self._peers.values():
             if peer.process.poll() is None:
                 peer.process.terminate()
+        deadline = time.monotonic() + _GRACE
         for peer in self._peers.values():
             try:
-                peer.process.wait(timeout=3)
+                peer.process.wait(timeout=max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 peer.process.kill()
                 peer.process.wait()
         for reader in self._readers:
-            reader.join(timeout=3)
+            reader.join(timeout=_GRACE)
         for peer in self._peers.values():
             for pipe in (peer.process.stdin, peer.process.stdout):
                 assert pipe is not None
@@ -87,7 +99,7 @@ class Peers:
 
     def start(self, settings: Settings) -> None:
         """Start one more peer."""
-        peer = PeerProcess(settings, pathlib.Path(self._folder.name))
+        peer = PeerProcess(settings, pathlib.Path(self._folder.name), self._command)
         self._peers[settings.name] = peer
         reader = threading.Thread(target=self._read, args=(peer,), daemon=True)
         self._readers.append(reader)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import collectives
 from collectives.cli._demo.messages import Failed, Settings
-from collectives.cli._demo.processes import Peers
+from collectives.cli._demo.processes import COMMAND, Peers
 from collectives.cli._demo.report import Report
 from collectives.errors import CollectiveError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from collectives.cli._demo.messages import Message
 
 # A peer sends something every few seconds; silence of all of them means that the run is stuck.
@@ -34,20 +36,18 @@ class Screen(Protocol):
         """Called several times a second."""
 
 
-def run(settings: Settings, report: Report, screen: Screen, sabotage: str = "") -> None:
+def run(
+    settings: Settings, report: Report, screen: Screen, command: Sequence[str] = COMMAND
+) -> None:
     """Train as ``settings`` say (address and name are filled in here) and fill ``report``.
 
     Raises:
         DemoError: a peer failed or the run got stuck; no process is left behind.
     """
     names = [f"peer-{number}" for number in range(settings.peers)]
-    with collectives.Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
+    with collectives.Coordinator("127.0.0.1:0") as coordinator, Peers(command) as peers:
         for name in names:
-            peers.start(
-                dataclasses.replace(
-                    settings, address=coordinator.address, name=name, sabotage=sabotage
-                )
-            )
+            peers.start(dataclasses.replace(settings, address=coordinator.address, name=name))
         ended: dict[str, int] = {}
         errors: dict[str, str] = {}
         deadline = time.monotonic() + SILENCE
