@@ -42,7 +42,7 @@ def coordinator(
     try:
         with Coordinator(bind, token=secret or None) as running:
             kind = "with a run token" if secret else "without a run token: anybody may join"
-            typer.echo(f"coordinator at {running.address}, {kind}")
+            typer.echo(f"coordinator at {running.listens_on}, {kind}")
             signal.sigwait(wanted)
             typer.echo("coordinator stopped")
     finally:

@@ -1,11 +1,14 @@
 """The one place where ``HOST:PORT`` texts are taken apart.
 
-Called by the agent, the server and the command line; resolves nothing and opens nothing.
+Called by the agent, the server and the command line. ``parse_address`` opens and resolves
+nothing; ``resolve`` does both where ZeroMQ cannot be left to it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import socket
 
 from collectives.errors import InvalidArgument
 
@@ -66,6 +69,43 @@ def parse_address(text: str, *, default_port: int | None = DEFAULT_PORT) -> Addr
     if not (port_text.isascii() and port_text.isdigit()) or not 0 <= int(port_text[:6]) <= 65535:
         raise _bad(text, f"the port is {port_text!r}, it must be a number from 0 to 65535")
     return Address(host, int(port_text))
+
+
+def is_numeric(address: Address) -> bool:
+    """Whether the host is an IP address, so that there is nothing to resolve."""
+    try:
+        ipaddress.ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def resolve(address: Address, patience: float = 1.0) -> Address:
+    """The numeric address to dial for a host name.
+
+    ZeroMQ takes the first address of a name, and for ``localhost`` that may be ``::1`` where the
+    other side listens on ``127.0.0.1``. So of several addresses the first that accepts a
+    connection is taken, or the first of all if none does.
+
+    Args:
+        address: any address.
+        patience: seconds for each connection attempt.
+
+    Raises:
+        OSError: the name is unknown.
+    """
+    if is_numeric(address):
+        return address
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if len(hosts) > 1:
+        for host in hosts:
+            try:
+                socket.create_connection((host, address.port), patience).close()
+            except OSError:
+                continue
+            return Address(host, address.port)
+    return Address(hosts[0], address.port)
 
 
 def _bad(text: str, why: str) -> InvalidArgument:

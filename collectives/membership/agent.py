@@ -26,7 +26,7 @@ from collectives.errors import (
     TooFewPeers,
 )
 from collectives.membership import messages, peer
-from collectives.membership.address import parse_address
+from collectives.membership.address import is_numeric, parse_address, resolve
 from collectives.membership.fields import MalformedError
 from collectives.membership.messages import OtherVersionError, decode, encode
 from collectives.membership.peer import SyncOutcome
@@ -345,7 +345,10 @@ class Agent:
             # What is said while nobody listens is queued and arrives late; little of it is enough,
             # as all of it is said again.
             socket.setsockopt(zmq.SNDHWM, 32)
-            socket.connect(self._address.endpoint)
+            if is_numeric(self._address):
+                socket.connect(self._address.endpoint)
+            else:
+                threading.Thread(target=self._resolve, args=(loop,), daemon=True).start()
             loop.add_reader(self._plane.event_fd, self._drain_plane)
             started.set()
             tasks = [
@@ -368,6 +371,25 @@ class Agent:
             loop.remove_reader(self._plane.event_fd)
             self._socket = None
             context.destroy(linger=200)
+
+    def _resolve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Find the address of a name, in a thread that nobody has to wait for: it may take long."""
+        while self._socket is not None:
+            try:
+                endpoint = resolve(self._address).endpoint
+            except OSError as error:
+                self._probe = error.strerror or str(error)
+                time.sleep(TICK)
+                continue
+            with contextlib.suppress(RuntimeError):  # the agent was closed meanwhile
+                loop.call_soon_threadsafe(self._dial, endpoint)
+            return
+
+    def _dial(self, endpoint: str) -> None:
+        if self._socket is not None:
+            self._socket.connect(endpoint)
+            if self._state.phase is peer.Phase.CONNECTING:
+                self._handle(peer.Start())
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:

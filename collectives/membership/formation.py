@@ -182,6 +182,7 @@ def check_preparation(turn: Turn, name: str) -> None:
         pair: failure
         for pair, failure in coming.failed.items()
         if turn.now - failure.since >= timing.pair_patience
+        and turn.now - failure.last <= timing.hesitation
     }
     tried = {peer for peer, at in coming.knows.items() if turn.now - at >= timing.pair_patience}
     failed = {pair: failure for pair, failure in failing.items() if tried.issuperset(pair)}
@@ -300,7 +301,7 @@ def record_unreachable(
         if other in known and other != peer:
             before = coming.failed.get((peer, other))
             since = turn.now if before is None else before.since
-            failed[(peer, other)] = Failure(text, since)
+            failed[(peer, other)] = Failure(text, since, turn.now)
     turn.set_group(name, preparing=dataclasses.replace(coming, failed=failed))
 
 

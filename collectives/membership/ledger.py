@@ -32,9 +32,10 @@ class Timing:
             before somebody is dropped.
         pair_patience: a pair must have failed to connect for so long, both knowing of the view,
             to count.
-        hesitation: while one of such a pair has said nothing for so long, nobody is dropped:
-            either it speaks again or it is the one to drop. Less than ``pair_patience``, so that
-            of a pair of which one has just died, the dead one is dropped.
+        hesitation: a report that was not repeated for so long is void, and while one of such a
+            pair has said nothing for so long, nobody is dropped: either it speaks again or it is
+            the one to drop. Less than ``pair_patience``, so that of a pair of which one has just
+            died, the dead one is dropped.
         prepare_silence: who says neither Prepared nor Unreachable for so long is dropped.
         abandoned: when peers wait for admission and not one member has spoken for so long, the
             members are taken for dead: all were killed at once, nobody is left to report it. A
@@ -73,10 +74,11 @@ class Registered:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A pair that cannot talk: what was tried, and since when."""
+    """A pair that cannot talk: what was tried, since when, and when that was last said."""
 
     text: str
     since: float
+    last: float
 
 
 @dataclasses.dataclass(frozen=True)

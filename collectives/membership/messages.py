@@ -484,5 +484,5 @@ def decode(
 def clip(text: str, limit: int = MAX_TEXT) -> str:
     """A text made fit for a message: one line, no control characters, at most ``limit`` bytes."""
     flat = "".join(" " if ord(c) < 32 or ord(c) == 127 else c for c in text)
-    data = flat.encode("utf-8", "replace")
-    return flat if len(data) <= limit else data[:limit].decode("utf-8", "ignore")
+    # Surrogates, from file names for example, have no UTF-8 form; they become question marks.
+    return flat.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")

@@ -11,7 +11,7 @@ import zmq
 
 from collectives.errors import CoordinatorUnreachable, NotAuthorized, VersionSkew
 from collectives.membership import messages
-from collectives.membership.address import parse_address
+from collectives.membership.address import parse_address, resolve
 from collectives.membership.fields import MalformedError
 from collectives.membership.ledger import prove
 
@@ -33,13 +33,17 @@ def query_status(address: str, *, token: str | None = None, timeout: float = 5.0
         InvalidArgument: the address is none.
     """
     parsed = parse_address(address)
+    try:
+        target = resolve(parsed)
+    except OSError as error:
+        raise CoordinatorUnreachable(f"{parsed}: {error.strerror}; check the address") from None
     query = messages.StatusQuery(uuid.uuid4())
     deadline = time.monotonic() + timeout
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_TO_PEER)
-        socket.connect(parsed.endpoint)
+        socket.connect(target.endpoint)
         message: messages.Message = query
         while time.monotonic() < deadline:
             socket.send(messages.encode(message))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket as network
 import threading
 import time
 import types
@@ -35,6 +36,7 @@ logger = logging.getLogger("collectives.coordinator")
 
 TICK = 0.25
 HANDSHAKE_MS = 2000
+_LOOPBACK = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 _BAD_HANDSHAKES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -54,7 +56,8 @@ class Coordinator:
         timing: its patience; the default suits a LAN.
 
     Attributes:
-        address: where it listens, ready to be given to ``join``.
+        address: where it listens, ready to be given to ``join`` on this machine.
+        listens_on: the same, as other machines see it (``*`` stays ``*``).
 
     Raises:
         InvalidArgument: ``bind`` is no address.
@@ -82,6 +85,7 @@ class Coordinator:
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self.address = ""
+        self.listens_on = ""
         self._thread = threading.Thread(
             target=self._main, name="collectives-coordinator", daemon=True
         )
@@ -90,7 +94,7 @@ class Coordinator:
         if self._failure is not None:
             self._thread.join()
             failure = self._failure
-            if isinstance(failure, zmq.ZMQError):
+            if isinstance(failure, zmq.ZMQError | OSError):
                 raise CollectiveError(
                     f"the coordinator cannot listen on {self._bind}: {failure.strerror}; choose"
                     " another address, or port 0 for any free one"
@@ -141,14 +145,17 @@ class Coordinator:
         try:
             socket = context.socket(zmq.ROUTER)
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.IPV6, ":" in self._bind.host or self._bind.host == "*")
+            socket.setsockopt(zmq.IPV6, 1)
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_TO_COORDINATOR)
             socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
             socket.setsockopt(zmq.BACKLOG, 1024)
             socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
             monitor = _monitor(socket)
-            self.address = _listen(socket, self._bind)
-            logger.info("listening on %s", self.address)
+            port = _listen(socket, self._bind)
+            self.listens_on = str(Address(self._bind.host, port))
+            host = _LOOPBACK.get(self._bind.host, self._bind.host)
+            self.address = str(Address(host, port))
+            logger.info("listening on %s", self.listens_on)
             self._started.set()
             tasks = [
                 asyncio.ensure_future(self._receive(socket)),
@@ -224,10 +231,13 @@ def _monitor(socket: zmq.asyncio.Socket) -> zmq.asyncio.Socket:
     return monitor
 
 
-def _listen(socket: zmq.asyncio.Socket, bind: Address) -> str:
-    endpoint = f"tcp://{bind}" if bind.port else f"tcp://{Address(bind.host, 0)}"
-    socket.bind(endpoint)
+def _listen(socket: zmq.asyncio.Socket, bind: Address) -> int:
+    """Bind the socket and return its port. ZeroMQ resolves no names when it binds."""
+    host = bind.host
+    if host != "*":
+        host = str(network.getaddrinfo(host, None, type=network.SOCK_STREAM)[0][4][0])
+        socket.setsockopt(zmq.IPV6, ":" in host)
+    socket.bind(f"tcp://{Address(host, bind.port)}")
     bound = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(bound, bytes)
-    port = int(bound.rstrip(b"\0").decode().rpartition(":")[2])
-    return str(Address(bind.host, port))
+    return int(bound.rstrip(b"\0").decode().rpartition(":")[2])
