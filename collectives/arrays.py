@@ -6,11 +6,11 @@ torch is never imported here: a tensor can only come from a process that has imp
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from collectives._native import lib
+from collectives._native import ffi, lib
 from collectives.errors import InvalidArgument, UnsupportedError
 
 DTYPES: dict[str, int] = {
@@ -35,12 +35,9 @@ _numpy_dtypes: dict[Any, int] = {
 _torch_dtypes: dict[Any, int] = {}
 
 
-class Buffer(NamedTuple):
-    """An array as the core sees it; valid while the array lives."""
-
-    address: int
-    count: int
-    dtype: int
+Buffer = tuple[Any, int, int]
+"""An array as the core sees it: a pointer (cdata that keeps numpy's buffer alive), the number of
+elements, the core's number of the dtype."""
 
 
 def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
@@ -55,23 +52,21 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
         InvalidArgument: it is no array, is not contiguous, or read-only though written to.
         UnsupportedError: its dtype or device is none that the core knows.
     """
-    if type(array) is np.ndarray or isinstance(array, np.ndarray):
-        interface = array.__array_interface__
+    if isinstance(array, np.ndarray):
         code = _numpy_dtypes.get(array.dtype)
         if code is None:
-            code = _other_dtype(array.dtype.name, what)
+            code = _other_dtype(array.dtype, what)
         flags = array.flags
         if not flags.c_contiguous:
             raise InvalidArgument(
                 f"{what} of shape {array.shape} is not contiguous; pass"
                 " numpy.ascontiguousarray(...) and copy the result back"
             )
-        if not array.dtype.isnative:
-            raise UnsupportedError(f"{what} is not in this machine's byte order; convert it first")
-        address, read_only = interface["data"]
-        if read_only and writable:
+        if writable and not flags.writeable:
             raise InvalidArgument(f"{what} is read-only; pass a writable array")
-        return Buffer(address, array.size, code)
+        if code == lib.COLL_BF16:  # an extension dtype, which the buffer protocol does not know
+            return ffi.cast("void *", array.ctypes.data), array.size, code
+        return ffi.from_buffer(array), array.size, code
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _tensor(array, what, torch)
@@ -83,7 +78,7 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
 def _tensor(tensor: Any, what: str, torch: Any) -> Buffer:
     code = _torch_dtypes.get(tensor.dtype)
     if code is None:
-        code = _torch_dtypes[tensor.dtype] = _other_dtype(
+        code = _torch_dtypes[tensor.dtype] = _known_dtype(
             str(tensor.dtype).removeprefix("torch."), what
         )
     if tensor.device.type != "cpu":
@@ -97,10 +92,18 @@ def _tensor(tensor: Any, what: str, torch: Any) -> Buffer:
             f"{what} of shape {tuple(tensor.shape)} is not contiguous; pass .contiguous() and copy"
             " the result back"
         )
-    return Buffer(tensor.data_ptr(), tensor.numel(), code)
+    return ffi.cast("void *", tensor.data_ptr()), tensor.numel(), code
 
 
-def _other_dtype(name: str, what: str) -> int:
+def _other_dtype(dtype: Any, what: str) -> int:
+    """A numpy dtype that is not one of the usual ones."""
+    if not dtype.isnative:
+        raise UnsupportedError(f"{what} is not in this machine's byte order; convert it first")
+    code = _numpy_dtypes[dtype] = _known_dtype(dtype.name, what)
+    return code
+
+
+def _known_dtype(name: str, what: str) -> int:
     try:
         return DTYPES[name]
     except KeyError:

@@ -25,7 +25,7 @@ from collectives.membership.agent import Agent
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
 from collectives.options import Options
-from collectives.work import SLICE_NS, Result, Work, make_result, raise_operation
+from collectives.work import SLICE_NS, Result, Work, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -76,6 +76,7 @@ class Group:
         self._me = agent.state.config.id
         self._pid = os.getpid()
         self._closed = False
+        self._was_broken = False
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
         self._scratch = _Scratch()
@@ -145,7 +146,8 @@ class Group:
         self._thread = None
         if not self._agent.sync_pending:
             try:
-                self._blocking(lib.COLL_SYNC, None, None, 0, 0, 0, nanoseconds(limit), 0)
+                self._prepare(lib.COLL_SYNC, None, limit)
+                self._blocking(None)
             except errors.PeerLost:
                 pass  # this is the call that mends it
             except (errors.MismatchError, errors.Timeout, errors.Cancelled):
@@ -225,14 +227,8 @@ class Group:
             MismatchError: ranks called different things; the message says who called what.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        source, target = self._buffers(array, out)
-        code = OPS.get(op)
-        if code is None:
-            self._unknown_op(op)
-        return self._blocking(
-            lib.COLL_ALL_REDUCE, source, target, code, 0, self._tag(tag), self._ns(timeout),
-            0 if atomic else lib.COLL_NOT_ATOMIC, array if out is None else out,
-        )  # fmt: skip
+        self._reduction(array, op, out, tag, timeout, atomic)
+        return self._blocking(array if out is None else out)
 
     def all_reduce_async(
         self,
@@ -245,14 +241,8 @@ class Group:
         atomic: bool = True,
     ) -> Work:
         """``all_reduce`` without waiting: see there. The arrays must not be touched meanwhile."""
-        source, target = self._buffers(array, out)
-        code = OPS.get(op)
-        if code is None:
-            self._unknown_op(op)
-        return self._issue(
-            lib.COLL_ALL_REDUCE, source, target, code, 0, self._tag(tag), self._ns(timeout),
-            0 if atomic else lib.COLL_NOT_ATOMIC, array if out is None else out, (array, out),
-        )  # fmt: skip
+        self._reduction(array, op, out, tag, timeout, atomic)
+        return self._issue(array if out is None else out, (array, out))
 
     def broadcast(
         self,
@@ -269,16 +259,15 @@ class Group:
             array: contiguous numpy array or CPU tensor; the same dtype and number of elements on
                 all ranks. Read on the root, written elsewhere.
             root: the rank whose array it is.
-            tag, timeout, atomic: as in ``all_reduce``.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            atomic: as in ``all_reduce``.
 
         Raises:
             As ``all_reduce``.
         """
-        source = buffer_of(array, "array", writable=root != self._rank)
-        return self._blocking(
-            lib.COLL_BROADCAST, source, source, 0, self._root(root), self._tag(tag),
-            self._ns(timeout), 0 if atomic else lib.COLL_NOT_ATOMIC, array,
-        )  # fmt: skip
+        self._copying(array, root, tag, timeout, atomic)
+        return self._blocking(array)
 
     def broadcast_async(
         self,
@@ -290,11 +279,8 @@ class Group:
         atomic: bool = True,
     ) -> Work:
         """``broadcast`` without waiting: see there."""
-        source = buffer_of(array, "array", writable=root != self._rank)
-        return self._issue(
-            lib.COLL_BROADCAST, source, source, 0, self._root(root), self._tag(tag),
-            self._ns(timeout), 0 if atomic else lib.COLL_NOT_ATOMIC, array, (array,),
-        )  # fmt: skip
+        self._copying(array, root, tag, timeout, atomic)
+        return self._issue(array, (array,))
 
     def barrier(self, *, tag: int | None = None, timeout: float | None = None) -> Result:
         """Return once every member has called it.
@@ -302,33 +288,66 @@ class Group:
         Raises:
             As ``all_reduce``.
         """
-        return self._blocking(
-            lib.COLL_BARRIER, None, None, 0, 0, self._tag(tag), self._ns(timeout), 0
-        )
+        self._prepare(lib.COLL_BARRIER, tag, timeout)
+        return self._blocking(None)
 
     def barrier_async(self, *, tag: int | None = None, timeout: float | None = None) -> Work:
         """``barrier`` without waiting."""
-        return self._issue(
-            lib.COLL_BARRIER, None, None, 0, 0, self._tag(tag), self._ns(timeout), 0, None, ()
-        )
+        self._prepare(lib.COLL_BARRIER, tag, timeout)
+        return self._issue(None, ())
 
     # -- how --
 
-    def _buffers(self, array: Any, out: Any) -> tuple[Any, Any]:
-        if out is None:
-            source = buffer_of(array, "array", writable=True)
-            return source, source
-        source = buffer_of(array, "array", writable=False)
-        target = buffer_of(out, "out", writable=True)
-        if source[1] != target[1] or source[2] != target[2]:
-            raise errors.InvalidArgument(
-                f"out has {target.count} elements of {_dtype_name(target)}, array has"
-                f" {source.count} of {_dtype_name(source)}; they must match"
-            )
-        return source, target
+    def _prepare(self, kind: int, tag: int | None, timeout: float | None) -> Any:
+        """Begin this thread's argument structure for an operation without payload."""
+        call = self._scratch.call
+        call.kind = kind
+        call.tag = self._tag(tag)
+        call.timeout_ns = self._timeout_ns if timeout is None else _checked_ns(timeout)
+        call.op = call.root = call.flags = call.dtype = call.count = 0
+        call.input = call.output = ffi.NULL
+        return call
 
-    def _unknown_op(self, op: object) -> None:
-        raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+    def _reduction(
+        self,
+        array: Any,
+        op: str,
+        out: Any,
+        tag: int | None,
+        timeout: float | None,
+        atomic: bool,
+    ) -> None:
+        code = OPS.get(op)
+        if code is None:
+            raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+        pointer, count, dtype = buffer_of(array, "array", writable=out is None)
+        call = self._prepare(lib.COLL_ALL_REDUCE, tag, timeout)
+        call.op = code
+        call.input = call.output = pointer
+        call.count = count
+        call.dtype = dtype
+        if not atomic:
+            call.flags = lib.COLL_NOT_ATOMIC
+        if out is not None:
+            target, out_count, out_dtype = buffer_of(out, "out", writable=True)
+            if out_count != count or out_dtype != dtype:
+                raise errors.InvalidArgument(
+                    f"out has {out_count} elements of {_dtype_name(out_dtype)}, array has"
+                    f" {count} of {_dtype_name(dtype)}; they must match"
+                )
+            call.output = target
+
+    def _copying(
+        self, array: Any, root: int, tag: int | None, timeout: float | None, atomic: bool
+    ) -> None:
+        pointer, count, dtype = buffer_of(array, "array", writable=root != self._rank)
+        call = self._prepare(lib.COLL_BROADCAST, tag, timeout)
+        call.root = self._root(root)
+        call.input = call.output = pointer
+        call.count = count
+        call.dtype = dtype
+        if not atomic:
+            call.flags = lib.COLL_NOT_ATOMIC
 
     def _root(self, root: int) -> int:
         if not 0 <= root < self._size:
@@ -353,49 +372,11 @@ class Group:
             self._thread = me
         return 0
 
-    def _ns(self, timeout: float | None) -> int:
-        if timeout is None:
-            return self._timeout_ns
-        if not timeout > 0:
-            raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
-        return nanoseconds(timeout)
-
-    def _fill(
-        self, kind: int, source: Any, target: Any, op: int, root: int, tag: int, ns: int, flags: int
-    ) -> _Scratch:
-        scratch = self._scratch
-        call = scratch.call
-        call.kind = kind
-        call.op = op
-        call.root = root
-        call.tag = tag
-        call.flags = flags
-        call.timeout_ns = ns
-        if source is not None:
-            call.input = ffi.cast("void *", source[0])
-            call.output = ffi.cast("void *", target[0])
-            call.count = source[1]
-            call.dtype = source[2]
-        else:
-            call.input = call.output = ffi.NULL
-            call.count = call.dtype = 0
-        return scratch
-
-    def _blocking(
-        self,
-        kind: int,
-        source: Any,
-        target: Any,
-        op: int,
-        root: int,
-        tag: int,
-        ns: int,
-        flags: int,
-        value: Any = None,
-    ) -> Result:
+    def _blocking(self, value: Any) -> Result:
+        """Run what this thread's argument structure says."""
         if self._closed:
             self._check_alive()
-        scratch = self._fill(kind, source, target, op, root, tag, ns, flags)
+        scratch = self._scratch
         info, out = scratch.info, scratch.operation
         status = _run(self._handle, scratch.call, SLICE_NS, out, info)
         if status == _OK:
@@ -429,21 +410,9 @@ class Group:
             raise errors.PeerLost(message, peer=gone[0] if gone else "")
         check(status)
 
-    def _issue(
-        self,
-        kind: int,
-        source: Any,
-        target: Any,
-        op: int,
-        root: int,
-        tag: int,
-        ns: int,
-        flags: int,
-        value: Any,
-        keep: Any,
-    ) -> Work:
+    def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
-        scratch = self._fill(kind, source, target, op, root, tag, ns, flags)
+        scratch = self._scratch
         status = lib.coll_issue(self._handle, scratch.call, scratch.operation)
         if status != _OK:
             self._refused(status)
@@ -491,8 +460,14 @@ class Group:
         self._engine.close()
 
 
-def _dtype_name(buffer: Any) -> str:
-    name: str = ffi.string(lib.coll_dtype_name(buffer.dtype)).decode()
+def _checked_ns(timeout: float) -> int:
+    if not timeout > 0:
+        raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
+    return nanoseconds(timeout)
+
+
+def _dtype_name(dtype: int) -> str:
+    name: str = ffi.string(lib.coll_dtype_name(dtype)).decode()
     return name
 
 

@@ -98,7 +98,11 @@ def _advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]
     port = parse_address(listening[0]).port
     found = []
     for entry in options.advertise:
-        named = entry.startswith("[") and "]:" in entry or entry.count(":") == 1
-        bare = f"[{entry}]" if ":" in entry and not entry.startswith("[") and not named else entry
-        found.append(entry if named else f"{bare}:{port}")
+        if entry.startswith("["):
+            has_port = "]:" in entry
+        else:
+            has_port = entry.count(":") == 1
+            if entry.count(":") > 1:
+                entry = f"[{entry}]"
+        found.append(entry if has_port else f"{entry}:{port}")
     return tuple(found)

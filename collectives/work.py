@@ -208,12 +208,12 @@ class Work:
     async def _await(self) -> Result:
         if not self.done():
             loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
+            ended = asyncio.Event()
             fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             try:
-                loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+                loop.add_reader(fd, ended.set)
                 lib.coll_operation_notify(self._handle, fd)
-                await ended
+                await ended.wait()
             except asyncio.CancelledError:
                 self.cancel("the task that awaited it was cancelled")
                 raise

@@ -55,7 +55,13 @@ class Member:
         self.index = index
         mine, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(pathlib.Path(__file__).parent), str(theirs.fileno())],
+            [
+                sys.executable,
+                "-c",
+                _START,
+                str(pathlib.Path(__file__).parent),
+                str(theirs.fileno()),
+            ],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **(environment or {})},
             start_new_session=True,
@@ -226,4 +232,3 @@ def main() -> None:
             pipe.send(outcome)
     if _group is not None:
         _group.leave(timeout=2.0)
-
