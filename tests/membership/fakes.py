@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -36,10 +37,8 @@ class FakePlane:
         with self.lock:
             if self.events:
                 return self.events.popleft()
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.event_fd)
-            except BlockingIOError:
-                pass
             return None
 
     def open(self, group_id: int, group: str) -> None:

@@ -173,10 +173,10 @@ class World:
         for p in self.peers:
             if not p.alive:
                 continue
-            if not self.calm and p.view is not None:
-                if self.random.random() < self.chances.death * 0.25:
-                    self.kill(p)
-                    continue
+            mortal = not self.calm and p.view is not None
+            if mortal and self.random.random() < self.chances.death * 0.25:
+                self.kill(p)
+                continue
             if not self.calm and self.random.random() < self.chances.reconnect * 0.25:
                 p.route = b"%d.%d" % (self.peers.index(p), next(self.sequence))
             p.step(peer.Tick())
