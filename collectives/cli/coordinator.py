@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -36,14 +39,26 @@ def coordinator(
     secret = token if token is not None else os.environ.get(token_env)
     if secret is None and token_env != "COLLECTIVES_TOKEN":
         raise InvalidArgument(f"${token_env} holds no run token; set it, or leave out --token-env")
-    wanted = {signal.SIGINT, signal.SIGTERM}
-    # Blocked before any thread starts, so that all of them inherit it and sigwait gets them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    with stop_signal() as stopped, Coordinator(bind, token=secret or None) as running:
+        kind = "with a run token" if secret else "without a run token: anybody may join"
+        typer.echo(f"coordinator at {running.listens_on}, {kind}")
+        stopped.recv(1)
+        typer.echo("coordinator stopped")
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[socket.socket]:
+    """A socket that can be read once SIGINT or SIGTERM came, to whichever thread it came."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in wanted]
+    wakeup = signal.set_wakeup_fd(writer.fileno())
     try:
-        with Coordinator(bind, token=secret or None) as running:
-            kind = "with a run token" if secret else "without a run token: anybody may join"
-            typer.echo(f"coordinator at {running.listens_on}, {kind}")
-            signal.sigwait(wanted)
-            typer.echo("coordinator stopped")
+        yield reader
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+        reader.close()
+        writer.close()

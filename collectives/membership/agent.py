@@ -86,7 +86,7 @@ class Agent:
             id=peer_id or uuid.uuid4(),
             group=group,
             name=name,
-            addresses=tuple(addresses),
+            addresses=_fitting(addresses),
             min_size=min_size,
             unit=unit,
             token=(token or "").encode(),
@@ -493,6 +493,20 @@ class Agent:
         name = state.name or state.config.name
         where = "-" if view is None else f"{rank} @{view.number}"
         return f"[{state.config.group}/{where}] {name}:"
+
+
+def _fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """As many addresses as a Hello takes: the first ones, and the last, which is the loopback's."""
+    limit = messages.MAX_ADDRESSES
+    if len(addresses) <= limit:
+        return tuple(addresses)
+    logger.warning(
+        "this host has %d addresses; only %d are told to others, choose them with"
+        " Options.bind, Options.interface or Options.advertise",
+        len(addresses),
+        limit,
+    )
+    return (*addresses[: limit - 1], addresses[-1])
 
 
 def _check(config: peer.PeerConfig) -> None:
