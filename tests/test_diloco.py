@@ -22,7 +22,7 @@ from collectives.diloco.outer import outer_step
 from collectives.diloco.state import OuterState
 
 SEED = 20240
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 # ---- the outer optimizer ------------------------------------------------------------------
