@@ -57,6 +57,7 @@ class Counters:
         refused_hello: handshakes that failed the key check or were malformed.
         refused_silent: connections that sent no hello in time.
         refused_version: hellos of another protocol version.
+        refused_view: hellos meant for another peer, or of a view that is unknown here (yet).
         corrupt_frames: frames with a bad CRC or with fields that make no sense.
         connections_lost: connections that broke.
         reconnects: links that came back after all their connections had broken.
@@ -70,6 +71,7 @@ class Counters:
     refused_hello: int
     refused_silent: int
     refused_version: int
+    refused_view: int
     corrupt_frames: int
     connections_lost: int
     reconnects: int

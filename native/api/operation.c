@@ -311,5 +311,5 @@ void coll_operation_release(struct coll_operation *operation)
     coll__operation_fail(operation, COLL_CANCELLED, (int32_t)operation->view->rank,
                          "the operation was released before it had finished");
     coll__operation_unref(operation);
-    coll__unlock(engine);
+    coll__engine_let_go(engine);
 }

@@ -16,17 +16,21 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static void before_fork(void)
 {
     pthread_mutex_lock(&all_lock);
+    /* A descriptor that is just moving from one list to another would escape the child. */
+    for (struct coll_engine *engine = all; engine; engine = engine->next)
+        coll__lock(engine);
 }
 
 static void after_fork_in_parent(void)
 {
+    for (struct coll_engine *engine = all; engine; engine = engine->next)
+        coll__unlock(engine);
     pthread_mutex_unlock(&all_lock);
 }
 
 static void after_fork_in_child(void)
 {
-    /* Only this thread exists here; locks of the others may be held for ever, so none is taken,
-     * and nothing is freed. */
+    /* Only this thread exists here. The engines' locks stay taken: nobody may use them. */
     for (struct coll_engine *engine = all; engine; engine = engine->next) {
         atomic_store(&engine->forked, true);
         coll__tcp_fork_child(engine);
@@ -114,6 +118,18 @@ static void dispose(struct coll_engine *engine)
     free(engine->bind);
     free(engine->interface);
     free(engine->congestion);
+    coll__lock(engine);
+    engine->event_fd = -1;
+    engine->destroyed = true;
+    coll__engine_let_go(engine);
+}
+
+void coll__engine_let_go(struct coll_engine *engine)
+{
+    bool last = engine->destroyed && engine->operations == 0;
+    coll__unlock(engine);
+    if (!last)
+        return;
     pthread_cond_destroy(&engine->changed);
     pthread_cond_destroy(&engine->thread_wake);
     pthread_mutex_destroy(&engine->lock);

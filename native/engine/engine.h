@@ -84,6 +84,7 @@ struct coll_operation {
     uint32_t element;                        /* bytes */
     uint32_t slice_bytes;
     bool small, in_place_atomic;
+    bool placed_again;                       /* a place in the output was given out twice */
     coll__reduce_fn reduce;
     coll__divide_fn divide;
     uint8_t *shadow;
@@ -173,6 +174,8 @@ struct coll_engine {
     uint32_t waiting_callers;
     uint64_t caller_activity;    /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
+    bool destroyed;              /* closed, but kept for those who still hold operations */
+    uint32_t operations;         /* that exist */
     atomic_bool forked;          /* set in the child; read without the lock */
     pthread_t thread;
     struct coll_engine *next;    /* in the process's list, for fork */
@@ -200,6 +203,8 @@ struct coll_engine {
 
 /* memory.c */
 struct coll__slice *coll__slice_new(struct coll_engine *engine);
+/* Nobody needs the payload any more: only the frame's number still has to arrive. */
+void coll__slice_void(struct coll__slice *slice);
 uint8_t *coll__buffer_take(struct coll_engine *engine);
 void coll__buffer_give(struct coll_engine *engine, uint8_t *buffer);
 coll_status coll__shadow_take(struct coll_engine *engine, size_t bytes, uint8_t **shadow);
@@ -291,6 +296,8 @@ void *coll__progress_thread(void *engine);
 coll_status coll__engine_create(const struct coll_engine_options *options,
                                 const uint8_t peer_id[16], struct coll_engine **engine);
 void coll__engine_destroy(struct coll_engine *engine);
+/* Unlock; and free the engine if it is destroyed and this was the last operation of it. */
+void coll__engine_let_go(struct coll_engine *engine);
 
 /* api/status.c */
 coll_status coll__error(coll_status status, const char *format, ...)

@@ -304,6 +304,13 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
         coll__execute_place(operation, rank, frame, placement);
 }
 
+void coll__unplace(struct coll__placement *placement)
+{
+    if (placement->operation)
+        placement->operation->placed_again = true;
+    *placement = (struct coll__placement){0};
+}
+
 coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,
                           const uint8_t *payload, const struct coll__placement *placement)
 {
@@ -311,8 +318,16 @@ coll_status coll__deliver(struct coll__link *link, const struct coll__frame *fra
     uint32_t rank = view ? coll__rank_of(view, link->peer) : 0;
     if (frame->type == COLL__FRAME_DATA && (frame->flags & COLL__FLAG_EAGER))
         link->eager_received += frame->length;
+    if (frame->type == COLL__FRAME_VOID) {
+        /* What the payload would have taken of the window, given back at once. */
+        if ((frame->flags & COLL__FLAG_EAGER) && frame->offset <= COLL__PAYLOAD_MAX) {
+            link->eager_received += frame->offset;
+            link->eager_consumed += frame->offset;
+        }
+        return COLL_OK;
+    }
     /* Fenced: an older view's frame never reaches a newer one. */
-    if (!view || rank == view->size || frame->type == COLL__FRAME_VOID) {
+    if (!view || rank == view->size) {
         consume(link, frame);
         return COLL_OK;
     }

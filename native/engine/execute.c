@@ -154,8 +154,7 @@ static coll_status save(struct coll_operation *operation, uint64_t offset, uint6
 {
     /* A slice whose connection broke half-way is placed twice; the second time its place holds no
      * input any more. */
-    bool placed_twice = operation->engine->counters.connections_lost > 0;
-    for (uint32_t i = operation->saved_count; placed_twice && i-- > 0;)
+    for (uint32_t i = operation->saved_count; operation->placed_again && i-- > 0;)
         if (operation->saved[i].offset == offset && operation->saved[i].length == length)
             return COLL_OK;
     if (operation->saved_count == operation->saved_capacity) {

@@ -47,7 +47,18 @@ void coll__slice_detach(struct coll_engine *engine, struct coll__slice *slice)
     slice->owned = malloc(slice->frame.length);
     if (slice->owned)
         memcpy(slice->owned, slice->payload, slice->frame.length);
+    else
+        coll__slice_void(slice);
     slice->payload = slice->owned;
+}
+
+void coll__slice_void(struct coll__slice *slice)
+{
+    /* If the receiver never had the payload, its window is given back all the same. */
+    slice->frame.offset = slice->frame.flags & COLL__FLAG_EAGER ? slice->frame.length : 0;
+    slice->frame.type = COLL__FRAME_VOID;
+    slice->frame.length = 0;
+    slice->payload = NULL;
 }
 
 uint8_t *coll__buffer_take(struct coll_engine *engine)

@@ -53,6 +53,7 @@ coll_status coll__operation_new(struct coll__view *view, uint32_t tag, uint64_t 
     *bucket = operation;
     operation->listed = true;
     operation->references = 1;
+    operation->engine->operations++;
     *made = operation;
     return COLL_OK;
 }
@@ -61,6 +62,7 @@ void coll__operation_unref(struct coll_operation *operation)
 {
     if (--operation->references > 0)
         return;
+    operation->engine->operations--;
     coll__view_release(operation->view);
     free(operation->run);
     free(operation->saved);
@@ -95,9 +97,7 @@ static void let_go_of_buffers(struct coll_operation *operation)
         if (operation->borrowed)
             operation->borrowed->borrow_link = &operation->borrowed;
         slice->borrow_link = NULL;
-        slice->payload = NULL;
-        slice->frame.type = COLL__FRAME_VOID;
-        slice->frame.length = 0;
+        coll__slice_void(slice);
     }
 }
 

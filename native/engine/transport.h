@@ -84,6 +84,8 @@ void coll__slice_detach(struct coll_engine *engine, struct coll__slice *slice);
 /* Before a payload is received. Not called for duplicates. */
 void coll__place(struct coll__link *link, const struct coll__frame *frame,
                  struct coll__placement *placement);
+/* What was placed will not be finished there: it comes again, and is placed again. */
+void coll__unplace(struct coll__placement *placement);
 /* A sequenced frame has arrived, whole and verified. `payload` is placement->direct or the
  * transport's own buffer. Anything but COLL_OK: the peer talks nonsense, drop the connection. */
 coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,

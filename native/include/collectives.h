@@ -171,6 +171,7 @@ struct coll_counters {
     uint64_t refused_hello;       /* handshakes that failed the key check or were malformed */
     uint64_t refused_silent;      /* connections that sent no hello in time */
     uint64_t refused_version;     /* hellos of another protocol version */
+    uint64_t refused_view;        /* hellos to another peer, or of a view unknown here (yet) */
     uint64_t corrupt_frames;      /* frames with a bad header or payload CRC, or nonsense fields */
     uint64_t connections_lost;
     uint64_t reconnects;
@@ -184,8 +185,9 @@ struct coll_counters {
  * The caller owns it: coll_engine_destroy. */
 COLL_API coll_status coll_engine_create(const struct coll_engine_options *options,
                                         const uint8_t peer_id[16], struct coll_engine **engine);
-/* Close every connection and free everything; groups and operations of the engine must have been
- * released. No other thread may be inside a call on it. */
+/* Close every connection, end the progress thread and free everything; the engine's groups must
+ * have been closed. No other thread may be inside a call on it. Operations that are still held
+ * may be asked and released afterwards. */
 COLL_API void coll_engine_destroy(struct coll_engine *engine);
 /* The i-th address listened on ("10.0.0.3:41873", "[fe80::1]:41873"); COLL_INVALID_ARGUMENT past
  * the last. Wildcards are expanded to the host's addresses, loopback last. */

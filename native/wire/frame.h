@@ -24,7 +24,8 @@ enum coll__frame_type {
     COLL__FRAME_TOKEN = 4,   /* completion token of round `message` */
     COLL__FRAME_ABORT = 5,   /* the operation failed: payload is struct coll__abort */
     COLL__FRAME_GOODBYE = 6, /* the sender leaves: payload is (tag, last operation) pairs */
-    COLL__FRAME_VOID = 7,    /* stands for a re-sent slice whose payload nobody needs any more */
+    COLL__FRAME_VOID = 7,    /* stands for a re-sent slice whose payload nobody needs any more;
+                              * `offset` is what it took of the eager window */
     COLL__FRAME_ALIVE = 8,   /* heartbeat and acknowledgement; carries no sequence number */
     COLL__FRAME_TYPE_END
 };

@@ -32,6 +32,7 @@ void coll__hello_encode(const struct coll__hello *hello, uint8_t out[COLL__HELLO
     coll__put32(out + 16, hello->features);
     coll__put32(out + 20, hello->group);
     coll__put16(out + 24, hello->slot);
+    coll__put16(out + 26, hello->flags);
     coll__put64(out + 32, hello->term);
     coll__put64(out + 40, hello->view);
     memcpy(out + 48, hello->from, 16);
@@ -48,6 +49,7 @@ coll_status coll__hello_decode(const uint8_t *in, uint32_t length, struct coll__
     hello->features = coll__get32(in + 16);
     hello->group = coll__get32(in + 20);
     hello->slot = coll__get16(in + 24);
+    hello->flags = coll__get16(in + 26);
     hello->term = coll__get64(in + 32);
     hello->view = coll__get64(in + 40);
     memcpy(hello->from, in + 48, 16);

@@ -31,11 +31,16 @@ enum coll__verdict {
     COLL__WELCOME_NOT_ME = 3     /* the address belongs to another peer */
 };
 
+enum coll__hello_flags {
+    COLL__HELLO_FRESH = 1        /* the dialer has no connection of this link any more */
+};
+
 struct coll__hello {
     uint16_t version_low, version_high;
     uint32_t features;
     uint32_t group;
     uint16_t slot;               /* which of the dialer's connections of this link */
+    uint16_t flags;              /* enum coll__hello_flags */
     uint64_t term, view;
     uint8_t from[16], to[16];
     uint8_t nonce[32];

@@ -44,7 +44,7 @@ static void count_failure(struct tcp_link *link, uint32_t address, int error, co
     if (error == ECONNREFUSED)
         link->refusals++;
     uint64_t now = coll__now();
-    if (link->failures % link->address_count != 0) {
+    if (link->address_count > 0 && link->failures % link->address_count != 0) {
         link->next_dial = now;
         return;
     }
@@ -84,6 +84,22 @@ static int connect_to(struct tcp_link *link, const union tcp_address *address)
     return fd;
 }
 
+static bool has_slot(const struct tcp_connection *at, uint16_t slot)
+{
+    for (; at; at = at->next)
+        if (at->dialed && at->slot == slot)
+            return true;
+    return false;
+}
+
+static uint16_t free_slot(const struct tcp_link *link)
+{
+    uint16_t slot = 0;
+    while (has_slot(link->open, slot) || has_slot(link->dials, slot))
+        slot++;
+    return slot;
+}
+
 static void dial_one(struct tcp_link *link, uint64_t now)
 {
     /* What worked before comes first; then the list, round and round. */
@@ -100,12 +116,13 @@ static void dial_one(struct tcp_link *link, uint64_t now)
         coll__tcp_connection_new(link->base.engine, fd, TCP_CONNECTING);
     if (!connection) {
         close(fd);
+        link->next_dial = now + BACKOFF_MAX_NS;
         return;
     }
     connection->dialed = true;
     connection->link = link;
     connection->address = index;
-    connection->slot = (uint16_t)(link->open_count + link->dial_count);
+    connection->slot = free_slot(link);
     connection->next = link->dials;
     link->dials = connection;
     link->dial_count++;

@@ -47,6 +47,7 @@ void coll__tcp_say_hello(struct tcp_connection *connection)
         .version_high = COLL__WIRE_VERSION,
         .features = FEATURES,
         .slot = connection->slot,
+        .flags = link->open ? 0 : COLL__HELLO_FRESH,
     };
     const uint8_t *key;
     if (!coll__view_for_link(&link->base, &hello.group, &hello.term, &hello.view, &key) ||
@@ -143,8 +144,10 @@ static void take_hello(struct tcp_connection *connection, uint32_t length)
         engine->counters.refused_version++;
         welcome.verdict = COLL__WELCOME_VERSION;
     } else if (memcmp(hello.to, engine->peer_id, sizeof hello.to) != 0) {
+        engine->counters.refused_view++;
         welcome.verdict = COLL__WELCOME_NOT_ME;
     } else if (!key || !coll__link_find(engine, hello.from)) {
+        engine->counters.refused_view++;
         welcome.verdict = COLL__WELCOME_UNKNOWN;
     } else if (!draw_nonce(welcome.nonce)) {
         refuse(connection, "");
@@ -153,6 +156,8 @@ static void take_hello(struct tcp_connection *connection, uint32_t length)
         memcpy(connection->key, key, sizeof connection->key);
         memcpy(connection->from, hello.from, sizeof connection->from);
         connection->slot = hello.slot;
+        connection->fresh = hello.flags & COLL__HELLO_FRESH;
+        connection->greeted = coll__now();
         coll__welcome_encode(&welcome, connection->welcome);
         coll__hello_prove(connection->key, 'a', connection->hello, length, connection->welcome,
                           COLL__WELCOME_BYTES - 32, welcome.proof);

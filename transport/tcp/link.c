@@ -17,15 +17,18 @@
 static const uint64_t ACK_DELAY_NS = 15000000;
 static const uint64_t GRACE_NS = 300000000; /* a live peer whose link broke comes back by then */
 
-static coll_status set_addresses(struct tcp_link *link, const struct coll_peer *peer)
+/* An address that makes no sense is the peer's mistake, or a scope that this host lacks: it must
+ * not keep us out of the view. */
+static void set_addresses(struct tcp_link *link, const struct coll_peer *peer)
 {
-    union tcp_address parsed[COLL__ADDRESSES];
     uint32_t count = 0;
-    for (uint32_t i = 0; i < peer->address_count && count < COLL__ADDRESSES; i++)
-        COLL_TRY(coll__tcp_parse(peer->addresses[i], &parsed[count++]));
-    memcpy(link->addresses, parsed, sizeof parsed[0] * count);
+    for (uint32_t i = 0; i < peer->address_count && count < COLL__ADDRESSES; i++) {
+        if (coll__tcp_parse(peer->addresses[i], &link->addresses[count]) == COLL_OK)
+            count++;
+        else if (!link->why[0])
+            snprintf(link->why, sizeof link->why, "%s: no numeric HOST:PORT", peer->addresses[i]);
+    }
     link->address_count = count;
-    return COLL_OK;
 }
 
 static coll_status link_open(struct coll_engine *engine, const struct coll_peer *peer,
@@ -35,11 +38,7 @@ static coll_status link_open(struct coll_engine *engine, const struct coll_peer 
     if (!link)
         return COLL_NO_MEMORY;
     coll__link_init(&link->base, engine, &coll__tcp_transport, peer);
-    coll_status status = set_addresses(link, peer);
-    if (status != COLL_OK) {
-        free(link);
-        return status;
-    }
+    set_addresses(link, peer);
     link->next_sequence = 1;
     uint64_t now = coll__now();
     link->last_heard = link->last_sent = now;
@@ -50,7 +49,8 @@ static coll_status link_open(struct coll_engine *engine, const struct coll_peer 
 
 static coll_status link_update(struct coll__link *base, const struct coll_peer *peer)
 {
-    return set_addresses((struct tcp_link *)base, peer);
+    set_addresses((struct tcp_link *)base, peer);
+    return COLL_OK;
 }
 
 static void forget_transmission(struct tcp_connection *connection)
@@ -81,6 +81,20 @@ static void link_close(struct coll__link *base)
     free(link);
 }
 
+/* The dialer would not have come again if the connections it had were still good: what it has lost
+ * is lost for us too, even if nothing told us (a gateway forgot it, the reset did not arrive). */
+static void fail_replaced(struct tcp_link *link, const struct tcp_connection *connection)
+{
+    for (struct tcp_connection *at = link->open; at && !connection->failed;) {
+        bool replaced = at != connection &&
+                        ((connection->fresh && at->attached < connection->greeted) ||
+                         (!at->dialed && at->slot == connection->slot));
+        if (replaced)
+            coll__tcp_fail(at, "the peer has opened it anew");
+        at = replaced ? link->open : at->next;
+    }
+}
+
 void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
 {
     struct coll_engine *engine = link->base.engine;
@@ -98,6 +112,7 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
     coll__watch_change(&engine->reactor, &connection->watch, COLL__READABLE);
     coll__tcp_choose_congestion(engine, connection->watch.fd);
     uint64_t now = coll__now();
+    connection->attached = now;
     link->last_heard = now;
     link->failures = link->refusals = link->round = 0;
     link->next_dial = now;
@@ -111,6 +126,8 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
     }
     /* The other side may have missed our acknowledgements with the old connection. */
     link->acknowledge_now = link->received > 0;
+    if (!connection->dialed)
+        fail_replaced(link, connection);
     coll__tcp_dial(link, now);
     coll__tcp_pump(link);
 }
@@ -126,6 +143,8 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     snprintf(link->why, sizeof link->why, "%s", why);
     coll__tcp_remove(&link->open, connection);
     link->open_count--;
+    if (connection->in_payload)
+        coll__unplace(&connection->placement);
     forget_transmission(connection);
     for (uint64_t n = link->acknowledged + 1; n < link->next_sequence; n++) {
         struct tcp_entry *entry = &link->window[n % COLL__WINDOW];
@@ -203,6 +222,8 @@ static void link_revoke(struct coll__link *base, const struct coll_operation *op
         if (at->sending && at->slice && at->slice->operation == operation &&
             at->slice->borrow_link) {
             coll__slice_detach(base->engine, at->slice);
+            if (at->slice->payload && !at->orphan)
+                link->retained_bytes += at->slice->frame.length;
             /* Without memory for the copy the frame cannot be finished. */
             if (!at->slice->payload)
                 coll__tcp_fail(at, "out of memory");

@@ -10,6 +10,7 @@
 #include "transport/tcp/tcp.h"
 
 static const uint64_t HELLO_NS = 3000000000;
+enum { ANY_PORT_TRIES = 16 };
 
 void coll__tcp_remove(struct tcp_connection **list, struct tcp_connection *connection)
 {
@@ -116,37 +117,60 @@ static int listen_at(const union tcp_address *wanted, uint16_t port, union tcp_a
     return fd;
 }
 
-static coll_status add_listener(struct tcp *tcp, const union tcp_address *wanted)
+/* Listen on all addresses at one port, so that one firewall rule will do. port 0: any. */
+static bool listen_on(struct tcp *tcp, const union tcp_address *list, uint32_t count,
+                      uint16_t port, const union tcp_address **refused)
+{
+    for (uint32_t i = 0; i < count && i < COLL__LISTENERS; i++) {
+        struct tcp_listener *listener = &tcp->listeners[i];
+        if (i > 0)
+            port = coll__tcp_port(&tcp->listeners[0].address);
+        int fd = listen_at(&list[i], port, &listener->address);
+        if (fd < 0 && errno == EAFNOSUPPORT && list[i].any.sa_family == AF_INET6 &&
+            IN6_IS_ADDR_UNSPECIFIED(&list[i].v6.sin6_addr)) {
+            const union tcp_address v4 = {.v4 = {.sin_family = AF_INET}};
+            fd = listen_at(&v4, port, &listener->address);
+        }
+        if (fd < 0) {
+            int error = errno;
+            while (tcp->listener_count > 0)
+                close(tcp->listeners[--tcp->listener_count].watch.fd);
+            *refused = &list[i];
+            errno = error;
+            return false;
+        }
+        listener->tcp = tcp;
+        listener->watch = (struct coll__watch){.fd = fd, .ready = accept_ready};
+        tcp->listener_count++;
+    }
+    return true;
+}
+
+static coll_status add_listeners(struct tcp *tcp, const union tcp_address *list, uint32_t count)
 {
     const struct coll_engine_options *options = &tcp->engine->options;
-    struct tcp_listener *listener = &tcp->listeners[tcp->listener_count];
-    /* Several addresses should share a port, so that one firewall rule will do. */
-    uint32_t low = options->port_low, high = options->port_high;
-    if (tcp->listener_count > 0)
-        low = high = coll__tcp_port(&tcp->listeners[0].address);
-    int fd = -1;
-    for (uint32_t port = low; port <= high && fd < 0; port++)
-        fd = listen_at(wanted, (uint16_t)port, &listener->address);
-    if (fd < 0 && errno == EAFNOSUPPORT && wanted->any.sa_family == AF_INET6 &&
-        IN6_IS_ADDR_UNSPECIFIED(&wanted->v6.sin6_addr)) {
-        union tcp_address v4 = {.v4 = {.sin_family = AF_INET}};
-        for (uint32_t port = low; port <= high && fd < 0; port++)
-            fd = listen_at(&v4, (uint16_t)port, &listener->address);
+    const union tcp_address *refused = NULL;
+    bool listening = false;
+    /* A port that the kernel chose for the first address may be taken on the next one. */
+    uint32_t low = options->port_low, high = low == 0 ? ANY_PORT_TRIES : options->port_high;
+    for (uint32_t port = low; port <= high && !listening; port++) {
+        listening = listen_on(tcp, list, count, low == 0 ? 0 : (uint16_t)port, &refused);
+        if (!listening && errno != EADDRINUSE && errno != EACCES)
+            break;
     }
-    if (fd < 0) {
+    if (!listening) {
         int error = errno;
         char host[80];
-        coll__tcp_format(wanted, host, sizeof host);
+        coll__tcp_format(refused, host, sizeof host);
         return coll__error(COLL_SYSTEM_ERROR,
                            "cannot listen on %s (ports %u to %u): %s; choose another bind address "
                            "or port_range",
-                           host, low, high, strerror(error));
+                           host, low, options->port_high, strerror(error));
     }
-    listener->tcp = tcp;
-    listener->watch = (struct coll__watch){.fd = fd, .ready = accept_ready};
-    tcp->listener_count++;
-    COLL_TRY(coll__watch_add(&tcp->engine->reactor, &listener->watch, COLL__READABLE));
-    coll__tcp_expand(&listener->address, tcp->advertised, &tcp->advertised_count);
+    for (uint32_t i = 0; i < tcp->listener_count; i++) {
+        COLL_TRY(coll__watch_add(&tcp->engine->reactor, &tcp->listeners[i].watch, COLL__READABLE));
+        coll__tcp_expand(&tcp->listeners[i].address, tcp->advertised, &tcp->advertised_count);
+    }
     return COLL_OK;
 }
 
@@ -160,9 +184,7 @@ coll_status coll__tcp_start(struct coll_engine *engine)
     union tcp_address list[COLL__ADDRESSES];
     uint32_t count;
     COLL_TRY(coll__tcp_bind_list(engine->options.bind, engine->options.interface, list, &count));
-    for (uint32_t i = 0; i < count && i < COLL__LISTENERS; i++)
-        COLL_TRY(add_listener(tcp, &list[i]));
-    return COLL_OK;
+    return add_listeners(tcp, list, count);
 }
 
 void coll__tcp_stop(struct coll_engine *engine)

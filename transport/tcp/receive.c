@@ -20,6 +20,21 @@ static void nonsense(struct tcp_connection *connection, const char *why)
     coll__tcp_fail(connection, why);
 }
 
+/* Whether the same frame is coming on another connection, too. The peer sends a frame again once
+ * the connection that carried it has broken at its end, and we may not have noticed yet. */
+static bool is_twin(const struct tcp_connection *at, const struct tcp_connection *connection)
+{
+    return at != connection && at->in_payload && at->frame.sequence == connection->frame.sequence;
+}
+
+static bool has_twin(const struct tcp_connection *connection)
+{
+    for (const struct tcp_connection *at = connection->link->open; at; at = at->next)
+        if (is_twin(at, connection))
+            return true;
+    return false;
+}
+
 /* The payload is whole. */
 static void finish(struct tcp_connection *connection, const uint8_t *payload)
 {
@@ -37,8 +52,16 @@ static void finish(struct tcp_connection *connection, const uint8_t *payload)
     }
     if (!connection->discard && frame->length > 0 && !(frame->flags & COLL__FLAG_NO_CRC) &&
         connection->crc != frame->payload_crc) {
+        coll__unplace(&placement);
         nonsense(connection, "a payload arrived corrupt");
         return;
+    }
+    /* What twins still hold must not be written over it, into what may be the caller's again. */
+    for (struct tcp_connection *at = link->open; at; at = at->next) {
+        if (is_twin(at, connection)) {
+            at->discard = true;
+            coll__unplace(&at->placement);
+        }
     }
     coll__tcp_mark(link, frame);
     if (coll__deliver(&link->base, frame, payload, &placement) != COLL_OK)
@@ -85,7 +108,7 @@ static bool take_header(struct tcp_connection *connection)
     connection->in_payload = true;
     connection->discard = !coll__tcp_is_new(link, frame->sequence);
     connection->got = connection->crc = 0;
-    if (!connection->discard && frame->length > 0)
+    if (!connection->discard && frame->length > 0 && !has_twin(connection))
         coll__place(&link->base, frame, &connection->placement);
     return true;
 }

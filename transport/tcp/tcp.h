@@ -52,6 +52,8 @@ struct tcp_connection {
     uint64_t deadline;            /* of the handshake */
     uint32_t address;             /* dialer: index in link->addresses */
     uint16_t slot;
+    bool fresh;                   /* acceptor: the dialer has lost all others */
+    uint64_t greeted, attached;   /* when the hello came, and the proof */
     /* handshake */
     uint8_t hello[COLL__HELLO_MAX], welcome[COLL__HELLO_MAX];
     uint32_t hello_length, welcome_length;
