@@ -18,10 +18,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from pool import Pool
-from test_kernels import CANONICAL_NAN, DTYPES, FLOATS, NUMPY, OPS, specials, unsigned
 
 import collectives
+from pool import Pool
+from test_kernels import CANONICAL_NAN, DTYPES, FLOATS, NUMPY, OPS, specials, unsigned
 
 SEED = random.SystemRandom().randrange(2**32)
 SIZES = (0, 1, 3, 4096, 1_000_003)
