@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def demo(
     peers: Annotated[int, typer.Option(help="Peer processes to start.", min=1, max=64)] = 4,
-    rounds: Annotated[int, typer.Option(help="Outer steps to take.", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="Outer steps to take.", min=1)] = 28,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     text: Annotated[
         str | None,

@@ -118,7 +118,8 @@ def _draw_losses(axes: Axes, report: Report) -> None:
             label="validation, after each round",
         )
         axes.annotate(
-            f"{points[-1][1]:.2f}",
+            # The rounds' points are measured on a part of the text; the number is for all of it.
+            f"{report.validation_end or points[-1][1]:.2f}",
             points[-1],
             xytext=(9, 0),
             textcoords="offset points",

@@ -139,7 +139,7 @@ class LiveScreen:
         if report.validation_start is not None:
             line.append(f"   validation {report.validation_start:.3f}")
         if told:
-            line.append(f" → {told[-1].validation:.3f} nats/byte")
+            line.append(f" → {told[-1].validation:.3f}")
             identical = sum(entry.identical for entry in told)
             style = "green" if identical == len(told) else "bold red"
             line.append(f"   state identical in {identical} of {len(told)} rounds", style=style)
