@@ -57,7 +57,7 @@ def pool() -> Iterator[Pool]:
         yield pool
 
 
-# ---- the same for parent and peers --------------------------------------------------------------
+# ---- the same for parent and peers -------------------------------------------------------------
 
 
 def inputs(dtype: str, rank: int, seed: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def layout(dtype: str) -> tuple[dict[tuple[str, int], int], int]:
     return places, at
 
 
-# ---- in the peers ---------------------------------------------------------------------------------
+# ---- in the peers --------------------------------------------------------------------------------
 
 _groups: dict[tuple[int, int], collectives.Group] = {}
 _inputs: dict[tuple[str, int], np.ndarray] = {}
@@ -184,7 +184,7 @@ def broadcast_all(_, size: int, dtype: str, folder: str) -> int:
     return rank
 
 
-# ---- the oracle -----------------------------------------------------------------------------------
+# ---- the oracle ----------------------------------------------------------------------------------
 
 
 def combine(op: str, dtype: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -262,7 +262,7 @@ def unsigned_of(array: np.ndarray) -> np.dtype:
     return np.dtype(f"u{array.itemsize}")
 
 
-# ---- the claims -----------------------------------------------------------------------------------
+# ---- the claims ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
