@@ -192,9 +192,10 @@ def _hello(turn: Turn, route: bytes, hello: Hello) -> None:
             hello.features & FEATURES,
         ),
     )
-    if not new:
+    if new:
+        formation.settle(turn, hello.group)
+    if not new or not formation.is_preparing(turn.group(hello.group), hello.peer):
         _catch_up(turn, hello.group, hello.peer, Alive(group.id, hello.term, hello.number))
-    formation.settle(turn, hello.group)
 
 
 def _refusal(turn: Turn, group: Group | None, hello: Hello) -> str:
@@ -397,6 +398,7 @@ def _tick(turn: Turn) -> None:
         _drop_silent(turn, name)
         formation.check_preparation(turn, name)
         formation.check_abandoned(turn, name)
+        formation.tell_waiting(turn, name)
         group = turn.group(name)
         if not group.peers and group.number == 0:
             turn.set(groups=without(turn.state.groups, name))

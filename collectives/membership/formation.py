@@ -53,7 +53,6 @@ def settle(turn: Turn, name: str) -> None:
         elif all(peer.id in coming.ready for peer in coming.view.peers):
             _commit(turn, name, coming)
         else:
-            _tell_waiting(turn, name)
             return
     group = turn.group(name)
     if group.view is None:
@@ -62,7 +61,6 @@ def settle(turn: Turn, name: str) -> None:
             _prepare(turn, name, peers, f"{len(peers)} peers are there: {_names_of(peers)}")
     else:
         _settle_sync(turn, name)
-    _tell_waiting(turn, name)
 
 
 def _settle_sync(turn: Turn, name: str) -> None:
@@ -73,10 +71,6 @@ def _settle_sync(turn: Turn, name: str) -> None:
     peers = next_peers(group)
     missing = missing_peers(group, peers)
     if absent or missing:
-        note = SyncWaiting(group.id, view.term, view.number, tuple(absent[:SHOWN]), missing)
-        for peer in members:
-            if peer.id in group.reached:
-                turn.tell_news(name, peer.id, note)
         return
     broken = [peer.name for peer in members if group.reached[peer.id].broken]
     why = []
@@ -328,8 +322,26 @@ def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
     return Waiting(missing, present, f"the group needs {peers_text(missing)}")
 
 
-def _tell_waiting(turn: Turn, name: str) -> None:
+def is_preparing(group: Group, peer: uuid.UUID) -> bool:
+    """Whether a peer is in the view in preparation."""
+    return group.preparing is not None and group.preparing.view.rank_of(peer) is not None
+
+
+def tell_waiting(turn: Turn, name: str) -> None:
+    """Tell those who wait for whom they wait, if that has changed.
+
+    Called at every tick, not at every arrival: among n peers that would be n² messages, nearly
+    all of them out of date when they are read.
+    """
     group = turn.group(name)
+    view = group.view
+    if view is not None and group.preparing is None and group.reached:
+        absent = [peer.name for peer in group.members if peer.id not in group.reached]
+        missing = missing_peers(group, next_peers(group))
+        note = SyncWaiting(group.id, view.term, view.number, tuple(absent[:SHOWN]), missing)
+        for peer in group.members:
+            if peer.id in group.reached:
+                turn.tell_news(name, peer.id, note)
     coming = group.preparing
     in_view = {peer.id for peer in coming.view.peers} if coming is not None else set()
     for peer in group.newcomers:

@@ -295,6 +295,8 @@ def waits_for(state: PeerState) -> str:
         return f"the members of group {state.config.group!r}: {note.text}"
     if isinstance(note, messages.SyncWaiting) and note.absent:
         return f"{', '.join(note.absent)} to call sync()"
+    if state.sync is not None and state.view is not None:
+        return f"the other members of view {state.view.number} to call sync()"
     return where
 
 

@@ -120,8 +120,10 @@ def test_the_first_view_forms_when_min_size_peers_are_there():
     assert of(Welcome, sent)[0].name == "p0"
     assert of(Waiting, sent)[0].missing == 2
     sent = desk.hello(1, min_size=2)
-    assert [m.missing for m in of(Waiting, sent)] == [1, 1], "the largest min_size counts"
-    assert of(Waiting, sent)[0].present == ("p0", "p1")
+    sent += desk.event(Tick())
+    assert {m.missing for m in of(Waiting, sent)} == {1}, "the largest min_size counts"
+    assert of(Waiting, sent, 0)[0].present == of(Waiting, sent, 1)[0].present == ("p0", "p1")
+    assert not of(Waiting, desk.event(Tick())), "said once"
     sent = desk.hello(2)
     views = [m.view for m in of(Prepare, sent)]
     assert len(views) == 3
@@ -158,8 +160,8 @@ def test_names_are_made_unique():
 
 def test_a_sync_without_news_keeps_the_view():
     desk = Desk().form(2)
-    sent = desk.reached(0, 5)
-    assert of(SyncWaiting, sent, 0)[0].absent == ("p1",)
+    desk.reached(0, 5)
+    assert of(SyncWaiting, desk.event(Tick()), 0)[0].absent == ("p1",)
     sent = desk.reached(1, 7)
     assert [(m.number, m.sync) for m in of(SyncDone, sent)] == [(1, 1)] * 2
     # A repeated request of the finished sync gets its answer again; the next sync is another.
@@ -219,6 +221,23 @@ def test_a_broken_group_gets_a_new_view_of_the_same_peers():
     assert "an operation failed at p0" in desk.reason
 
 
+def test_a_departure_is_enough_for_a_new_view():
+    desk = Desk()
+    for i in range(3):
+        desk.hello(i, min_size=2 if i < 2 else 1)
+    for i in range(2):
+        desk.prepared(i)
+    desk.reached(0)
+    desk.reached(1)
+    for i in range(3):
+        desk.prepared(i)
+    assert desk.group.view.size == 3
+    desk.say(1, Leave(desk.group.id))
+    desk.reached(0)
+    view = of(Prepare, desk.reached(2))[0].view
+    assert ([p.name for p in view.peers], view.number) == (["p0", "p2"], 3)
+
+
 def test_a_break_reported_late_in_a_sync_still_counts():
     desk = Desk().form(2)
     desk.reached(0)
@@ -238,7 +257,8 @@ def test_a_death_is_announced_at_once_and_the_dead_is_told_when_it_speaks():
     assert of(Evicted, desk.hello(2)), "its UUID is used up"
     # The sync does not wait for it, and there are too few without it.
     desk.reached(0)
-    waiting = of(SyncWaiting, desk.reached(1))[-1]
+    desk.reached(1)
+    waiting = of(SyncWaiting, desk.event(Tick()))[-1]
     assert (waiting.absent, waiting.missing) == ((), 1)
     sent = desk.hello(3)
     assert [p.name for p in of(Prepare, sent)[0].view.peers] == ["p0", "p1", "p3"]
