@@ -50,7 +50,7 @@ coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *bu
                                 size_t length)
 {
     ENTER(engine);
-    coll_status status = coll__tcp_address(engine, i, buffer, length);
+    coll_status status = coll__tcp_transport.address(&engine->host, i, buffer, length);
     coll__unlock(engine);
     return status;
 }
@@ -62,7 +62,7 @@ void coll_engine_get_counters(struct coll_engine *engine, struct coll_counters *
         return;
     }
     coll__lock(engine);
-    *counters = engine->counters;
+    *counters = engine->host.counters;
     coll__unlock(engine);
 }
 
@@ -127,7 +127,7 @@ coll_status coll_group_prepare(struct coll_group *group, const struct coll_view 
         view->first_operation == 0)
         return coll__error(COLL_INVALID_ARGUMENT,
                            "a view needs peers, a rank below its size, and operations from 1");
-    if (memcmp(view->peers[view->rank].id, group->engine->peer_id, 16) != 0)
+    if (memcmp(view->peers[view->rank].id, group->engine->host.peer_id, 16) != 0)
         return coll__error(COLL_INVALID_ARGUMENT, "rank %u of the view is another peer",
                            view->rank);
     ENTER(group->engine);
@@ -253,7 +253,7 @@ coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
     ENTER(group->engine);
     coll_status status = COLL_INVALID_ARGUMENT;
     if (group->committed && peer < group->committed->size && group->committed->members[peer].link)
-        status = coll__tcp_inject(group->committed->members[peer].link, fault, after_slices);
+        status = group->committed->members[peer].link->transport->inject(group->committed->members[peer].link, fault, after_slices);
     coll__unlock(group->engine);
     return status;
 }

@@ -75,9 +75,9 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->in_place_atomic =
         plan && call->input == call->output && !(call->flags & COLL_NOT_ATOMIC);
     if (reduces) {
-        operation->reduce = coll__reduce_select(call->dtype, call->op, engine->options.isa);
+        operation->reduce = coll__reduce_select(call->dtype, call->op, engine->host.options.isa);
         if (call->op == COLL_AVG)
-            operation->divide = coll__divide_select(call->dtype, engine->options.isa);
+            operation->divide = coll__divide_select(call->dtype, engine->host.options.isa);
     }
     operation->info.number = operation->number;
     operation->info.view = operation->view->number;

@@ -33,9 +33,9 @@ static void after_fork_in_child(void)
     /* Only this thread exists here. The engines' locks stay taken: nobody may use them. */
     for (struct coll_engine *engine = all; engine; engine = engine->next) {
         atomic_store(&engine->forked, true);
-        coll__tcp_fork_child(engine);
-        close(engine->reactor.wake.fd);
-        close(engine->reactor.epoll_fd);
+        coll__tcp_transport.fork_child(&engine->host);
+        close(engine->host.reactor.wake.fd);
+        close(engine->host.reactor.epoll_fd);
         close(engine->event_fd);
     }
     all = NULL;
@@ -80,22 +80,22 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
     pthread_cond_init(&engine->thread_wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
     engine->event_fd = -1;
-    engine->reactor.epoll_fd = engine->reactor.wake.fd = -1;
-    memcpy(engine->peer_id, peer_id, sizeof engine->peer_id);
+    engine->host.reactor.epoll_fd = engine->host.reactor.wake.fd = -1;
+    memcpy(engine->host.peer_id, peer_id, sizeof engine->host.peer_id);
     if (options)
-        engine->options = *options;
-    COLL_TRY(copy_string(engine->options.bind, &engine->bind));
-    COLL_TRY(copy_string(engine->options.interface, &engine->interface));
-    COLL_TRY(copy_string(engine->options.congestion, &engine->congestion));
-    engine->options.bind = engine->bind;
-    engine->options.interface = engine->interface;
-    engine->options.congestion = engine->congestion;
-    if (engine->options.connections == 0)
-        engine->options.connections = 1;
-    if (engine->options.heartbeat_ns == 0)
-        engine->options.heartbeat_ns = 250000000;
-    if (engine->options.detection_ns == 0)
-        engine->options.detection_ns = 5000000000;
+        engine->host.options = *options;
+    COLL_TRY(copy_string(engine->host.options.bind, &engine->bind));
+    COLL_TRY(copy_string(engine->host.options.interface, &engine->interface));
+    COLL_TRY(copy_string(engine->host.options.congestion, &engine->congestion));
+    engine->host.options.bind = engine->bind;
+    engine->host.options.interface = engine->interface;
+    engine->host.options.congestion = engine->congestion;
+    if (engine->host.options.connections == 0)
+        engine->host.options.connections = 1;
+    if (engine->host.options.heartbeat_ns == 0)
+        engine->host.options.heartbeat_ns = 250000000;
+    if (engine->host.options.detection_ns == 0)
+        engine->host.options.detection_ns = 5000000000;
     engine->events = calloc(COLL__EVENT_QUEUE, sizeof *engine->events);
     engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!engine->events)
@@ -103,14 +103,14 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
     if (engine->event_fd < 0)
         return coll__error(COLL_SYSTEM_ERROR, "cannot make an eventfd: raise the limit of open "
                                               "files (ulimit -n)");
-    COLL_TRY(coll__reactor_init(&engine->reactor));
-    return coll__tcp_start(engine);
+    COLL_TRY(coll__reactor_init(&engine->host.reactor));
+    return coll__tcp_transport.start(&engine->host);
 }
 
 static void dispose(struct coll_engine *engine)
 {
-    coll__tcp_stop(engine);
-    coll__reactor_close(&engine->reactor);
+    coll__tcp_transport.stop(&engine->host);
+    coll__reactor_close(&engine->host.reactor);
     if (engine->event_fd >= 0)
         close(engine->event_fd);
     coll__pools_free(engine);
@@ -171,7 +171,7 @@ void coll__engine_destroy(struct coll_engine *engine)
     coll__lock(engine);
     engine->stopping = true;
     pthread_cond_broadcast(&engine->thread_wake);
-    coll__reactor_wake(&engine->reactor);
+    coll__reactor_wake(&engine->host.reactor);
     coll__unlock(engine);
     pthread_join(engine->thread, NULL);
     dispose(engine);

@@ -14,7 +14,7 @@
 
 #include "collectives.h"
 #include "engine/agree.h"
-#include "engine/reactor.h"
+#include "engine/status.h"
 #include "engine/transport.h"
 #include "plan/plan.h"
 #include "reduce/reduce.h"
@@ -24,7 +24,6 @@ enum {
     COLL__SMALL_BYTES = 64 << 10,     /* up to here: owned copies, priority, no tokens */
     COLL__EAGER_WINDOW = 1 << 20,     /* uncredited bytes a peer may have at another */
     COLL__EAGER_BULK = 512 << 10,     /* of which large operations may take this much */
-    COLL__SLICE_MAX = 256 << 10,
     COLL__OP_BUCKETS = 64,
     COLL__EVENT_QUEUE = 256,
     COLL__TEXT = 1024
@@ -166,6 +165,7 @@ struct coll_group {
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
 
 struct coll_engine {
+    struct coll__host host;      /* first; what the transports see. Guarded by lock, too */
     pthread_mutex_t lock;
     /* everything below is guarded by lock, unless it says otherwise */
     pthread_cond_t changed;      /* an operation finished, or the driver's seat is free */
@@ -179,16 +179,10 @@ struct coll_engine {
     atomic_bool forked;          /* set in the child; read without the lock */
     pthread_t thread;
     struct coll_engine *next;    /* in the process's list, for fork */
-    struct coll__reactor reactor;
     atomic_uint wanting;         /* threads that wait for the lock; read without it */
-    struct coll_engine_options options;
     char *bind, *interface, *congestion;    /* what the options' strings are copied to */
-    uint8_t peer_id[16];
-    struct coll__link *links;
     struct coll_group *groups;
-    struct coll_counters counters;
     uint64_t next_tick, last_tick;
-    void *tcp;                   /* the TCP transport's own state */
     /* events for the membership layer */
     struct coll_event *events;
     uint32_t event_head, event_count;
@@ -200,6 +194,11 @@ struct coll_engine {
     uint8_t *shadow;             /* the last one used, kept for the next */
     size_t shadow_bytes;
 };
+
+static inline struct coll_engine *coll__engine_of(struct coll__host *host)
+{
+    return (struct coll_engine *)host; /* its first member */
+}
 
 /* memory.c */
 struct coll__slice *coll__slice_new(struct coll_engine *engine);
@@ -298,27 +297,5 @@ coll_status coll__engine_create(const struct coll_engine_options *options,
 void coll__engine_destroy(struct coll_engine *engine);
 /* Unlock; and free the engine if it is destroyed and this was the last operation of it. */
 void coll__engine_let_go(struct coll_engine *engine);
-
-/* api/status.c */
-coll_status coll__error(coll_status status, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-#define COLL_TRY(expression)                     \
-    do {                                         \
-        coll_status coll__try = (expression);    \
-        if (coll__try != COLL_OK)                \
-            return coll__try;                    \
-    } while (0)
-
-/* transport/tcp */
-extern const struct coll__transport coll__tcp_transport;
-coll_status coll__tcp_start(struct coll_engine *engine);
-void coll__tcp_stop(struct coll_engine *engine);
-/* `paused`: this process was stopped for a while; no silence counts. */
-void coll__tcp_tick(struct coll_engine *engine, uint64_t now, bool paused);
-void coll__tcp_fork_child(struct coll_engine *engine);
-coll_status coll__tcp_address(struct coll_engine *engine, uint32_t i, char *buffer,
-                              size_t length);
-coll_status coll__tcp_inject(struct coll__link *link, uint32_t fault, uint64_t after_slices);
 
 #endif

@@ -10,7 +10,7 @@
 
 static uint32_t choose_slice(const struct coll_operation *operation, uint64_t segment_bytes)
 {
-    uint32_t chosen = operation->engine->options.slice_bytes;
+    uint32_t chosen = operation->engine->host.options.slice_bytes;
     if (chosen == 0) {
         /* Eight slices keep the pipeline busy; large ones amortise the system calls. */
         chosen = 32 << 10;
@@ -47,11 +47,11 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
             slice->owned = coll__buffer_take(engine);
             slice->from_pool = 1;
             if (!slice->owned) {
-                coll__slice_release(engine, slice);
+                coll__slice_release(&engine->host, slice);
                 return COLL_NO_MEMORY;
             }
             /* The copy outlives the operation: it may have to be sent again after it. */
-            if (engine->options.no_checksums)
+            if (engine->host.options.no_checksums)
                 memcpy(slice->owned, source + offset, part);
             else
                 slice->frame.payload_crc =

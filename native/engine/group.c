@@ -81,7 +81,7 @@ static void release_link(struct coll__link *link)
 {
     if (!link || --link->references > 0)
         return;
-    struct coll__link **at = &link->engine->links;
+    struct coll__link **at = &link->engine->host.links;
     while (*at != link)
         at = &(*at)->next;
     *at = link->next;
@@ -136,13 +136,13 @@ static coll_status new_view(struct coll_group *group, const struct coll_view *gi
 static coll_status connect_member(struct coll_engine *engine, struct coll__member *member,
                                   const struct coll_peer *peer)
 {
-    struct coll__link *link = coll__link_find(engine, peer->id);
+    struct coll__link *link = coll__link_find(&engine->host, peer->id);
     if (link) {
         COLL_TRY(link->transport->update(link, peer));
     } else {
-        COLL_TRY(coll__tcp_transport.open(engine, peer, &link));
-        link->next = engine->links;
-        engine->links = link;
+        COLL_TRY(coll__tcp_transport.open(&engine->host, peer, &link));
+        link->next = engine->host.links;
+        engine->host.links = link;
     }
     link->references++;
     member->link = link;
@@ -294,18 +294,19 @@ void coll__group_fail_peer(struct coll_group *group, coll_status status, const u
 
 /* ---- links ---------------------------------------------------------------------------------- */
 
-struct coll__link *coll__link_find(struct coll_engine *engine, const uint8_t peer[16])
+struct coll__link *coll__link_find(struct coll__host *host, const uint8_t peer[16])
 {
-    struct coll__link *link = engine->links;
+    struct coll__link *link = host->links;
     while (link && memcmp(link->peer, peer, 16) != 0)
         link = link->next;
     return link;
 }
 
-void coll__link_init(struct coll__link *link, struct coll_engine *engine,
+void coll__link_init(struct coll__link *link, struct coll__host *host,
                      const struct coll__transport *transport, const struct coll_peer *peer)
 {
-    link->engine = engine;
+    link->engine = coll__engine_of(host);
+    link->host = host;
     link->transport = transport;
     memcpy(link->peer, peer->id, sizeof link->peer);
     snprintf(link->name, sizeof link->name, "%s", peer->name);
@@ -336,11 +337,11 @@ void coll__link_lost(struct coll__link *link, const char *text)
                        link->peer, text);
 }
 
-const uint8_t *coll__view_key(struct coll_engine *engine, uint32_t group_id, uint64_t term,
+const uint8_t *coll__view_key(struct coll__host *host, uint32_t group_id, uint64_t term,
                               uint64_t number, const uint8_t peer[16])
 {
     const struct coll__frame name = {.group = group_id, .term = term, .view = number};
-    struct coll__view *view = coll__frame_view(engine, &name);
+    struct coll__view *view = coll__frame_view(coll__engine_of(host), &name);
     return view && coll__rank_of(view, peer) < view->size ? view->key : NULL;
 }
 

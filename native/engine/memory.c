@@ -18,8 +18,9 @@ struct coll__slice *coll__slice_new(struct coll_engine *engine)
     return slice;
 }
 
-void coll__slice_release(struct coll_engine *engine, struct coll__slice *slice)
+void coll__slice_release(struct coll__host *host, struct coll__slice *slice)
 {
+    struct coll_engine *engine = coll__engine_of(host);
     if (slice->borrow_link) {
         *slice->borrow_link = slice->borrow_next;
         if (slice->borrow_next)
@@ -35,9 +36,8 @@ void coll__slice_release(struct coll_engine *engine, struct coll__slice *slice)
     engine->free_slices = slice;
 }
 
-void coll__slice_detach(struct coll_engine *engine, struct coll__slice *slice)
+void coll__slice_detach(struct coll__slice *slice)
 {
-    (void)engine;
     if (!slice->borrow_link)
         return;
     *slice->borrow_link = slice->borrow_next;

@@ -64,7 +64,7 @@ static void tick(struct coll_engine *engine, uint64_t now)
     bool paused = engine->last_tick != 0 && now - engine->last_tick > PAUSE_NS;
     engine->last_tick = now;
     engine->next_tick = now + TICK_NS;
-    coll__tcp_tick(engine, now, paused);
+    coll__tcp_transport.tick(&engine->host, now, paused);
     for (struct coll_group *group = engine->groups; group; group = group->next)
         coll__group_tick(group, now);
 }
@@ -74,19 +74,19 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t spin
                  uint64_t until)
 {
     struct epoll_event events[BATCH];
-    int count = coll__reactor_wait(&engine->reactor, events, BATCH, 0);
+    int count = coll__reactor_wait(&engine->host.reactor, events, BATCH, 0);
     if (count == 0 && coll__now() >= spin_until) {
         uint64_t now = coll__now();
         uint64_t wake = engine->next_tick < until ? engine->next_tick : until;
         coll__unlock(engine);
-        count = coll__reactor_wait(&engine->reactor, events, BATCH, wake > now ? wake - now : 0);
+        count = coll__reactor_wait(&engine->host.reactor, events, BATCH, wake > now ? wake - now : 0);
         coll__lock(engine);
         /* The thread's seat may have been taken while it slept; the events stay pending. */
         if (engine->driver != me)
             return true;
     }
     if (count > 0)
-        coll__reactor_dispatch(&engine->reactor, events, count);
+        coll__reactor_dispatch(&engine->host.reactor, events, count);
     tick(engine, coll__now());
     let_others_in(engine);
     return count >= 0;
@@ -118,7 +118,7 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *),
     if (engine->waiting_callers > 0)
         pthread_cond_broadcast(&engine->changed);
     /* What is left to send should not wait until the thread looks up by itself. */
-    for (struct coll__link *link = engine->links; link; link = link->next)
+    for (struct coll__link *link = engine->host.links; link; link = link->next)
         if (link->control_head || link->small_flows || link->bulk_flows)
             coll__wake_driver(engine);
 }

@@ -30,7 +30,7 @@ void coll__send_control(struct coll__link *link, const struct coll__frame *frame
     if (length > 0) {
         slice->owned = malloc(length);
         if (!slice->owned) {
-            coll__slice_release(link->engine, slice);
+            coll__slice_release(&link->engine->host, slice);
             return;
         }
         memcpy(slice->owned, payload, length);
@@ -111,7 +111,7 @@ void coll__flow_drop(struct coll__flow *flow)
     while (flow->head) {
         struct coll__slice *slice = flow->head;
         flow->head = slice->next;
-        coll__slice_release(operation->engine, slice);
+        coll__slice_release(&operation->engine->host, slice);
     }
     coll__operation_unref(operation);
 }
@@ -125,7 +125,7 @@ void coll__link_drop(struct coll__link *link)
     while (link->control_head) {
         struct coll__slice *slice = link->control_head;
         link->control_head = slice->next;
-        coll__slice_release(link->engine, slice);
+        coll__slice_release(&link->engine->host, slice);
     }
     link->control_tail = &link->control_head;
 }

@@ -12,10 +12,23 @@
 #include <stddef.h>
 
 #include "collectives.h"
+#include "engine/reactor.h"
+#include "engine/status.h"
 #include "wire/frame.h"
 
 struct coll__link;
-struct coll__reactor;
+
+enum { COLL__SLICE_MAX = 256 << 10 };   /* what the engine cuts by itself: stays in the L2 cache */
+
+/* The part of an engine that its transports use. */
+struct coll__host {
+    struct coll__reactor reactor;
+    struct coll_engine_options options;
+    struct coll_counters counters;
+    uint8_t peer_id[16];
+    struct coll__link *links;
+    void *tcp;                          /* the TCP transport's own state */
+};
 
 /* A frame on its way out. Made by the engine, owned by the transport from pull until released. */
 struct coll__slice {
@@ -37,9 +50,10 @@ struct coll__placement {
 
 /* A peer's data plane as one transport sees it. The transport extends this struct. */
 struct coll__link {
-    struct coll_engine *engine;
+    struct coll_engine *engine;         /* for the engine; the transport uses host */
+    struct coll__host *host;
     const struct coll__transport *transport;
-    struct coll__link *next;            /* in engine->links */
+    struct coll__link *next;            /* in host->links */
     uint8_t peer[16];
     char name[64];
     uint32_t references;                /* views that use it */
@@ -56,8 +70,18 @@ struct coll__link {
 };
 
 struct coll__transport {
+    /* Listen, as the host's options say. */
+    coll_status (*start)(struct coll__host *host);
+    /* Close what start opened; all links are closed already. Also after a failed start. */
+    void (*stop)(struct coll__host *host);
+    /* Every 20 ms. `paused`: this process was stopped for a while; no silence counts. */
+    void (*tick)(struct coll__host *host, uint64_t now, bool paused);
+    /* In a forked child, where locks may be held for ever: close descriptors, and no more. */
+    void (*fork_child)(struct coll__host *host);
+    /* The i-th address at which others may reach this host; COLL_INVALID_ARGUMENT past the last. */
+    coll_status (*address)(struct coll__host *host, uint32_t i, char *buffer, size_t length);
     /* A new link that tries to reach `peer` until it is closed. */
-    coll_status (*open)(struct coll_engine *engine, const struct coll_peer *peer,
+    coll_status (*open)(struct coll__host *host, const struct coll_peer *peer,
                         struct coll__link **link);
     void (*close)(struct coll__link *link);
     /* The link may be reached with a new view's key, or at new addresses. */
@@ -70,17 +94,21 @@ struct coll__transport {
     bool (*drained)(const struct coll__link *link);
     /* Why the link is not up: what was tried, for people. */
     void (*explain)(const struct coll__link *link, char *text, size_t length);
+    /* Fault injection: coll_inject. */
+    coll_status (*inject)(struct coll__link *link, uint32_t fault, uint64_t after_slices);
 };
+
+extern const struct coll__transport coll__tcp_transport;
 
 /* ---- what a transport calls ------------------------------------------------------------- */
 
 /* The next slice to send on the link, NULL if there is none that may go now. */
 struct coll__slice *coll__pull(struct coll__link *link);
 /* The transport is done with the slice. */
-void coll__slice_release(struct coll_engine *engine, struct coll__slice *slice);
+void coll__slice_release(struct coll__host *host, struct coll__slice *slice);
 /* The payload that the slice must now carry itself, because its operation's buffers are going
  * away: copies it. On lack of memory the payload is dropped (the frame becomes VOID). */
-void coll__slice_detach(struct coll_engine *engine, struct coll__slice *slice);
+void coll__slice_detach(struct coll__slice *slice);
 /* Before a payload is received. Not called for duplicates. */
 void coll__place(struct coll__link *link, const struct coll__frame *frame,
                  struct coll__placement *placement);
@@ -98,13 +126,13 @@ void coll__link_down(struct coll__link *link);
 /* Evidence that the peer is dead. */
 void coll__link_lost(struct coll__link *link, const char *text);
 /* The key of a view that links group `group` to `peer`, NULL if this engine has no such view. */
-const uint8_t *coll__view_key(struct coll_engine *engine, uint32_t group, uint64_t term,
+const uint8_t *coll__view_key(struct coll__host *host, uint32_t group, uint64_t term,
                               uint64_t number, const uint8_t peer[16]);
 /* Any view whose key this link may be dialled with; false: none. */
 bool coll__view_for_link(const struct coll__link *link, uint32_t *group, uint64_t *term,
                          uint64_t *number, const uint8_t **key);
-struct coll__link *coll__link_find(struct coll_engine *engine, const uint8_t peer[16]);
-void coll__link_init(struct coll__link *link, struct coll_engine *engine,
+struct coll__link *coll__link_find(struct coll__host *host, const uint8_t peer[16]);
+void coll__link_init(struct coll__link *link, struct coll__host *host,
                      const struct coll__transport *transport, const struct coll_peer *peer);
 /* Account a slice that left, or a payload that came: telemetry of its operation and link. */
 void coll__count_sent(struct coll__link *link, struct coll__slice *slice, uint64_t bytes,

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/engine.h"
 
 socklen_t coll__tcp_length(const union tcp_address *address)
 {
@@ -185,22 +184,22 @@ static void set(int fd, int level, int name, int value)
     setsockopt(fd, level, name, &value, sizeof value);
 }
 
-void coll__tcp_socket_options(struct coll_engine *engine, int fd)
+void coll__tcp_socket_options(struct coll__host *host, int fd)
 {
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, 5);
     set(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2);
     set(fd, IPPROTO_TCP, TCP_KEEPCNT, 5);
-    set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(engine->options.detection_ns / 1000000 * 3));
-    const char *wanted = engine->options.congestion;
+    set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(host->options.detection_ns / 1000000 * 3));
+    const char *wanted = host->options.congestion;
     if (wanted)
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, wanted, (socklen_t)strlen(wanted));
 }
 
-void coll__tcp_choose_congestion(struct coll_engine *engine, int fd)
+void coll__tcp_choose_congestion(struct coll__host *host, int fd)
 {
-    if (engine->options.congestion)
+    if (host->options.congestion)
         return;
     struct tcp_info info;
     socklen_t length = sizeof info;

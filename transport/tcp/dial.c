@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
 #include "transport/tcp/tcp.h"
 
 static const uint64_t STAGGER_NS = 250000000;
@@ -16,7 +15,7 @@ enum { DIALS_AT_ONCE = 8 };
 
 bool coll__tcp_dials_first(const struct tcp_link *link)
 {
-    return memcmp(link->base.engine->peer_id, link->base.peer, 16) < 0;
+    return memcmp(link->base.host->peer_id, link->base.peer, 16) < 0;
 }
 
 static void remove_dial(struct tcp_connection *connection)
@@ -25,7 +24,7 @@ static void remove_dial(struct tcp_connection *connection)
     coll__tcp_remove(&link->dials, connection);
     link->dial_count--;
     connection->failed = true;
-    coll__watch_bury(&connection->engine->reactor, &connection->watch);
+    coll__watch_bury(&connection->host->reactor, &connection->watch);
 }
 
 void coll__tcp_drop_dials(struct tcp_link *link)
@@ -63,15 +62,15 @@ void coll__tcp_dial_failed(struct tcp_connection *connection, int error, const c
 
 static int connect_to(struct tcp_link *link, const union tcp_address *address)
 {
-    struct coll_engine *engine = link->base.engine;
+    struct coll__host *host = link->base.host;
     int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
-    coll__tcp_socket_options(engine, fd);
+    coll__tcp_socket_options(host, fd);
     union tcp_address source;
     int failed = 0;
-    if (engine->options.interface &&
-        coll__tcp_source(engine->options.interface, address->any.sa_family, &source))
+    if (host->options.interface &&
+        coll__tcp_source(host->options.interface, address->any.sa_family, &source))
         failed = bind(fd, &source.any, coll__tcp_length(&source));
     if (!failed)
         failed = connect(fd, &address->any, coll__tcp_length(address));
@@ -113,7 +112,7 @@ static void dial_one(struct tcp_link *link, uint64_t now)
         return;
     }
     struct tcp_connection *connection =
-        coll__tcp_connection_new(link->base.engine, fd, TCP_CONNECTING);
+        coll__tcp_connection_new(link->base.host, fd, TCP_CONNECTING);
     if (!connection) {
         close(fd);
         link->next_dial = now + BACKOFF_MAX_NS;
@@ -130,7 +129,7 @@ static void dial_one(struct tcp_link *link, uint64_t now)
 
 void coll__tcp_dial(struct tcp_link *link, uint64_t now)
 {
-    uint32_t wanted = link->base.engine->options.connections;
+    uint32_t wanted = link->base.host->options.connections;
     for (struct tcp_connection *at = link->dials; at;) {
         struct tcp_connection *next = at->next;
         if (now >= at->deadline)

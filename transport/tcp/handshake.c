@@ -6,7 +6,6 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
-#include "engine/engine.h"
 #include "transport/tcp/tcp.h"
 #include "wire/sha256.h"
 
@@ -30,11 +29,11 @@ static void refuse(struct tcp_connection *connection, const char *why)
         coll__tcp_dial_failed(connection, 0, why);
         return;
     }
-    struct tcp *tcp = connection->engine->tcp;
+    struct tcp *tcp = connection->host->tcp;
     coll__tcp_remove(&tcp->strangers, connection);
     tcp->stranger_count--;
     connection->failed = true;
-    coll__watch_bury(&connection->engine->reactor, &connection->watch);
+    coll__watch_bury(&connection->host->reactor, &connection->watch);
 }
 
 /* ---- dialer ----------------------------------------------------------------------------- */
@@ -56,7 +55,7 @@ void coll__tcp_say_hello(struct tcp_connection *connection)
         return;
     }
     memcpy(connection->key, key, sizeof connection->key);
-    memcpy(hello.from, connection->engine->peer_id, sizeof hello.from);
+    memcpy(hello.from, connection->host->peer_id, sizeof hello.from);
     memcpy(hello.to, link->base.peer, sizeof hello.to);
     coll__hello_encode(&hello, connection->hello);
     connection->hello_length = COLL__HELLO_BYTES;
@@ -65,7 +64,7 @@ void coll__tcp_say_hello(struct tcp_connection *connection)
         return;
     }
     connection->state = TCP_AWAIT_WELCOME;
-    coll__watch_change(&connection->engine->reactor, &connection->watch, COLL__READABLE);
+    coll__watch_change(&connection->host->reactor, &connection->watch, COLL__READABLE);
 }
 
 static void take_welcome(struct tcp_connection *connection, uint32_t length)
@@ -82,7 +81,7 @@ static void take_welcome(struct tcp_connection *connection, uint32_t length)
         snprintf(why, sizeof why,
                  "it speaks wire versions %u to %u, this peer %d; upgrade the older one",
                  welcome.version_low, welcome.version_high, COLL__WIRE_VERSION);
-        connection->engine->counters.refused_version++;
+        connection->host->counters.refused_version++;
         refuse(connection, why);
         return;
     }
@@ -95,7 +94,7 @@ static void take_welcome(struct tcp_connection *connection, uint32_t length)
     coll__hello_prove(connection->key, 'a', connection->hello, connection->hello_length,
                       connection->welcome, COLL__WELCOME_BYTES - 32, proof);
     if (!coll__equal_constant_time(proof, welcome.proof, 32)) {
-        connection->engine->counters.refused_hello++;
+        connection->host->counters.refused_hello++;
         refuse(connection, "it does not know the view's key");
         return;
     }
@@ -124,12 +123,12 @@ static void answer(struct tcp_connection *connection, struct coll__welcome *welc
 
 static void take_hello(struct tcp_connection *connection, uint32_t length)
 {
-    struct coll_engine *engine = connection->engine;
+    struct coll__host *host = connection->host;
     struct coll__hello hello;
     memcpy(connection->hello, connection->buffer, length);
     connection->hello_length = length;
     if (coll__hello_decode(connection->hello, length, &hello) != COLL_OK) {
-        engine->counters.refused_hello++;
+        host->counters.refused_hello++;
         refuse(connection, "");
         return;
     }
@@ -139,15 +138,15 @@ static void take_hello(struct tcp_connection *connection, uint32_t length)
         .version_high = COLL__WIRE_VERSION,
         .features = hello.features & FEATURES,
     };
-    const uint8_t *key = coll__view_key(engine, hello.group, hello.term, hello.view, hello.from);
+    const uint8_t *key = coll__view_key(host, hello.group, hello.term, hello.view, hello.from);
     if (hello.version_low > COLL__WIRE_VERSION || hello.version_high < COLL__WIRE_VERSION) {
-        engine->counters.refused_version++;
+        host->counters.refused_version++;
         welcome.verdict = COLL__WELCOME_VERSION;
-    } else if (memcmp(hello.to, engine->peer_id, sizeof hello.to) != 0) {
-        engine->counters.refused_view++;
+    } else if (memcmp(hello.to, host->peer_id, sizeof hello.to) != 0) {
+        host->counters.refused_view++;
         welcome.verdict = COLL__WELCOME_NOT_ME;
-    } else if (!key || !coll__link_find(engine, hello.from)) {
-        engine->counters.refused_view++;
+    } else if (!key || !coll__link_find(host, hello.from)) {
+        host->counters.refused_view++;
         welcome.verdict = COLL__WELCOME_UNKNOWN;
     } else if (!draw_nonce(welcome.nonce)) {
         refuse(connection, "");
@@ -167,18 +166,18 @@ static void take_hello(struct tcp_connection *connection, uint32_t length)
 
 static void take_proof(struct tcp_connection *connection)
 {
-    struct coll_engine *engine = connection->engine;
+    struct coll__host *host = connection->host;
     uint8_t expected[32], given[32];
     coll__hello_prove(connection->key, 'd', connection->hello, connection->hello_length,
                       connection->welcome, connection->welcome_length, expected);
-    struct coll__link *link = coll__link_find(engine, connection->from);
+    struct coll__link *link = coll__link_find(host, connection->from);
     if (coll__proof_decode(connection->buffer, COLL__PROOF_BYTES, given) != COLL_OK ||
         !coll__equal_constant_time(expected, given, 32) || !link) {
-        engine->counters.refused_hello++;
+        host->counters.refused_hello++;
         refuse(connection, "");
         return;
     }
-    struct tcp *tcp = engine->tcp;
+    struct tcp *tcp = host->tcp;
     coll__tcp_remove(&tcp->strangers, connection);
     tcp->stranger_count--;
     coll__tcp_attach((struct tcp_link *)link, connection);
@@ -188,7 +187,7 @@ static void take_proof(struct tcp_connection *connection)
 
 void coll__tcp_handshake(struct tcp_connection *connection)
 {
-    struct coll_engine *engine = connection->engine;
+    struct coll__host *host = connection->host;
     bool acceptor = !connection->dialed;
     /* Never read past the message: what follows are frames. */
     uint32_t wanted = 12;
@@ -199,7 +198,7 @@ void coll__tcp_handshake(struct tcp_connection *connection)
             wanted = coll__hello_length(connection->buffer, acceptor ? COLL__HELLO_BYTES
                                                                      : COLL__WELCOME_BYTES);
             if (wanted == 0) {
-                engine->counters.refused_hello++;
+                host->counters.refused_hello++;
                 refuse(connection, "what listens there is no peer of this library");
                 return;
             }
@@ -212,9 +211,9 @@ void coll__tcp_handshake(struct tcp_connection *connection)
             return;
         if (got <= 0) {
             if (acceptor && connection->have > 0)
-                engine->counters.refused_hello++;
+                host->counters.refused_hello++;
             else if (acceptor)
-                engine->counters.refused_silent++;
+                host->counters.refused_silent++;
             refuse(connection, got == 0 ? "it closed the connection during the hello"
                                         : strerror(errno));
             return;

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/engine.h"
 #include "transport/tcp/tcp.h"
 
 static const uint64_t ACK_DELAY_NS = 15000000;
@@ -31,13 +30,13 @@ static void set_addresses(struct tcp_link *link, const struct coll_peer *peer)
     link->address_count = count;
 }
 
-static coll_status link_open(struct coll_engine *engine, const struct coll_peer *peer,
+static coll_status link_open(struct coll__host *host, const struct coll_peer *peer,
                              struct coll__link **out)
 {
     struct tcp_link *link = calloc(1, sizeof *link);
     if (!link)
         return COLL_NO_MEMORY;
-    coll__link_init(&link->base, engine, &coll__tcp_transport, peer);
+    coll__link_init(&link->base, host, &coll__tcp_transport, peer);
     set_addresses(link, peer);
     link->next_sequence = 1;
     uint64_t now = coll__now();
@@ -56,7 +55,7 @@ static coll_status link_update(struct coll__link *base, const struct coll_peer *
 static void forget_transmission(struct tcp_connection *connection)
 {
     if (connection->orphan)
-        coll__slice_release(connection->engine, connection->slice);
+        coll__slice_release(connection->host, connection->slice);
     connection->orphan = connection->sending = false;
     connection->slice = NULL;
     free(connection->corrupted);
@@ -72,12 +71,12 @@ static void link_close(struct coll__link *base)
         link->open = connection->next;
         forget_transmission(connection);
         connection->failed = true;
-        base->engine->counters.open_connections--;
-        coll__watch_bury(&base->engine->reactor, &connection->watch);
+        base->host->counters.open_connections--;
+        coll__watch_bury(&base->host->reactor, &connection->watch);
     }
     for (uint32_t i = 0; i < COLL__WINDOW; i++)
         if (link->window[i].slice)
-            coll__slice_release(base->engine, link->window[i].slice);
+            coll__slice_release(base->host, link->window[i].slice);
     free(link);
 }
 
@@ -97,7 +96,7 @@ static void fail_replaced(struct tcp_link *link, const struct tcp_connection *co
 
 void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
 {
-    struct coll_engine *engine = link->base.engine;
+    struct coll__host *host = link->base.host;
     if (connection->dialed) {
         coll__tcp_remove(&link->dials, connection);
         link->dial_count--;
@@ -108,9 +107,9 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
     connection->next = link->open;
     link->open = connection;
     link->open_count++;
-    engine->counters.open_connections++;
-    coll__watch_change(&engine->reactor, &connection->watch, COLL__READABLE);
-    coll__tcp_choose_congestion(engine, connection->watch.fd);
+    host->counters.open_connections++;
+    coll__watch_change(&host->reactor, &connection->watch, COLL__READABLE);
+    coll__tcp_choose_congestion(host, connection->watch.fd);
     uint64_t now = coll__now();
     connection->attached = now;
     link->last_heard = now;
@@ -118,7 +117,7 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
     link->next_dial = now;
     if (!link->base.up) {
         if (link->was_up)
-            engine->counters.reconnects++;
+            host->counters.reconnects++;
         link->was_up = true;
         link->down_since = 0;
         coll__tcp_drop_dials(link);
@@ -138,8 +137,8 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     if (connection->failed)
         return;
     connection->failed = true;
-    connection->engine->counters.connections_lost++;
-    connection->engine->counters.open_connections--;
+    connection->host->counters.connections_lost++;
+    connection->host->counters.open_connections--;
     snprintf(link->why, sizeof link->why, "%s", why);
     coll__tcp_remove(&link->open, connection);
     link->open_count--;
@@ -153,7 +152,7 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
             link->to_resend++;
         }
     }
-    coll__watch_bury(&connection->engine->reactor, &connection->watch);
+    coll__watch_bury(&connection->host->reactor, &connection->watch);
     uint64_t now = coll__now();
     if (!link->open) {
         link->down_since = now;
@@ -186,7 +185,7 @@ void coll__tcp_acknowledged(struct tcp_link *link, uint64_t upto)
         if (by && by->sending && by->slice == slice)
             by->orphan = true; /* it is being sent again, half-way through */
         else
-            coll__slice_release(link->base.engine, slice);
+            coll__slice_release(link->base.host, slice);
     }
     link->acknowledged = upto;
 }
@@ -221,7 +220,7 @@ static void link_revoke(struct coll__link *base, const struct coll_operation *op
     for (struct tcp_connection *at = link->open; at; at = at->next) {
         if (at->sending && at->slice && at->slice->operation == operation &&
             at->slice->borrow_link) {
-            coll__slice_detach(base->engine, at->slice);
+            coll__slice_detach(at->slice);
             if (at->slice->payload && !at->orphan)
                 link->retained_bytes += at->slice->frame.length;
             /* Without memory for the copy the frame cannot be finished. */
@@ -266,7 +265,7 @@ static void link_explain(const struct coll__link *base, char *text, size_t lengt
 
 static void report_death(struct tcp_link *link, uint64_t now)
 {
-    const struct coll_engine_options *options = &link->base.engine->options;
+    const struct coll_engine_options *options = &link->base.host->options;
     char text[200];
     if (!link->was_up || options->no_detection)
         return;
@@ -302,14 +301,14 @@ void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused)
     coll__tcp_dial(link, now);
     report_death(link, now);
     bool due = link->unacknowledged > 0 || link->base.eager_consumed != link->base.eager_announced;
-    if (now - link->last_sent >= link->base.engine->options.heartbeat_ns ||
+    if (now - link->last_sent >= link->base.host->options.heartbeat_ns ||
         (due && now - link->last_sent >= ACK_DELAY_NS))
         link->acknowledge_now = true;
     if (link->acknowledge_now)
         coll__tcp_pump(link);
 }
 
-coll_status coll__tcp_inject(struct coll__link *base, uint32_t fault, uint64_t after_slices)
+static coll_status link_inject(struct coll__link *base, uint32_t fault, uint64_t after_slices)
 {
     struct tcp_link *link = (struct tcp_link *)base;
     if (fault != COLL_FAULT_CUT_CONNECTION && fault != COLL_FAULT_FLIP_BIT)
@@ -320,6 +319,11 @@ coll_status coll__tcp_inject(struct coll__link *base, uint32_t fault, uint64_t a
 }
 
 const struct coll__transport coll__tcp_transport = {
+    .start = coll__tcp_start,
+    .stop = coll__tcp_stop,
+    .tick = coll__tcp_tick,
+    .fork_child = coll__tcp_fork_child,
+    .address = coll__tcp_address,
     .open = link_open,
     .close = link_close,
     .update = link_update,
@@ -327,4 +331,5 @@ const struct coll__transport coll__tcp_transport = {
     .revoke = link_revoke,
     .drained = link_drained,
     .explain = link_explain,
+    .inject = link_inject,
 };

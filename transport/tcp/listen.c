@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
 #include "transport/tcp/tcp.h"
 
 static const uint64_t HELLO_NS = 3000000000;
@@ -29,13 +28,13 @@ void coll__tcp_connection_dispose(struct coll__watch *watch)
     free(connection);
 }
 
-struct tcp_connection *coll__tcp_connection_new(struct coll_engine *engine, int fd,
+struct tcp_connection *coll__tcp_connection_new(struct coll__host *host, int fd,
                                                 enum tcp_state state)
 {
     struct tcp_connection *connection = calloc(1, sizeof *connection);
     if (!connection)
         return NULL;
-    connection->engine = engine;
+    connection->host = host;
     connection->state = state;
     connection->deadline = coll__now() + HELLO_NS;
     connection->watch =
@@ -44,7 +43,7 @@ struct tcp_connection *coll__tcp_connection_new(struct coll_engine *engine, int 
     uint32_t events = state == TCP_CONNECTING ? COLL__WRITABLE : COLL__READABLE;
     connection->buffer = malloc(COLL__READ_BYTES);
     if (!connection->buffer ||
-        coll__watch_add(&engine->reactor, &connection->watch, events) != COLL_OK) {
+        coll__watch_add(&host->reactor, &connection->watch, events) != COLL_OK) {
         free(connection->buffer);
         free(connection);
         return NULL;
@@ -56,7 +55,7 @@ static void drop_stranger(struct tcp *tcp, struct tcp_connection *connection)
 {
     coll__tcp_remove(&tcp->strangers, connection);
     tcp->stranger_count--;
-    coll__watch_bury(&tcp->engine->reactor, &connection->watch);
+    coll__watch_bury(&tcp->host->reactor, &connection->watch);
 }
 
 static void accept_ready(struct coll__watch *watch, uint32_t events)
@@ -70,7 +69,7 @@ static void accept_ready(struct coll__watch *watch, uint32_t events)
             if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
                 /* It would be reported again at once, and nothing changes until then. */
                 listener->muted = true;
-                coll__watch_change(&tcp->engine->reactor, watch, 0);
+                coll__watch_change(&tcp->host->reactor, watch, 0);
             }
             return;
         }
@@ -78,12 +77,12 @@ static void accept_ready(struct coll__watch *watch, uint32_t events)
             struct tcp_connection *oldest = tcp->strangers;
             while (oldest->next)
                 oldest = oldest->next;
-            tcp->engine->counters.refused_silent++;
+            tcp->host->counters.refused_silent++;
             drop_stranger(tcp, oldest);
         }
-        coll__tcp_socket_options(tcp->engine, fd);
+        coll__tcp_socket_options(tcp->host, fd);
         struct tcp_connection *connection =
-            coll__tcp_connection_new(tcp->engine, fd, TCP_AWAIT_HELLO);
+            coll__tcp_connection_new(tcp->host, fd, TCP_AWAIT_HELLO);
         if (!connection) {
             close(fd);
             return;
@@ -148,7 +147,7 @@ static bool listen_on(struct tcp *tcp, const union tcp_address *list, uint32_t c
 
 static coll_status add_listeners(struct tcp *tcp, const union tcp_address *list, uint32_t count)
 {
-    const struct coll_engine_options *options = &tcp->engine->options;
+    const struct coll_engine_options *options = &tcp->host->options;
     const union tcp_address *refused = NULL;
     bool listening = false;
     /* A port that the kernel chose for the first address may be taken on the next one. */
@@ -168,28 +167,28 @@ static coll_status add_listeners(struct tcp *tcp, const union tcp_address *list,
                            host, low, options->port_high, strerror(error));
     }
     for (uint32_t i = 0; i < tcp->listener_count; i++) {
-        COLL_TRY(coll__watch_add(&tcp->engine->reactor, &tcp->listeners[i].watch, COLL__READABLE));
+        COLL_TRY(coll__watch_add(&tcp->host->reactor, &tcp->listeners[i].watch, COLL__READABLE));
         coll__tcp_expand(&tcp->listeners[i].address, tcp->advertised, &tcp->advertised_count);
     }
     return COLL_OK;
 }
 
-coll_status coll__tcp_start(struct coll_engine *engine)
+coll_status coll__tcp_start(struct coll__host *host)
 {
     struct tcp *tcp = calloc(1, sizeof *tcp);
     if (!tcp)
         return COLL_NO_MEMORY;
-    tcp->engine = engine;
-    engine->tcp = tcp;
+    tcp->host = host;
+    host->tcp = tcp;
     union tcp_address list[COLL__ADDRESSES];
     uint32_t count;
-    COLL_TRY(coll__tcp_bind_list(engine->options.bind, engine->options.interface, list, &count));
+    COLL_TRY(coll__tcp_bind_list(host->options.bind, host->options.interface, list, &count));
     return add_listeners(tcp, list, count);
 }
 
-void coll__tcp_stop(struct coll_engine *engine)
+void coll__tcp_stop(struct coll__host *host)
 {
-    struct tcp *tcp = engine->tcp;
+    struct tcp *tcp = host->tcp;
     if (!tcp)
         return;
     while (tcp->strangers)
@@ -197,37 +196,37 @@ void coll__tcp_stop(struct coll_engine *engine)
     for (uint32_t i = 0; i < tcp->listener_count; i++)
         close(tcp->listeners[i].watch.fd);
     free(tcp);
-    engine->tcp = NULL;
+    host->tcp = NULL;
 }
 
-coll_status coll__tcp_address(struct coll_engine *engine, uint32_t i, char *buffer, size_t length)
+coll_status coll__tcp_address(struct coll__host *host, uint32_t i, char *buffer, size_t length)
 {
-    const struct tcp *tcp = engine->tcp;
+    const struct tcp *tcp = host->tcp;
     if (i >= tcp->advertised_count)
         return COLL_INVALID_ARGUMENT;
     coll__tcp_format(&tcp->advertised[i], buffer, length);
     return COLL_OK;
 }
 
-void coll__tcp_tick(struct coll_engine *engine, uint64_t now, bool paused)
+void coll__tcp_tick(struct coll__host *host, uint64_t now, bool paused)
 {
-    struct tcp *tcp = engine->tcp;
+    struct tcp *tcp = host->tcp;
     for (uint32_t i = 0; i < tcp->listener_count; i++) {
         if (tcp->listeners[i].muted) {
             tcp->listeners[i].muted = false;
-            coll__watch_change(&engine->reactor, &tcp->listeners[i].watch, COLL__READABLE);
+            coll__watch_change(&host->reactor, &tcp->listeners[i].watch, COLL__READABLE);
         }
     }
     struct tcp_connection *connection = tcp->strangers;
     while (connection) {
         struct tcp_connection *next = connection->next;
         if (now >= connection->deadline) {
-            engine->counters.refused_silent++;
+            host->counters.refused_silent++;
             drop_stranger(tcp, connection);
         }
         connection = next;
     }
-    struct coll__link *link = engine->links;
+    struct coll__link *link = host->links;
     while (link) {
         struct coll__link *next = link->next;
         if (link->transport == &coll__tcp_transport)
@@ -243,14 +242,14 @@ static void close_all(struct tcp_connection *connection)
             close(connection->watch.fd);
 }
 
-void coll__tcp_fork_child(struct coll_engine *engine)
+void coll__tcp_fork_child(struct coll__host *host)
 {
     /* Runs in the child, where only this thread exists: closes, frees nothing, takes no lock. */
-    struct tcp *tcp = engine->tcp;
+    struct tcp *tcp = host->tcp;
     for (uint32_t i = 0; i < tcp->listener_count; i++)
         close(tcp->listeners[i].watch.fd);
     close_all(tcp->strangers);
-    for (struct coll__link *link = engine->links; link; link = link->next) {
+    for (struct coll__link *link = host->links; link; link = link->next) {
         close_all(((struct tcp_link *)link)->open);
         close_all(((struct tcp_link *)link)->dials);
     }

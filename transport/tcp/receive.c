@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "engine/engine.h"
 #include "transport/tcp/tcp.h"
 #include "wire/crc32c.h"
 
@@ -16,7 +15,7 @@ static void nonsense(struct tcp_connection *connection, const char *why)
 {
     if (connection->failed)
         return;
-    connection->engine->counters.corrupt_frames++;
+    connection->host->counters.corrupt_frames++;
     coll__tcp_fail(connection, why);
 }
 
@@ -43,10 +42,10 @@ static void finish(struct tcp_connection *connection, const uint8_t *payload)
     struct coll__placement placement = connection->placement;
     connection->in_payload = false;
     connection->placement = (struct coll__placement){0};
-    connection->engine->counters.received_bytes += COLL__FRAME_BYTES + frame->length;
+    connection->host->counters.received_bytes += COLL__FRAME_BYTES + frame->length;
     if (!coll__tcp_is_new(link, frame->sequence)) {
         /* Not looked at: its bytes may have been overwritten at the sender. */
-        connection->engine->counters.duplicate_slices++;
+        connection->host->counters.duplicate_slices++;
         link->acknowledge_now = true;
         return;
     }
@@ -102,7 +101,7 @@ static bool take_header(struct tcp_connection *connection)
         return false;
     }
     if (alive) {
-        connection->engine->counters.received_bytes += COLL__FRAME_BYTES;
+        connection->host->counters.received_bytes += COLL__FRAME_BYTES;
         return true;
     }
     connection->in_payload = true;

@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/uio.h>
 
-#include "engine/engine.h"
 #include "transport/tcp/tcp.h"
 #include "wire/crc32c.h"
 
@@ -68,11 +67,11 @@ static void begin(struct tcp_connection *connection, bool again)
     struct coll__frame alive = {.type = COLL__FRAME_ALIVE};
     struct coll__frame *frame = slice ? &slice->frame : &alive;
     if (slice && frame->length > 0 && !slice->from_pool) {
-        if (frame->type == COLL__FRAME_DATA && connection->engine->options.no_checksums)
+        if (frame->type == COLL__FRAME_DATA && connection->host->options.no_checksums)
             frame->flags |= COLL__FLAG_NO_CRC;
         else
             frame->payload_crc = coll__crc32c(0, slice->payload, frame->length);
-    } else if (slice && slice->from_pool && connection->engine->options.no_checksums) {
+    } else if (slice && slice->from_pool && connection->host->options.no_checksums) {
         frame->flags |= COLL__FLAG_NO_CRC; /* else it was taken with the copy */
     }
     frame->acknowledged = link->received;
@@ -88,7 +87,7 @@ static void begin(struct tcp_connection *connection, bool again)
     if (!slice)
         return;
     coll__count_sent(&link->base, slice, connection->total, again);
-    connection->engine->counters.resent_slices += again;
+    connection->host->counters.resent_slices += again;
     if (frame->length > 0 && link->fault && fault_is_due(link, COLL_FAULT_FLIP_BIT)) {
         connection->corrupted = malloc(frame->length);
         if (connection->corrupted) {
@@ -103,13 +102,13 @@ static void end(struct tcp_connection *connection)
 {
     struct tcp_link *link = connection->link;
     link->last_sent = coll__now();
-    connection->engine->counters.sent_bytes += connection->total;
+    connection->host->counters.sent_bytes += connection->total;
     free(connection->corrupted);
     connection->corrupted = NULL;
     connection->sending = false;
     if (connection->orphan) {
         connection->orphan = false;
-        coll__slice_release(connection->engine, connection->slice);
+        coll__slice_release(connection->host, connection->slice);
     }
     connection->slice = NULL;
 }
@@ -145,7 +144,7 @@ static bool push(struct tcp_connection *connection)
     if (sent < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
             connection->blocked = true;
-            coll__watch_change(&connection->engine->reactor, &connection->watch,
+            coll__watch_change(&connection->host->reactor, &connection->watch,
                                COLL__READABLE | COLL__WRITABLE);
         } else {
             coll__tcp_fail(connection, strerror(errno));
@@ -174,7 +173,7 @@ void coll__tcp_send(struct tcp_connection *connection)
             end(connection);
     }
     if (!connection->failed && !connection->blocked)
-        coll__watch_change(&connection->engine->reactor, &connection->watch, COLL__READABLE);
+        coll__watch_change(&connection->host->reactor, &connection->watch, COLL__READABLE);
 }
 
 void coll__tcp_pump(struct tcp_link *link)

@@ -44,7 +44,7 @@ union tcp_address {
 
 struct tcp_connection {
     struct coll__watch watch;     /* first: the reactor gives it back */
-    struct coll_engine *engine;
+    struct coll__host *host;
     struct tcp_link *link;        /* NULL while the other side is a stranger */
     struct tcp_connection *next;  /* in link->open, link->dials or tcp->strangers */
     enum tcp_state state;
@@ -115,7 +115,7 @@ struct tcp_link {
 };
 
 struct tcp {
-    struct coll_engine *engine;
+    struct coll__host *host;
     struct tcp_listener {
         struct coll__watch watch;
         struct tcp *tcp;
@@ -143,12 +143,17 @@ void coll__tcp_expand(const union tcp_address *listening, union tcp_address *lis
                       uint32_t *count);
 /* The interface's address of this family, for dialling from. False: it has none. */
 bool coll__tcp_source(const char *interface, int family, union tcp_address *source);
-void coll__tcp_socket_options(struct coll_engine *engine, int fd);
+void coll__tcp_socket_options(struct coll__host *host, int fd);
 /* Once the round trip is known. */
-void coll__tcp_choose_congestion(struct coll_engine *engine, int fd);
+void coll__tcp_choose_congestion(struct coll__host *host, int fd);
 
 /* listen.c */
-struct tcp_connection *coll__tcp_connection_new(struct coll_engine *engine, int fd,
+coll_status coll__tcp_start(struct coll__host *host);
+void coll__tcp_stop(struct coll__host *host);
+void coll__tcp_tick(struct coll__host *host, uint64_t now, bool paused);
+void coll__tcp_fork_child(struct coll__host *host);
+coll_status coll__tcp_address(struct coll__host *host, uint32_t i, char *buffer, size_t length);
+struct tcp_connection *coll__tcp_connection_new(struct coll__host *host, int fd,
                                                 enum tcp_state state);
 void coll__tcp_connection_dispose(struct coll__watch *watch);
 void coll__tcp_ready(struct coll__watch *watch, uint32_t events);
