@@ -8,16 +8,16 @@
 
 /* A handle that came through fork() is dead: its locks may be held by threads that do not exist
  * in this process. */
-#define ENTER(engine)                                                                        \
-    do {                                                                                     \
-        if (atomic_load(&(engine)->forked))                                                  \
+#define ENTER(engine)                                                                          \
+    do {                                                                                       \
+        if (atomic_load(&(engine)->forked))                                                    \
             return coll__error(COLL_FORKED, "this handle belongs to the parent process; join " \
-                                            "anew in the child");                            \
-        coll__lock(engine);                                                                  \
+                                            "anew in the child");                              \
+        coll__lock(engine);                                                                    \
     } while (0)
 
-coll_status coll_engine_create(const struct coll_engine_options *options,
-                               const uint8_t peer_id[16], struct coll_engine **engine)
+coll_status coll_engine_create(const struct coll_engine_options *options, const uint8_t peer_id[16],
+                               struct coll_engine **engine)
 {
     if (!peer_id || !engine)
         return coll__error(COLL_INVALID_ARGUMENT, "peer_id and engine must not be NULL");
@@ -30,8 +30,7 @@ coll_status coll_engine_create(const struct coll_engine_options *options,
             return coll__error(COLL_INVALID_ARGUMENT, "slice_bytes is %u, allowed are 4096 to %d",
                                options->slice_bytes, COLL__PAYLOAD_MAX);
         if (!coll_isa_available(options->isa))
-            return coll__error(COLL_UNSUPPORTED, "this CPU lacks instruction set %u",
-                               options->isa);
+            return coll__error(COLL_UNSUPPORTED, "this CPU lacks instruction set %u", options->isa);
         if (options->port_low > options->port_high)
             return coll__error(COLL_INVALID_ARGUMENT, "the port range %u-%u is empty",
                                options->port_low, options->port_high);
@@ -46,8 +45,7 @@ void coll_engine_destroy(struct coll_engine *engine)
         coll__engine_destroy(engine);
 }
 
-coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *buffer,
-                                size_t length)
+coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *buffer, size_t length)
 {
     ENTER(engine);
     coll_status status = coll__tcp_transport.address(&engine->host, i, buffer, length);
@@ -157,8 +155,8 @@ void coll_group_discard(struct coll_group *group)
     coll__unlock(group->engine);
 }
 
-void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16],
-                     int left, const char *text)
+void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16], int left,
+                     const char *text)
 {
     if (atomic_load(&group->engine->forked))
         return;
@@ -251,9 +249,10 @@ coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
                         uint64_t after_slices)
 {
     ENTER(group->engine);
-    coll_status status = COLL_INVALID_ARGUMENT;
-    if (group->committed && peer < group->committed->size && group->committed->members[peer].link)
-        status = group->committed->members[peer].link->transport->inject(group->committed->members[peer].link, fault, after_slices);
+    struct coll__view *view = group->committed;
+    struct coll__link *link = view && peer < view->size ? view->members[peer].link : NULL;
+    coll_status status = link ? link->transport->inject(link, fault, after_slices)
+                              : coll__error(COLL_INVALID_ARGUMENT, "no link to rank %u", peer);
     coll__unlock(group->engine);
     return status;
 }

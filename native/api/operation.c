@@ -26,8 +26,7 @@ static coll_status check_call(const struct coll_group *group, const struct coll_
                            (unsigned long long)call->count);
     if (call->count > 0 && (!call->input || !call->output))
         return coll__error(COLL_INVALID_ARGUMENT, "input and output must not be NULL");
-    if (call->kind == COLL_BROADCAST && group->committed &&
-        call->root >= group->committed->size)
+    if (call->kind == COLL_BROADCAST && group->committed && call->root >= group->committed->size)
         return coll__error(COLL_INVALID_ARGUMENT, "root %u is no rank of a view of %u peers",
                            call->root, group->committed->size);
     const uint8_t *input = call->input;
@@ -72,8 +71,8 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->input = call->input;
     operation->output = call->output;
     operation->small = operation->call.count * operation->element <= COLL__SMALL_BYTES;
-    operation->in_place_atomic =
-        plan && call->input == call->output && !(call->flags & COLL_NOT_ATOMIC);
+    operation->in_place_atomic = plan && call->input == call->output &&
+                                 !(call->flags & COLL_NOT_ATOMIC);
     if (reduces) {
         operation->reduce = coll__reduce_select(call->dtype, call->op, engine->host.options.isa);
         if (call->op == COLL_AVG)
@@ -94,9 +93,8 @@ static void announce(struct coll_operation *operation)
     const struct coll__view *view = operation->view;
     for (uint32_t rank = 0; rank < view->size; rank++) {
         bool due = operation->wants_open[rank];
-        for (uint32_t i = 0; !operation->small && operation->plan && !due &&
-                             i < operation->plan->info.steps;
-             i++)
+        for (uint32_t i = 0;
+             !operation->small && operation->plan && !due && i < operation->plan->info.steps; i++)
             due = operation->plan->steps[i].kind != COLL_STEP_SEND &&
                   operation->plan->steps[i].peer == rank;
         if (due)

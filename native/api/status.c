@@ -14,18 +14,30 @@ uint32_t coll_abi_version(void)
 const char *coll_status_text(coll_status status)
 {
     switch (status) {
-    case COLL_OK: return "success";
-    case COLL_IN_PROGRESS: return "in progress";
-    case COLL_TIMEOUT: return "timed out";
-    case COLL_PEER_LOST: return "a peer was lost";
-    case COLL_MISMATCH: return "ranks called different things";
-    case COLL_CANCELLED: return "cancelled";
-    case COLL_INVALID_ARGUMENT: return "invalid argument";
-    case COLL_NO_MEMORY: return "out of memory";
-    case COLL_SYSTEM_ERROR: return "a system call failed";
-    case COLL_UNSUPPORTED: return "not supported";
-    case COLL_CLOSED: return "closed";
-    case COLL_FORKED: return "the handle belongs to the parent process";
+    case COLL_OK:
+        return "success";
+    case COLL_IN_PROGRESS:
+        return "in progress";
+    case COLL_TIMEOUT:
+        return "timed out";
+    case COLL_PEER_LOST:
+        return "a peer was lost";
+    case COLL_MISMATCH:
+        return "ranks called different things";
+    case COLL_CANCELLED:
+        return "cancelled";
+    case COLL_INVALID_ARGUMENT:
+        return "invalid argument";
+    case COLL_NO_MEMORY:
+        return "out of memory";
+    case COLL_SYSTEM_ERROR:
+        return "a system call failed";
+    case COLL_UNSUPPORTED:
+        return "not supported";
+    case COLL_CLOSED:
+        return "closed";
+    case COLL_FORKED:
+        return "the handle belongs to the parent process";
     }
     return "unknown status";
 }

@@ -16,12 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum coll__phase {
-    COLL__NOT_ISSUED = 0,
-    COLL__RUNNING = 1,
-    COLL__COMPLETE = 2,
-    COLL__SETTLED = 3
-};
+enum coll__phase { COLL__NOT_ISSUED = 0, COLL__RUNNING = 1, COLL__COMPLETE = 2, COLL__SETTLED = 3 };
 
 struct coll__agree {
     enum coll__phase phase;

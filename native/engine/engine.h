@@ -214,8 +214,7 @@ void coll__pools_free(struct coll_engine *engine);
 void coll__view_release(struct coll__view *view);
 uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16]); /* size: none */
 struct coll__tag *coll__tag_find(struct coll__view *view, uint32_t tag);  /* NULL: no memory */
-struct coll_operation *coll__operation_find(struct coll__view *view, uint32_t tag,
-                                            uint64_t number);
+struct coll_operation *coll__operation_find(struct coll__view *view, uint32_t tag, uint64_t number);
 /* Break the group: all its unfinished operations end with this. `tell`: the other members too. */
 void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
                        const char *text);
@@ -234,8 +233,8 @@ struct coll__view *coll__frame_view(struct coll_engine *engine, const struct col
 coll_status coll__operation_new(struct coll__view *view, uint32_t tag, uint64_t number,
                                 struct coll_operation **operation);
 void coll__operation_unref(struct coll_operation *operation);
-void coll__operation_finish(struct coll_operation *operation, coll_status status,
-                            int32_t culprit, const char *text);
+void coll__operation_finish(struct coll_operation *operation, coll_status status, int32_t culprit,
+                            const char *text);
 /* Fail it here, tell all other members, and break the group. */
 void coll__operation_fail(struct coll_operation *operation, coll_status status, int32_t culprit,
                           const char *text);
@@ -287,8 +286,8 @@ void coll__wake_driver(struct coll_engine *engine);
  * signal came. Called with the lock held. */
 void coll__drive(struct coll_operation *operation, uint64_t until);
 /* The same until done(argument) holds. */
-void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *),
-                       const void *argument, uint64_t until);
+void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), const void *argument,
+                       uint64_t until);
 void *coll__progress_thread(void *engine);
 
 /* engine.c */

@@ -86,10 +86,9 @@ static void mismatch(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
     char text[COLL__TEXT], call[128];
-    int length = snprintf(text, sizeof text,
-                          "ranks called different things as operation %llu (tag %u) of view %llu:",
-                          (unsigned long long)operation->number, operation->tag,
-                          (unsigned long long)view->number);
+    int length = snprintf(
+        text, sizeof text, "ranks called different things as operation %llu (tag %u) of view %llu:",
+        (unsigned long long)operation->number, operation->tag, (unsigned long long)view->number);
     const char *separator = " ";
     int32_t culprit = -1;
     for (uint32_t rank = 0; rank < view->size; rank++) {
@@ -187,8 +186,8 @@ void coll__drop_early(struct coll_operation *operation)
 }
 
 static coll_status hear_data(struct coll_operation *operation, struct coll__link *link,
-                             uint32_t rank, const struct coll__frame *frame,
-                             const uint8_t *payload, const struct coll__placement *placement)
+                             uint32_t rank, const struct coll__frame *frame, const uint8_t *payload,
+                             const struct coll__placement *placement)
 {
     if (!hear_call(operation, rank, frame)) {
         consume(link, frame);

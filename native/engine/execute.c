@@ -28,9 +28,9 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
 {
     struct coll_engine *engine = operation->engine;
     const struct coll_step *step = &operation->plan->steps[index];
-    const uint8_t *source =
-        (step->source == COLL_FROM_INPUT ? operation->input : operation->output) +
-        operation->run[index].begin;
+    const uint8_t *source = (step->source == COLL_FROM_INPUT ? operation->input
+                                                             : operation->output) +
+                            operation->run[index].begin;
     struct coll__flow *flow = &operation->flows[step->peer];
     struct coll__frame frame;
     coll__operation_frame(operation, COLL__FRAME_DATA, &frame);
@@ -54,8 +54,8 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
             if (engine->host.options.no_checksums)
                 memcpy(slice->owned, source + offset, part);
             else
-                slice->frame.payload_crc =
-                    coll__crc32c_copy(0, slice->owned, source + offset, part);
+                slice->frame.payload_crc = coll__crc32c_copy(0, slice->owned, source + offset,
+                                                             part);
             slice->payload = slice->owned;
         } else {
             slice->payload = source + offset;
@@ -141,8 +141,8 @@ static int32_t step_of(const struct coll_operation *operation, uint32_t rank,
         const struct coll__run *run = &operation->run[i];
         if (frame->length == 0 || frame->offset > run->bytes ||
             frame->length > run->bytes - frame->offset ||
-            frame->length > run->bytes - run->arrived ||
-            frame->offset % operation->element != 0 || frame->length % operation->element != 0)
+            frame->length > run->bytes - run->arrived || frame->offset % operation->element != 0 ||
+            frame->length % operation->element != 0)
             return -1;
         return (int32_t)i;
     }
@@ -159,8 +159,7 @@ static coll_status save(struct coll_operation *operation, uint64_t offset, uint6
             return COLL_OK;
     if (operation->saved_count == operation->saved_capacity) {
         uint32_t capacity = operation->saved_capacity ? operation->saved_capacity * 2 : 16;
-        struct coll__saved *saved =
-            realloc(operation->saved, capacity * sizeof *operation->saved);
+        struct coll__saved *saved = realloc(operation->saved, capacity * sizeof *operation->saved);
         if (!saved)
             return COLL_NO_MEMORY;
         operation->saved = saved;
@@ -175,8 +174,7 @@ void coll__execute_restore(struct coll_operation *operation)
 {
     for (uint32_t i = 0; i < operation->saved_count; i++) {
         const struct coll__saved *saved = &operation->saved[i];
-        memcpy(operation->output + saved->offset, operation->shadow + saved->offset,
-               saved->length);
+        memcpy(operation->output + saved->offset, operation->shadow + saved->offset, saved->length);
     }
     operation->saved_count = 0;
 }
@@ -189,8 +187,7 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->begin + frame->offset;
-    if (operation->shadow && run->first_write &&
-        save(operation, at, frame->length) != COLL_OK)
+    if (operation->shadow && run->first_write && save(operation, at, frame->length) != COLL_OK)
         return; /* not in place, then: delivery tries again and reports */
     placement->operation = operation;
     placement->direct = operation->output + at;

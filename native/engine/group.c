@@ -105,8 +105,7 @@ static void retire_view(struct coll__view *view, coll_status status, const char 
 static coll_status new_view(struct coll_group *group, const struct coll_view *given,
                             struct coll__view **made)
 {
-    struct coll__view *view =
-        calloc(1, sizeof *view + given->size * sizeof(struct coll__member));
+    struct coll__view *view = calloc(1, sizeof *view + given->size * sizeof(struct coll__member));
     if (!view)
         return COLL_NO_MEMORY;
     view->references = 1;
@@ -118,9 +117,8 @@ static coll_status new_view(struct coll_group *group, const struct coll_view *gi
     view->size = given->size;
     memcpy(view->key, given->key, sizeof view->key);
     view->broadcast_plans = calloc(given->size, sizeof(struct coll_plan *));
-    if (!view->broadcast_plans ||
-        coll_plan_make(COLL_ALL_REDUCE, given->rank, given->size, 0, &view->reduce_plan) !=
-            COLL_OK) {
+    if (!view->broadcast_plans || coll_plan_make(COLL_ALL_REDUCE, given->rank, given->size, 0,
+                                                 &view->reduce_plan) != COLL_OK) {
         coll__view_release(view);
         return COLL_NO_MEMORY;
     }
@@ -170,8 +168,8 @@ coll_status coll__group_prepare(struct coll_group *group, const struct coll_view
     for (uint32_t rank = 0; rank < view->size; rank++) {
         if (rank == view->rank)
             continue;
-        coll_status status =
-            connect_member(group->engine, &view->members[rank], &given->peers[rank]);
+        coll_status status = connect_member(group->engine, &view->members[rank],
+                                            &given->peers[rank]);
         if (status != COLL_OK) {
             group->prepared = previous;
             retire_view(view, COLL_CANCELLED, "");
@@ -332,7 +330,8 @@ void coll__link_lost(struct coll__link *link, const char *text)
         return;
     link->lost_reported = true;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
-        if (group->committed && coll__rank_of(group->committed, link->peer) < group->committed->size)
+        if (group->committed &&
+            coll__rank_of(group->committed, link->peer) < group->committed->size)
             coll__emit(link->engine, COLL_EVENT_PEER_LOST, group->id, group->committed->number,
                        link->peer, text);
 }

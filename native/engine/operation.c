@@ -127,8 +127,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     if (operation->shadow) {
         if (status != COLL_OK)
             coll__execute_restore(operation);
-        coll__shadow_give(engine, operation->shadow,
-                          operation->call.count * operation->element);
+        coll__shadow_give(engine, operation->shadow, operation->call.count * operation->element);
         operation->shadow = NULL;
     }
     coll__drop_early(operation);

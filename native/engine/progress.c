@@ -79,7 +79,8 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t spin
         uint64_t now = coll__now();
         uint64_t wake = engine->next_tick < until ? engine->next_tick : until;
         coll__unlock(engine);
-        count = coll__reactor_wait(&engine->host.reactor, events, BATCH, wake > now ? wake - now : 0);
+        count = coll__reactor_wait(&engine->host.reactor, events, BATCH,
+                                   wake > now ? wake - now : 0);
         coll__lock(engine);
         /* The thread's seat may have been taken while it slept; the events stay pending. */
         if (engine->driver != me)
@@ -92,8 +93,8 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t spin
     return count >= 0;
 }
 
-void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *),
-                       const void *argument, uint64_t until)
+void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), const void *argument,
+                       uint64_t until)
 {
     bool driving = false;
     uint64_t spin_until = coll__now() + SPIN_NS;

@@ -29,8 +29,7 @@ coll_status coll__reactor_init(struct coll__reactor *reactor);
 void coll__reactor_close(struct coll__reactor *reactor);
 coll_status coll__watch_add(struct coll__reactor *reactor, struct coll__watch *watch,
                             uint32_t events);
-void coll__watch_change(struct coll__reactor *reactor, struct coll__watch *watch,
-                        uint32_t events);
+void coll__watch_change(struct coll__reactor *reactor, struct coll__watch *watch, uint32_t events);
 /* Stop watching, close the descriptor, and call `dispose` when no event can refer to it. */
 void coll__watch_bury(struct coll__reactor *reactor, struct coll__watch *watch);
 /* Make an eventfd readable. */

@@ -18,7 +18,7 @@
 
 struct coll__link;
 
-enum { COLL__SLICE_MAX = 256 << 10 };   /* what the engine cuts by itself: stays in the L2 cache */
+enum { COLL__SLICE_MAX = 256 << 10 }; /* what the engine cuts by itself: stays in the L2 cache */
 
 /* The part of an engine that its transports use. */
 struct coll__host {
@@ -27,46 +27,46 @@ struct coll__host {
     struct coll_counters counters;
     uint8_t peer_id[16];
     struct coll__link *links;
-    void *tcp;                          /* the TCP transport's own state */
+    void *tcp; /* the TCP transport's own state */
 };
 
 /* A frame on its way out. Made by the engine, owned by the transport from pull until released. */
 struct coll__slice {
-    struct coll__slice *next;           /* in whichever queue it is */
-    struct coll_operation *operation;   /* whose telemetry it counts in; NULL: control frame */
-    const uint8_t *payload;             /* NULL: none, or nobody needs it any more (VOID) */
-    uint8_t *owned;                     /* what to free with the slice; NULL: payload is borrowed
+    struct coll__slice *next; /* in whichever queue it is */
+    struct coll_operation *operation; /* whose telemetry it counts in; NULL: control frame */
+    const uint8_t *payload; /* NULL: none, or nobody needs it any more (VOID) */
+    uint8_t *owned; /* what to free with the slice; NULL: payload is borrowed
                                          * from the operation's buffers */
     struct coll__slice *borrow_next, **borrow_link; /* in operation->borrowed, if borrowed */
     struct coll__frame frame;
-    uint8_t from_pool;                  /* where `owned` came from */
+    uint8_t from_pool; /* where `owned` came from */
 };
 
 /* Where an arriving payload goes. */
 struct coll__placement {
-    struct coll_operation *operation;   /* NULL: not for an operation that is issued here */
-    uint8_t *direct;                    /* receive right there; NULL: keep it and hand it over */
+    struct coll_operation *operation; /* NULL: not for an operation that is issued here */
+    uint8_t *direct; /* receive right there; NULL: keep it and hand it over */
 };
 
 /* A peer's data plane as one transport sees it. The transport extends this struct. */
 struct coll__link {
-    struct coll_engine *engine;         /* for the engine; the transport uses host */
+    struct coll_engine *engine; /* for the engine; the transport uses host */
     struct coll__host *host;
     const struct coll__transport *transport;
-    struct coll__link *next;            /* in host->links */
+    struct coll__link *next; /* in host->links */
     uint8_t peer[16];
     char name[64];
-    uint32_t references;                /* views that use it */
-    bool up;                            /* can carry frames now */
-    bool goodbye;                       /* the peer said that it leaves */
+    uint32_t references; /* views that use it */
+    bool up; /* can carry frames now */
+    bool goodbye; /* the peer said that it leaves */
     bool lost_reported;
     /* outgoing, in order of urgency */
     struct coll__slice *control_head, **control_tail;
-    struct coll__flow *small_flows, *bulk_flows;  /* rings; NULL when empty */
+    struct coll__flow *small_flows, *bulk_flows; /* rings; NULL when empty */
     /* eager window */
-    uint64_t eager_sent, eager_consumed_by_peer;  /* towards the peer */
-    uint64_t eager_received, eager_consumed;      /* from the peer */
-    uint64_t eager_announced;           /* the eager_consumed that the peer was last told */
+    uint64_t eager_sent, eager_consumed_by_peer; /* towards the peer */
+    uint64_t eager_received, eager_consumed; /* from the peer */
+    uint64_t eager_announced; /* the eager_consumed that the peer was last told */
 };
 
 struct coll__transport {

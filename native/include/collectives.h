@@ -47,19 +47,35 @@ enum coll_status {
 typedef enum coll_status coll_status;
 
 enum coll_dtype {
-    COLL_F64 = 0, COLL_F32 = 1, COLL_F16 = 2, COLL_BF16 = 3,
-    COLL_I8 = 4, COLL_I16 = 5, COLL_I32 = 6, COLL_I64 = 7,
-    COLL_U8 = 8, COLL_U16 = 9, COLL_U32 = 10, COLL_U64 = 11,
+    COLL_F64 = 0,
+    COLL_F32 = 1,
+    COLL_F16 = 2,
+    COLL_BF16 = 3,
+    COLL_I8 = 4,
+    COLL_I16 = 5,
+    COLL_I32 = 6,
+    COLL_I64 = 7,
+    COLL_U8 = 8,
+    COLL_U16 = 9,
+    COLL_U32 = 10,
+    COLL_U64 = 11,
     COLL_DTYPE_COUNT = 12
 };
 
 enum coll_redop {
-    COLL_SUM = 0, COLL_AVG = 1, COLL_PROD = 2, COLL_MIN = 3, COLL_MAX = 4,
+    COLL_SUM = 0,
+    COLL_AVG = 1,
+    COLL_PROD = 2,
+    COLL_MIN = 3,
+    COLL_MAX = 4,
     COLL_REDOP_COUNT = 5
 };
 
 enum coll_kind {
-    COLL_BARRIER = 0, COLL_ALL_REDUCE = 1, COLL_BROADCAST = 2, COLL_SYNC = 3,
+    COLL_BARRIER = 0,
+    COLL_ALL_REDUCE = 1,
+    COLL_BROADCAST = 2,
+    COLL_SYNC = 3,
     COLL_KIND_COUNT = 4
 };
 
@@ -89,8 +105,8 @@ COLL_API int coll_isa_available(uint32_t isa);
 COLL_API coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64_t count,
                                        uint32_t dtype, uint32_t op, uint32_t isa);
 /* data[i] = data[i] / divisor (integers round toward zero), in place. */
-COLL_API coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype,
-                                       uint32_t divisor, uint32_t isa);
+COLL_API coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype, uint32_t divisor,
+                                       uint32_t isa);
 /* CRC-32C (Castagnoli) of `length` bytes, continuing from `crc` (0 to start). */
 COLL_API uint32_t coll_crc32c(uint32_t crc, const void *data, size_t length, uint32_t isa);
 /* The same of what is copied from `source` to `destination` (no overlap). */
@@ -172,12 +188,12 @@ struct coll_counters {
     uint64_t refused_silent;      /* connections that sent no hello in time */
     uint64_t refused_version;     /* hellos of another protocol version */
     uint64_t refused_view;        /* hellos to another peer, or of a view unknown here (yet) */
-    uint64_t corrupt_frames;      /* frames with a bad header or payload CRC, or nonsense fields */
+    uint64_t corrupt_frames; /* frames with a bad header or payload CRC, or nonsense fields */
     uint64_t connections_lost;
     uint64_t reconnects;
     uint64_t resent_slices;
     uint64_t duplicate_slices;
-    uint64_t sent_bytes, received_bytes;   /* on the wire, headers included */
+    uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t open_connections;
 };
 
@@ -196,16 +212,16 @@ COLL_API coll_status coll_engine_address(struct coll_engine *engine, uint32_t i,
 COLL_API void coll_engine_get_counters(struct coll_engine *engine, struct coll_counters *counters);
 
 enum coll_event_kind {
-    COLL_EVENT_VIEW_READY = 0,     /* links to all peers of the prepared view are up */
+    COLL_EVENT_VIEW_READY = 0, /* links to all peers of the prepared view are up */
     COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
                                       * was tried. Repeated while it lasts, once a second */
-    COLL_EVENT_PEER_LOST = 2,      /* evidence that `peer` of the committed view is dead */
-    COLL_EVENT_BROKEN = 3          /* the group broke (an operation raised here or elsewhere) */
+    COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
+    COLL_EVENT_BROKEN = 3 /* the group broke (an operation raised here or elsewhere) */
 };
 struct coll_event {
     uint32_t kind;
-    uint32_t group;                /* the group's id */
-    uint64_t view;                 /* the view's number */
+    uint32_t group; /* the group's id */
+    uint64_t view; /* the view's number */
     uint8_t peer[16];
     char text[232];
 };
@@ -218,17 +234,17 @@ COLL_API coll_status coll_engine_next_event(struct coll_engine *engine, struct c
 
 struct coll_peer {
     uint8_t id[16];
-    const char *name;              /* for messages; at most 63 bytes are kept */
-    const char *const *addresses;  /* "HOST:PORT", tried in order */
+    const char *name; /* for messages; at most 63 bytes are kept */
+    const char *const *addresses; /* "HOST:PORT", tried in order */
     uint32_t address_count;
 };
 
 struct coll_view {
-    uint64_t term, number;         /* ordered by (term, number) */
-    uint64_t first_operation;      /* every tag's next operation gets at least this number */
-    uint32_t rank, size;           /* `rank` is this process's index in peers */
+    uint64_t term, number; /* ordered by (term, number) */
+    uint64_t first_operation; /* every tag's next operation gets at least this number */
+    uint32_t rank, size; /* `rank` is this process's index in peers */
     const struct coll_peer *peers; /* size of them; the order is the ring's */
-    uint8_t key[32];               /* secret of the view: links prove that they know it */
+    uint8_t key[32]; /* secret of the view: links prove that they know it */
 };
 
 /* Open group `id` (the run's number for it) on an engine. The caller owns it: coll_group_close. */
@@ -258,31 +274,31 @@ COLL_API void coll_group_close(struct coll_group *group);
 /* ---- operations -------------------------------------------------------------------------- */
 
 enum coll_flags {
-    COLL_NOT_ATOMIC = 1            /* the input is not restored when the operation fails */
+    COLL_NOT_ATOMIC = 1 /* the input is not restored when the operation fails */
 };
 
 struct coll_call {
     uint32_t kind, dtype, op, root;
-    uint32_t tag;                  /* operations are numbered per tag, in the order of issue */
+    uint32_t tag; /* operations are numbered per tag, in the order of issue */
     uint32_t flags;
-    uint64_t count;                /* elements of dtype */
-    const void *input;             /* count elements; equal to output for in-place */
-    void *output;                  /* count elements; otherwise must not overlap input */
-    uint64_t timeout_ns;           /* from issue; 0: none */
+    uint64_t count; /* elements of dtype */
+    const void *input; /* count elements; equal to output for in-place */
+    void *output; /* count elements; otherwise must not overlap input */
+    uint64_t timeout_ns; /* from issue; 0: none */
 };
 
 struct coll_info {
-    uint64_t number;               /* of the operation, in its tag */
+    uint64_t number; /* of the operation, in its tag */
     uint64_t view;
     uint64_t entered_ns, first_byte_ns, last_byte_ns, done_ns; /* CLOCK_MONOTONIC; 0: never */
-    uint64_t sent_bytes, received_bytes;   /* on the wire, headers included */
+    uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t retries;
-    uint32_t links;                /* how many coll_operation_link can tell about */
+    uint32_t links; /* how many coll_operation_link can tell about */
 };
 struct coll_link_info {
-    uint32_t peer;                 /* rank */
+    uint32_t peer; /* rank */
     uint64_t sent_bytes, received_bytes;
-    uint64_t blocked_ns;           /* time in which slices waited for this link or its credit */
+    uint64_t blocked_ns; /* time in which slices waited for this link or its credit */
     uint64_t resent_slices;
 };
 
@@ -321,7 +337,7 @@ COLL_API void coll_operation_release(struct coll_operation *operation);
 
 enum coll_fault {
     COLL_FAULT_CUT_CONNECTION = 1, /* reset one connection to `peer` */
-    COLL_FAULT_FLIP_BIT = 2        /* flip a payload bit in the next slice sent to `peer` */
+    COLL_FAULT_FLIP_BIT = 2 /* flip a payload bit in the next slice sent to `peer` */
 };
 /* Inject `fault` on the link to rank `peer` of the group's view once `after_slices` more slices
  * have been sent on it. */

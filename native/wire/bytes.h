@@ -9,16 +9,16 @@
 #error "payloads travel in the host's byte order, which must be little-endian"
 #endif
 
-#define COLL__BYTES(bits)                                                     \
-    static inline void coll__put##bits(uint8_t *at, uint##bits##_t value)     \
-    {                                                                         \
-        memcpy(at, &value, sizeof value);                                     \
-    }                                                                         \
-    static inline uint##bits##_t coll__get##bits(const uint8_t *at)           \
-    {                                                                         \
-        uint##bits##_t value;                                                 \
-        memcpy(&value, at, sizeof value);                                     \
-        return value;                                                         \
+#define COLL__BYTES(bits)                                                 \
+    static inline void coll__put##bits(uint8_t *at, uint##bits##_t value) \
+    {                                                                     \
+        memcpy(at, &value, sizeof value);                                 \
+    }                                                                     \
+    static inline uint##bits##_t coll__get##bits(const uint8_t *at)       \
+    {                                                                     \
+        uint##bits##_t value;                                             \
+        memcpy(&value, at, sizeof value);                                 \
+        return value;                                                     \
     }
 
 COLL__BYTES(16)

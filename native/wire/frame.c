@@ -74,8 +74,8 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
 
 uint32_t coll__abort_encode(const struct coll__abort *abort, uint8_t *out)
 {
-    uint32_t length =
-        abort->text_length < COLL__ABORT_TEXT_MAX ? abort->text_length : COLL__ABORT_TEXT_MAX;
+    uint32_t length = abort->text_length < COLL__ABORT_TEXT_MAX ? abort->text_length
+                                                                : COLL__ABORT_TEXT_MAX;
     coll__put32(out, abort->status);
     coll__put32(out + 4, (uint32_t)abort->culprit);
     coll__put32(out + 8, length);

@@ -69,8 +69,7 @@ void coll__welcome_encode(const struct coll__welcome *welcome, uint8_t out[COLL_
     memcpy(out + PROOF_AT, welcome->proof, 32);
 }
 
-coll_status coll__welcome_decode(const uint8_t *in, uint32_t length,
-                                 struct coll__welcome *welcome)
+coll_status coll__welcome_decode(const uint8_t *in, uint32_t length, struct coll__welcome *welcome)
 {
     if (length < COLL__WELCOME_BYTES || coll__hello_length(in, COLL__WELCOME_BYTES) != length)
         return COLL_INVALID_ARGUMENT;

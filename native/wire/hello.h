@@ -61,8 +61,7 @@ uint32_t coll__hello_length(const uint8_t in[12], uint32_t shortest);
 void coll__hello_encode(const struct coll__hello *hello, uint8_t out[COLL__HELLO_BYTES]);
 coll_status coll__hello_decode(const uint8_t *in, uint32_t length, struct coll__hello *hello);
 void coll__welcome_encode(const struct coll__welcome *welcome, uint8_t out[COLL__WELCOME_BYTES]);
-coll_status coll__welcome_decode(const uint8_t *in, uint32_t length,
-                                 struct coll__welcome *welcome);
+coll_status coll__welcome_decode(const uint8_t *in, uint32_t length, struct coll__welcome *welcome);
 void coll__proof_encode(const uint8_t proof[32], uint8_t out[COLL__PROOF_BYTES]);
 coll_status coll__proof_decode(const uint8_t *in, uint32_t length, uint8_t proof[32]);
 

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 socklen_t coll__tcp_length(const union tcp_address *address)
 {
     return address->any.sa_family == AF_INET6 ? sizeof address->v6 : sizeof address->v4;
@@ -19,8 +18,7 @@ socklen_t coll__tcp_length(const union tcp_address *address)
 
 uint16_t coll__tcp_port(const union tcp_address *address)
 {
-    return ntohs(address->any.sa_family == AF_INET6 ? address->v6.sin6_port
-                                                    : address->v4.sin_port);
+    return ntohs(address->any.sa_family == AF_INET6 ? address->v6.sin6_port : address->v4.sin_port);
 }
 
 void coll__tcp_set_port(union tcp_address *address, uint16_t port)
@@ -91,8 +89,8 @@ static bool usable(const struct ifaddrs *at, bool loopback)
         return true;
     /* Link-local addresses mean nothing to others without a scope of their own. */
     return at->ifa_addr->sa_family == AF_INET6 &&
-           !IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)(const void *)at->ifa_addr)
-                                       ->sin6_addr);
+           !IN6_IS_ADDR_LINKLOCAL(
+               &((const struct sockaddr_in6 *)(const void *)at->ifa_addr)->sin6_addr);
 }
 
 static void host_addresses(const char *interface, int family, bool loopback,
@@ -127,8 +125,8 @@ bool coll__tcp_source(const char *interface, int family, union tcp_address *sour
     return true;
 }
 
-coll_status coll__tcp_bind_list(const char *bind, const char *interface,
-                                union tcp_address *list, uint32_t *count)
+coll_status coll__tcp_bind_list(const char *bind, const char *interface, union tcp_address *list,
+                                uint32_t *count)
 {
     *count = 0;
     if (bind && *bind) {
@@ -159,8 +157,7 @@ coll_status coll__tcp_bind_list(const char *bind, const char *interface,
     return COLL_OK;
 }
 
-void coll__tcp_expand(const union tcp_address *listening, union tcp_address *list,
-                      uint32_t *count)
+void coll__tcp_expand(const union tcp_address *listening, union tcp_address *list, uint32_t *count)
 {
     uint32_t before = *count;
     int family = listening->any.sa_family;

@@ -111,8 +111,8 @@ static void dial_one(struct tcp_link *link, uint64_t now)
         count_failure(link, index, errno, strerror(errno));
         return;
     }
-    struct tcp_connection *connection =
-        coll__tcp_connection_new(link->base.host, fd, TCP_CONNECTING);
+    struct tcp_connection *connection = coll__tcp_connection_new(link->base.host, fd,
+                                                                 TCP_CONNECTING);
     if (!connection) {
         close(fd);
         link->next_dial = now + BACKOFF_MAX_NS;
@@ -133,9 +133,9 @@ void coll__tcp_dial(struct tcp_link *link, uint64_t now)
     for (struct tcp_connection *at = link->dials; at;) {
         struct tcp_connection *next = at->next;
         if (now >= at->deadline)
-            coll__tcp_dial_failed(at, 0, at->state == TCP_CONNECTING
-                                             ? "no answer"
-                                             : "connected, but it did not say hello");
+            coll__tcp_dial_failed(
+                at, 0,
+                at->state == TCP_CONNECTING ? "no answer" : "connected, but it did not say hello");
         at = next;
     }
     if (link->base.goodbye || link->address_count == 0)

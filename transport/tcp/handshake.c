@@ -13,8 +13,7 @@ static const uint32_t FEATURES = 0; /* none yet; the seam for filters and codecs
 
 static bool write_whole(struct tcp_connection *connection, const uint8_t *data, uint32_t length)
 {
-    return send(connection->watch.fd, data, length, MSG_NOSIGNAL | MSG_DONTWAIT) ==
-           (ssize_t)length;
+    return send(connection->watch.fd, data, length, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)length;
 }
 
 static bool draw_nonce(uint8_t nonce[32])
@@ -195,8 +194,8 @@ void coll__tcp_handshake(struct tcp_connection *connection)
         wanted = COLL__PROOF_BYTES;
     while (true) {
         if (connection->state != TCP_AWAIT_PROOF && connection->have >= 12) {
-            wanted = coll__hello_length(connection->buffer, acceptor ? COLL__HELLO_BYTES
-                                                                     : COLL__WELCOME_BYTES);
+            wanted = coll__hello_length(connection->buffer,
+                                        acceptor ? COLL__HELLO_BYTES : COLL__WELCOME_BYTES);
             if (wanted == 0) {
                 host->counters.refused_hello++;
                 refuse(connection, "what listens there is no peer of this library");
@@ -214,8 +213,8 @@ void coll__tcp_handshake(struct tcp_connection *connection)
                 host->counters.refused_hello++;
             else if (acceptor)
                 host->counters.refused_silent++;
-            refuse(connection, got == 0 ? "it closed the connection during the hello"
-                                        : strerror(errno));
+            refuse(connection,
+                   got == 0 ? "it closed the connection during the hello" : strerror(errno));
             return;
         }
         connection->have += (uint32_t)got;

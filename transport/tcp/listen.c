@@ -37,9 +37,8 @@ struct tcp_connection *coll__tcp_connection_new(struct coll__host *host, int fd,
     connection->host = host;
     connection->state = state;
     connection->deadline = coll__now() + HELLO_NS;
-    connection->watch =
-        (struct coll__watch){.fd = fd, .ready = coll__tcp_ready,
-                             .dispose = coll__tcp_connection_dispose};
+    connection->watch = (struct coll__watch){
+        .fd = fd, .ready = coll__tcp_ready, .dispose = coll__tcp_connection_dispose};
     uint32_t events = state == TCP_CONNECTING ? COLL__WRITABLE : COLL__READABLE;
     connection->buffer = malloc(COLL__READ_BYTES);
     if (!connection->buffer ||
@@ -81,8 +80,8 @@ static void accept_ready(struct coll__watch *watch, uint32_t events)
             drop_stranger(tcp, oldest);
         }
         coll__tcp_socket_options(tcp->host, fd);
-        struct tcp_connection *connection =
-            coll__tcp_connection_new(tcp->host, fd, TCP_AWAIT_HELLO);
+        struct tcp_connection *connection = coll__tcp_connection_new(tcp->host, fd,
+                                                                     TCP_AWAIT_HELLO);
         if (!connection) {
             close(fd);
             return;
@@ -117,8 +116,8 @@ static int listen_at(const union tcp_address *wanted, uint16_t port, union tcp_a
 }
 
 /* Listen on all addresses at one port, so that one firewall rule will do. port 0: any. */
-static bool listen_on(struct tcp *tcp, const union tcp_address *list, uint32_t count,
-                      uint16_t port, const union tcp_address **refused)
+static bool listen_on(struct tcp *tcp, const union tcp_address *list, uint32_t count, uint16_t port,
+                      const union tcp_address **refused)
 {
     for (uint32_t i = 0; i < count && i < COLL__LISTENERS; i++) {
         struct tcp_listener *listener = &tcp->listeners[i];

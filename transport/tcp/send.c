@@ -38,8 +38,8 @@ static bool choose(struct tcp_connection *connection, bool *again)
         connection->slice = slice;
         if (slice) {
             slice->frame.sequence = link->next_sequence++;
-            link->window[slice->frame.sequence % COLL__WINDOW] =
-                (struct tcp_entry){slice, connection};
+            link->window[slice->frame.sequence % COLL__WINDOW] = (struct tcp_entry){slice,
+                                                                                    connection};
             if (slice->owned)
                 link->retained_bytes += slice->frame.length;
         }
@@ -120,8 +120,7 @@ static void cut(struct tcp_connection *connection)
     uint32_t header = half < COLL__FRAME_BYTES ? half : COLL__FRAME_BYTES;
     send(connection->watch.fd, connection->header, header, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (half > header)
-        send(connection->watch.fd, connection->payload, half - header,
-             MSG_NOSIGNAL | MSG_DONTWAIT);
+        send(connection->watch.fd, connection->payload, half - header, MSG_NOSIGNAL | MSG_DONTWAIT);
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
     setsockopt(connection->watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     coll__tcp_fail(connection, "cut by fault injection");

@@ -136,11 +136,10 @@ void coll__tcp_set_port(union tcp_address *address, uint16_t port);
 coll_status coll__tcp_parse(const char *text, union tcp_address *address);
 void coll__tcp_format(const union tcp_address *address, char *text, size_t length);
 /* The addresses to listen on (without ports), from bind and interface. */
-coll_status coll__tcp_bind_list(const char *bind, const char *interface,
-                                union tcp_address *list, uint32_t *count);
+coll_status coll__tcp_bind_list(const char *bind, const char *interface, union tcp_address *list,
+                                uint32_t *count);
 /* Those that others may reach a listener at: itself, or for a wildcard the host's. */
-void coll__tcp_expand(const union tcp_address *listening, union tcp_address *list,
-                      uint32_t *count);
+void coll__tcp_expand(const union tcp_address *listening, union tcp_address *list, uint32_t *count);
 /* The interface's address of this family, for dialling from. False: it has none. */
 bool coll__tcp_source(const char *interface, int family, union tcp_address *source);
 void coll__tcp_socket_options(struct coll__host *host, int fd);
