@@ -133,7 +133,7 @@ class Engine:
     @property
     def addresses(self) -> tuple[str, ...]:
         """``HOST:PORT`` at which other peers may reach the engine."""
-        found = []
+        found: list[str] = []
         buffer = ffi.new("char[128]")
         while lib.coll_engine_address(self.handle, len(found), buffer, 128) == lib.COLL_OK:
             found.append(text(buffer))
