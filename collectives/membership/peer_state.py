@@ -1,0 +1,252 @@
+"""What a peer knows about its membership, the events it is told and the actions it answers with.
+
+Plain immutable data; ``peer.step`` makes new states from old ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import uuid
+from collections.abc import Mapping
+
+from collectives.errors import CollectiveError
+from collectives.membership import messages, plane
+from collectives.membership.messages import Message
+from collectives.membership.view import View
+
+
+class Phase(enum.Enum):
+    """Where a peer stands with the coordinator."""
+
+    CONNECTING = "connecting"
+    CHALLENGED = "proving the run token"
+    WAITING = "waiting for admission"
+    MEMBER = "member"
+    LEAVING = "leaving"
+    OUT = "out"
+
+
+class Call(enum.Enum):
+    """What the user's thread may be waiting for."""
+
+    JOIN = "join"
+    SYNC = "sync"
+    LEAVE = "leave"
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncOutcome:
+    """What a sync came to: the view from now on, and the names of who came and went."""
+
+    view: View
+    joined: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerConfig:
+    """What a peer is told once. Times are in seconds.
+
+    Attributes:
+        coordinator: its address, for messages to people.
+        again: after so long an unanswered Hello, Leave or Suspect is sent again.
+        keepalive: so often the peer says where it stands.
+        stale: a missing link that the data plane has not repeated for so long is there now.
+    """
+
+    id: uuid.UUID
+    group: str
+    name: str
+    addresses: tuple[str, ...] = ()
+    min_size: int = 1
+    unit: str = ""
+    token: bytes = dataclasses.field(default=b"", repr=False)
+    coordinator: str = "the coordinator"
+    versions: tuple[int, int] = messages.VERSIONS
+    again: float = 0.5
+    keepalive: float = 1.0
+    stale: float = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingSync:
+    """A sync under way."""
+
+    last_operation: int
+    broken: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """A peer to which there was no link at time ``at``, and what was tried."""
+
+    text: str
+    at: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerState:
+    """All that a peer knows about its membership.
+
+    Attributes:
+        view: the committed view, also while the caller has not been handed it yet.
+        coming: the view in preparation; ``ready`` once the data plane has links to all of it.
+        unreachable: its peers to which there was no link when the data plane last said so.
+        highest: the newest (term, number) heard of; older preparations are not news.
+        syncs: the number of this view's next (or pending) sync.
+        broken: an operation failed since the view was committed.
+        gone: departures from ``view`` that were announced, by index.
+        suspects: members whose death was reported and not yet decided, with the evidence.
+        note: why nothing happens at the moment, by the coordinator's last word.
+        error: why this peer is out, if not by its own will.
+        heard, sent, introduced: when the coordinator last spoke, when it was last spoken to,
+            and when it was last told Hello.
+        unknown: the coordinator asked who this is and has not said Welcome since.
+    """
+
+    config: PeerConfig
+    phase: Phase = Phase.CONNECTING
+    run: uuid.UUID = messages.NO_RUN
+    term: int = 0
+    group_id: int = 0
+    name: str = ""
+    opened: bool = False
+    view: View | None = None
+    coming: View | None = None
+    ready: bool = False
+    unreachable: Mapping[uuid.UUID, Missing] = dataclasses.field(default_factory=dict)
+    highest: tuple[int, int] = (0, 0)
+    syncs: int = 1
+    sync: PendingSync | None = None
+    broken: bool = False
+    gone: Mapping[int, uuid.UUID] = dataclasses.field(default_factory=dict)
+    suspects: Mapping[uuid.UUID, str] = dataclasses.field(default_factory=dict)
+    note: messages.Waiting | messages.SyncWaiting | None = None
+    error: CollectiveError | None = None
+    heard: float | None = None
+    sent: float | None = None
+    introduced: float | None = None
+    unknown: bool = False
+
+
+# ---- events -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Ask to be admitted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Received:
+    """A well-formed message came from the coordinator."""
+
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceivedOtherVersion:
+    """Whoever is at the coordinator's address speaks versions ``low`` to ``high`` only."""
+
+    low: int
+    high: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CallSync:
+    """The user's program is in sync()."""
+
+    last_operation: int
+    broken: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CallLeave:
+    """The user's program wants to leave, or (``aborted``) fails and can only say so."""
+
+    text: str = ""
+    aborted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """Time has passed; comes several times a second."""
+
+
+Event = Start | Received | ReceivedOtherVersion | CallSync | CallLeave | Tick | plane.PlaneEvent
+
+# ---- actions ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """Send to the coordinator."""
+
+    message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenPlane:
+    """``plane.open``."""
+
+    group_id: int
+    group: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparePlane:
+    """``plane.prepare``."""
+
+    view: View
+    rank: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CommitPlane:
+    """``plane.commit``."""
+
+    term: int
+    number: int
+    first_operation: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscardPlane:
+    """``plane.discard``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FailPlane:
+    """``plane.fail``; ``peer`` is this peer itself when it was evicted."""
+
+    peer: uuid.UUID
+    left: bool
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolve:
+    """A call has its result: JOIN a View, SYNC a SyncOutcome, LEAVE None."""
+
+    call: Call
+    result: View | SyncOutcome | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """Every pending call, and every later one, raises this."""
+
+    error: CollectiveError
+
+
+Action = Send | OpenPlane | PreparePlane | CommitPlane | DiscardPlane | FailPlane | Resolve | Reject
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What follows from one event. ``reason`` is for people ("" if there is nothing to say)."""
+
+    state: PeerState
+    actions: tuple[Action, ...]
+    reason: str
