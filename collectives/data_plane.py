@@ -85,9 +85,9 @@ class EnginePlane:
             self.group.discard()
 
     def fail(self, peer: uuid.UUID, left: bool, text: str) -> None:
-        """The coordinator says that ``peer`` is gone."""
+        """The coordinator says that ``peer`` is gone; if it is this one, it was evicted."""
         if self.group is not None:
-            self.group.fail(peer, left, text)
+            self.group.fail(peer, left, text, evicted=peer == self._engine.peer_id)
 
     def _opened(self) -> EngineGroup:
         if self.group is None:

@@ -25,7 +25,7 @@ def text(pointer: Any) -> str:
 
 def nanoseconds(seconds: float) -> int:
     """Seconds as the core wants them; what is too long for it is for ever."""
-    return min(int(seconds * 1e9), 2**63)
+    return int(min(seconds * 1e9, 2.0**63))
 
 
 def raise_status(status: int, message: str, *, peer: str = "") -> NoReturn:
@@ -36,6 +36,7 @@ def raise_status(status: int, message: str, *, peer: str = "") -> NoReturn:
         lib.COLL_TIMEOUT: errors.Timeout,
         lib.COLL_MISMATCH: errors.MismatchError,
         lib.COLL_CANCELLED: errors.Cancelled,
+        lib.COLL_EVICTED: errors.Evicted,
         lib.COLL_INVALID_ARGUMENT: errors.InvalidArgument,
         lib.COLL_UNSUPPORTED: errors.UnsupportedError,
     }
@@ -128,6 +129,7 @@ class Engine:
         out = ffi.new("struct coll_engine **")
         check(lib.coll_engine_create(c, peer_id.bytes, out))
         self.handle = out[0]
+        self.peer_id = peer_id
         self._event = ffi.new("struct coll_event *")
 
     @property
@@ -228,9 +230,10 @@ class EngineGroup:
         """Forget the prepared view (coll_group_discard)."""
         lib.coll_group_discard(self.handle)
 
-    def fail(self, peer: uuid.UUID, left: bool, message: str) -> None:
-        """A peer is gone: break the group (coll_group_fail)."""
-        lib.coll_group_fail(self.handle, lib.COLL_PEER_LOST, peer.bytes, left, message.encode())
+    def fail(self, peer: uuid.UUID, left: bool, message: str, *, evicted: bool = False) -> None:
+        """A peer is gone, or this one is: break the group (coll_group_fail)."""
+        status = lib.COLL_EVICTED if evicted else lib.COLL_PEER_LOST
+        lib.coll_group_fail(self.handle, status, peer.bytes, left, message.encode())
 
     def last_operation(self) -> int:
         """The highest operation number issued so far."""

@@ -36,6 +36,8 @@ const char *coll_status_text(coll_status status)
         return "not supported";
     case COLL_CLOSED:
         return "closed";
+    case COLL_EVICTED:
+        return "this peer was removed from the run";
     case COLL_FORKED:
         return "the handle belongs to the parent process";
     }

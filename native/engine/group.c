@@ -195,6 +195,10 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
     group->committed = view;
     group->prepared = NULL;
     group->broken = COLL_OK;
+    /* Evidence from before names the older view, and counts no more: it is given again. */
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        if (view->members[rank].link)
+            view->members[rank].link->lost_reported = false;
     /* Tags made by early frames counted from the prepared number. */
     view->first_operation = first_operation;
     for (struct coll__tag *tag = view->tags; tag; tag = tag->next) {

@@ -42,7 +42,8 @@ enum coll_status {
     COLL_SYSTEM_ERROR = 8,     /* a system call failed; the text carries errno */
     COLL_UNSUPPORTED = 9,
     COLL_CLOSED = 10,          /* the handle was closed, or the group has no committed view */
-    COLL_FORKED = 11           /* the handle belongs to the parent process */
+    COLL_FORKED = 11,          /* the handle belongs to the parent process */
+    COLL_EVICTED = 12          /* this peer was removed from the run */
 };
 typedef enum coll_status coll_status;
 

@@ -89,7 +89,7 @@ coll_status coll__abort_decode(const uint8_t *in, uint32_t length, struct coll__
         coll__get32(in + 8) != length - COLL__ABORT_BYTES)
         return COLL_INVALID_ARGUMENT;
     uint32_t status = coll__get32(in);
-    if (status <= COLL_IN_PROGRESS || status > COLL_FORKED)
+    if (status <= COLL_IN_PROGRESS || status > COLL_EVICTED)
         return COLL_INVALID_ARGUMENT;
     abort->status = status;
     abort->culprit = (int32_t)coll__get32(in + 4);
