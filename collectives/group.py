@@ -51,6 +51,7 @@ class _Scratch(threading.local):
         self.call = ffi.new("struct coll_call *")
         self.info = ffi.new("struct coll_info *")
         self.operation = ffi.new("struct coll_operation **")
+        self.issued = False  # whether the call that failed last had become an operation
 
 
 class Group:
@@ -80,7 +81,8 @@ class Group:
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
         self._scratch = _Scratch()
-        self._pending: set[Work] = set()
+        self._pending_lock = threading.Lock()
+        self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
         self._set_view(view)
         _open_groups.add(self)
@@ -145,22 +147,29 @@ class Group:
         deadline = time.monotonic() + limit
         self._thread = None
         if not self._agent.sync_pending:
-            try:
-                self._prepare(lib.COLL_SYNC, None, limit)
-                self._blocking(None)
-            except errors.PeerLost:
-                pass  # this is the call that mends it
-            except (errors.MismatchError, errors.Timeout, errors.Cancelled):
-                if not self._was_broken:
-                    raise
+            self._meet(limit)
         left = max(0.0, deadline - time.monotonic())
-        outcome = self._agent.sync(self._native.last_operation(), left)
+        outcome = self._agent.sync(
+            self._native.last_operation(), left, broken=self._was_broken
+        )
         self._was_broken = False
         if outcome.view != self._view:
             self._set_view(outcome.view)
             for listener in self._listeners:
                 listener(outcome.view)
         return outcome
+
+    def _meet(self, limit: float) -> None:
+        """Wait for all members to call sync(), and find out if some call something else."""
+        self._prepare(lib.COLL_SYNC, None, limit)
+        try:
+            self._blocking(None)
+        except errors.PeerLost:
+            pass  # this is the call that mends it
+        except errors.CollectiveError:
+            # Either it broke just now, or it was broken before, which this call mends too.
+            if self._scratch.issued:
+                raise
 
     def leave(self, *, timeout: float = 10.0) -> None:
         """Leave gracefully: first the others get all that this peer owes them.
@@ -377,22 +386,30 @@ class Group:
         if self._closed:
             self._check_alive()
         scratch = self._scratch
-        info, out = scratch.info, scratch.operation
-        status = _run(self._handle, scratch.call, SLICE_NS, out, info)
-        if status == _OK:
-            return make_result(value, self._names, info)
-        return self._slowly(status, out[0], value)
+        try:
+            status = _run(self._handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
+            if status == _OK:
+                return make_result(value, self._names, scratch.info)
+            return self._slowly(status, scratch, value)
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            # Python handles a signal as soon as the core returns: before we know what it returned.
+            self._interrupted(scratch, interrupt)
+            raise
 
-    def _slowly(self, status: int, operation: Any, value: Any) -> Result:
+    def _slowly(self, status: int, scratch: _Scratch, value: Any) -> Result:
         """What is not over in one turn of the core, or went wrong."""
-        if operation == ffi.NULL:
+        work = self._take(scratch, value, None)
+        scratch.issued = work is not None
+        if work is None:
             self._was_broken = self._was_broken or status not in (
                 lib.COLL_INVALID_ARGUMENT,
                 lib.COLL_UNSUPPORTED,
                 lib.COLL_FORKED,
             )
             self._refused(status)
-        work = Work(operation, value, self._names, self._rank, None)
+        assert work is not None
         try:
             return work.wait()
         except errors.CollectiveError:
@@ -402,6 +419,20 @@ class Group:
             self._was_broken = True
             work.cancel(f"interrupted by {type(interrupt).__name__}")
             raise
+
+    def _take(self, scratch: _Scratch, value: Any, keep: Any) -> Work | None:
+        """The operation that the core has left in ``scratch``, None if it has none."""
+        operation = scratch.operation[0]
+        if operation == ffi.NULL:
+            return None
+        scratch.operation[0] = ffi.NULL  # it is taken once
+        return Work(operation, value, self._names, self._rank, keep)
+
+    def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
+        work = self._take(scratch, None, None)
+        if work is not None:
+            self._was_broken = True
+            work.cancel(f"interrupted by {type(interrupt).__name__}")
 
     def _refused(self, status: int) -> None:
         message = ffi.string(lib.coll_last_error()).decode("utf-8", "replace")
@@ -413,13 +444,21 @@ class Group:
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
         scratch = self._scratch
-        status = lib.coll_issue(self._handle, scratch.call, scratch.operation)
-        if status != _OK:
-            self._refused(status)
-        work = Work(scratch.operation[0], value, self._names, self._rank, keep)
+        try:
+            status = lib.coll_issue(self._handle, scratch.call, scratch.operation)
+            if status != _OK:
+                self._refused(status)
+            work = self._take(scratch, value, keep)
+            assert work is not None
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            self._interrupted(scratch, interrupt)
+            raise
         # A Work that its caller drops must not end the operation, nor free its buffers.
-        self._pending = {other for other in self._pending if not other.done()}
-        self._pending.add(work)
+        with self._pending_lock:
+            self._pending = {other for other in self._pending if not other.done()}
+            self._pending.add(work)
         return work
 
     def _set_view(self, view: View) -> None:
@@ -443,18 +482,13 @@ class Group:
         """Leave at once: pending operations of the others end with an error that says why."""
         if self._closed or os.getpid() != self._pid:
             return
-        try:
-            self._agent.leave(2.0, why)
-        except (errors.CollectiveError, KeyboardInterrupt):
-            pass  # the others find out by themselves
-        finally:
-            self._close()
+        self._close(why)
 
-    def _close(self) -> None:
+    def _close(self, why: str = "") -> None:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        self._agent.close()
+        self._agent.close(why)
         self._native.close()
         self._pending.clear()
         self._engine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import threading
 from collections.abc import Generator
 from typing import Any, NoReturn
 
@@ -14,6 +15,9 @@ from collectives._native.engine import nanoseconds, raise_status, text
 
 SLICE_NS = 100_000_000
 """How long a wait stays in the core before Python may handle signals: Ctrl-C works in every one."""
+
+
+_watching = threading.Lock()
 
 
 class Result:
@@ -124,6 +128,8 @@ class Work:
         self._rank = rank
         self._keep = keep  # the arrays whose memory the core uses
         self._result: Result | None = None
+        self._watchers = 0  # guarded by _watching, like _event_fd
+        self._event_fd = -1
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
@@ -142,6 +148,8 @@ class Work:
         """
         if self._result is not None:
             return self._result
+        if timeout is not None and not timeout >= 0:
+            raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, not below 0")
         left = 2**63 if timeout is None else nanoseconds(timeout)
         while True:
             part = min(left, SLICE_NS)
@@ -209,19 +217,35 @@ class Work:
         if not self.done():
             loop = asyncio.get_running_loop()
             ended = asyncio.Event()
-            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            fd = self._watch()
             try:
                 loop.add_reader(fd, ended.set)
-                lib.coll_operation_notify(self._handle, fd)
                 await ended.wait()
             except asyncio.CancelledError:
                 self.cancel("the task that awaited it was cancelled")
                 raise
             finally:
-                lib.coll_operation_notify(self._handle, -1)
                 loop.remove_reader(fd)
-                os.close(fd)
+                self._unwatch(fd)
         return self.wait(0)
+
+    def _watch(self) -> int:
+        """A descriptor that becomes readable at the end, for one of those that await it."""
+        with _watching:
+            if self._watchers == 0:
+                self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                lib.coll_operation_notify(self._handle, self._event_fd)
+            self._watchers += 1
+            # Nobody reads it, so it stays readable; a loop knows a descriptor once, hence copies.
+            return os.dup(self._event_fd)
+
+    def _unwatch(self, fd: int) -> None:
+        os.close(fd)
+        with _watching:
+            self._watchers -= 1
+            if self._watchers == 0:
+                lib.coll_operation_notify(self._handle, -1)
+                os.close(self._event_fd)
 
     def _finish(self, status: int) -> Result:
         self._keep = None
