@@ -25,7 +25,7 @@ from collectives.membership.agent import Agent
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
 from collectives.options import Options
-from collectives.work import SLICE_NS, Result, Work, make_result
+from collectives.work import SLICE_NS, Failure, Result, Work, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -40,6 +40,7 @@ _FLUSH_SECONDS = 5.0
 _OK = lib.COLL_OK
 _IN_PROGRESS = lib.COLL_IN_PROGRESS
 _run = lib.coll_run
+_UNTAGGED: int = lib.COLL_UNTAGGED
 
 _open_groups: weakref.WeakSet[Group] = weakref.WeakSet()
 
@@ -77,7 +78,7 @@ class Group:
         self._me = agent.state.config.id
         self._pid = os.getpid()
         self._closed = False
-        self._was_broken = False
+        self._failed = Failure()
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
         self._scratch = _Scratch()
@@ -144,15 +145,14 @@ class Group:
         """
         self._check_alive()
         limit = self._options.timeout if timeout is None else timeout
+        _checked_ns(limit)
         deadline = time.monotonic() + limit
         self._thread = None
         if not self._agent.sync_pending:
             self._meet(limit)
         left = max(0.0, deadline - time.monotonic())
-        outcome = self._agent.sync(
-            self._native.last_operation(), left, broken=self._was_broken
-        )
-        self._was_broken = False
+        outcome = self._agent.sync(self._native.last_operation(), left, broken=self._failed.told)
+        self._failed = Failure()
         if outcome.view != self._view:
             self._set_view(outcome.view)
             for listener in self._listeners:
@@ -162,13 +162,15 @@ class Group:
     def _meet(self, limit: float) -> None:
         """Wait for all members to call sync(), and find out if some call something else."""
         self._prepare(lib.COLL_SYNC, None, limit)
+        told = self._failed.told
         try:
             self._blocking(None)
         except errors.PeerLost:
             pass  # this is the call that mends it
-        except errors.CollectiveError:
-            # Either it broke just now, or it was broken before, which this call mends too.
-            if self._scratch.issued:
+        except errors.CollectiveError as error:
+            # Either it broke just now, or it was broken before, which this call mends too. But a
+            # mismatch is an error on all ranks, also on those that hear of it only now.
+            if self._scratch.issued or (isinstance(error, errors.MismatchError) and not told):
                 raise
 
     def leave(self, *, timeout: float = 10.0) -> None:
@@ -179,7 +181,7 @@ class Group:
         if self._closed or os.getpid() != self._pid:
             return
         try:
-            if not self._was_broken:
+            if not self._failed.told:
                 self._native.flush(min(timeout, _FLUSH_SECONDS))
             self._agent.leave(timeout)
         except errors.CoordinatorUnreachable:
@@ -369,7 +371,7 @@ class Group:
         if tag is not None:
             if not 0 <= tag < 2**32 - 1:
                 raise errors.InvalidArgument(f"tag is {tag}; allowed are 0 to {2**32 - 2}")
-            return tag + 1
+            return tag
         # Two threads that share an order would match by chance.
         me = threading.get_ident()
         if self._thread != me:
@@ -379,7 +381,7 @@ class Group:
                     " this thread an order of its own"
                 )
             self._thread = me
-        return 0
+        return _UNTAGGED
 
     def _blocking(self, value: Any) -> Result:
         """Run what this thread's argument structure says."""
@@ -403,20 +405,14 @@ class Group:
         work = self._take(scratch, value, None)
         scratch.issued = work is not None
         if work is None:
-            self._was_broken = self._was_broken or status not in (
-                lib.COLL_INVALID_ARGUMENT,
-                lib.COLL_UNSUPPORTED,
-                lib.COLL_FORKED,
-            )
             self._refused(status)
         assert work is not None
         try:
             return work.wait()
         except errors.CollectiveError:
-            self._was_broken = True
             raise
         except BaseException as interrupt:
-            self._was_broken = True
+            self._failed.told = True
             work.cancel(f"interrupted by {type(interrupt).__name__}")
             raise
 
@@ -426,15 +422,17 @@ class Group:
         if operation == ffi.NULL:
             return None
         scratch.operation[0] = ffi.NULL  # it is taken once
-        return Work(operation, value, self._names, self._rank, keep)
+        return Work(operation, value, self._names, self._rank, keep, self._failed)
 
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
         if work is not None:
-            self._was_broken = True
+            self._failed.told = True
             work.cancel(f"interrupted by {type(interrupt).__name__}")
 
     def _refused(self, status: int) -> None:
+        if status not in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
+            self._failed.told = True
         message = ffi.string(lib.coll_last_error()).decode("utf-8", "replace")
         if status == lib.COLL_PEER_LOST:
             gone = [name for name in self._names if f"'{name}'" in message]
@@ -468,7 +466,7 @@ class Group:
         self._rank = rank
         self._size = view.size
         self._names = tuple(peer.name for peer in view.peers)
-        self._was_broken = False
+        self._failed = Failure()
 
     def _check_alive(self) -> None:
         if os.getpid() != self._pid:

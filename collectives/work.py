@@ -58,6 +58,13 @@ class Result:
         )
 
 
+@dataclasses.dataclass
+class Failure:
+    """Whether the caller has been told that the group is broken, in its present view."""
+
+    told: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class LinkUse:
     """What one operation did on the link to one peer.
@@ -120,12 +127,19 @@ class Work:
     """
 
     def __init__(
-        self, handle: Any, value: Any, names: tuple[str, ...], rank: int, keep: Any
+        self,
+        handle: Any,
+        value: Any,
+        names: tuple[str, ...],
+        rank: int,
+        keep: Any,
+        failure: Failure,
     ) -> None:
         self._handle = ffi.gc(handle, lib.coll_operation_release)
         self._value = value
         self._names = names
         self._rank = rank
+        self._failure = failure
         self._keep = keep  # the arrays whose memory the core uses
         self._result: Result | None = None
         self._watchers = 0  # guarded by _watching, like _event_fd
@@ -250,6 +264,7 @@ class Work:
     def _finish(self, status: int) -> Result:
         self._keep = None
         if status != lib.COLL_OK:
+            self._failure.told = True
             raise_operation(self._handle, status, self._names)
         info = ffi.new("struct coll_info *")
         lib.coll_operation_get_info(self._handle, info)

@@ -215,9 +215,10 @@ void coll__view_release(struct coll__view *view);
 uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16]); /* size: none */
 struct coll__tag *coll__tag_find(struct coll__view *view, uint32_t tag);  /* NULL: no memory */
 struct coll_operation *coll__operation_find(struct coll__view *view, uint32_t tag, uint64_t number);
-/* Break the group: all its unfinished operations end with this. `tell`: the other members too. */
+/* Break the group: all its unfinished operations end with this; but those that the sender of
+ * `abort` (NULL: nobody) has settled go on, since they have succeeded elsewhere. */
 void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
-                       const char *text);
+                       const char *text, const struct coll__frame *abort);
 void coll__group_tick(struct coll_group *group, uint64_t now);
 coll_status coll__group_prepare(struct coll_group *group, const struct coll_view *given);
 coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,
@@ -241,6 +242,8 @@ void coll__operation_fail(struct coll_operation *operation, coll_status status, 
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
 void coll__operation_describe(const struct coll_operation *operation, char *text, size_t length);
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
+/* "operation 7 (tag 3) of view 1" */
+void coll__name_describe(const struct coll_operation *operation, char *text, size_t length);
 /* If everything has arrived: complete, tokens, settle. */
 void coll__operation_progress(struct coll_operation *operation);
 

@@ -85,10 +85,9 @@ void coll__tell_abort(struct coll_operation *operation, coll_status status, int3
 static void mismatch(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
-    char text[COLL__TEXT], call[128];
-    int length = snprintf(
-        text, sizeof text, "ranks called different things as operation %llu (tag %u) of view %llu:",
-        (unsigned long long)operation->number, operation->tag, (unsigned long long)view->number);
+    char text[COLL__TEXT], call[128], name[80];
+    coll__name_describe(operation, name, sizeof name);
+    int length = snprintf(text, sizeof text, "ranks called different things as %s:", name);
     const char *separator = " ";
     int32_t culprit = -1;
     for (uint32_t rank = 0; rank < view->size; rank++) {
@@ -262,7 +261,7 @@ static void hear_abort(struct coll__view *view, const struct coll__frame *frame,
     memcpy(text, abort.text, abort.text_length);
     text[abort.text_length] = '\0';
     if (view == view->group->committed)
-        coll__group_break(view->group, (coll_status)abort.status, abort.culprit, text);
+        coll__group_break(view->group, (coll_status)abort.status, abort.culprit, text, frame);
 }
 
 static coll_status hear_goodbye(struct coll__view *view, struct coll__link *link, uint32_t rank,

@@ -237,7 +237,7 @@ void coll__group_close(struct coll_group *group)
 /* ---- breaking ------------------------------------------------------------------------------- */
 
 void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
-                       const char *text)
+                       const char *text, const struct coll__frame *abort)
 {
     struct coll__view *view = group->committed;
     if (!view || group->broken != COLL_OK)
@@ -245,9 +245,15 @@ void coll__group_break(struct coll_group *group, coll_status status, int32_t cul
     group->broken = status;
     group->broken_culprit = culprit;
     snprintf(group->broken_text, sizeof group->broken_text, "%s", text);
-    for (uint32_t i = 0; i < COLL__OP_BUCKETS; i++)
-        while (view->operations[i])
-            coll__operation_finish(view->operations[i], status, culprit, text);
+    for (uint32_t i = 0; i < COLL__OP_BUCKETS; i++) {
+        struct coll_operation *operation = view->operations[i];
+        while (operation) {
+            struct coll_operation *next = operation->next;
+            if (!abort || operation->tag != abort->tag || operation->number > abort->watermark)
+                coll__operation_finish(operation, status, culprit, text);
+            operation = next;
+        }
+    }
     coll__emit(group->engine, COLL_EVENT_BROKEN, group->id, view->number, NULL, text);
 }
 
@@ -268,13 +274,13 @@ void coll__group_fail_peer(struct coll_group *group, coll_status status, const u
         return;
     uint32_t rank = coll__rank_of(view, peer);
     if (rank == view->size) {
-        coll__group_break(group, status, -1, text);
+        coll__group_break(group, status, -1, text, NULL);
         return;
     }
     struct coll__member *member = &view->members[rank];
     member->gone = true;
     if (!left) {
-        coll__group_break(group, status, (int32_t)rank, text);
+        coll__group_break(group, status, (int32_t)rank, text, NULL);
         return;
     }
     if (group->broken != COLL_OK)

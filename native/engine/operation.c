@@ -152,7 +152,7 @@ void coll__operation_fail(struct coll_operation *operation, coll_status status, 
     operation->references++;
     coll__tell_abort(operation, status, culprit, text);
     coll__operation_finish(operation, status, culprit, text);
-    coll__group_break(group, status, culprit, text);
+    coll__group_break(group, status, culprit, text, NULL);
     coll__operation_unref(operation);
 }
 
@@ -185,6 +185,15 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
                  coll_dtype_name(call->dtype), (unsigned long long)call->count, call->root);
     else
         snprintf(text, length, "%s()", kind);
+}
+
+void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)
+{
+    unsigned long long number = operation->number, view = operation->view->number;
+    if (operation->tag == COLL_UNTAGGED)
+        snprintf(text, length, "operation %llu of view %llu", number, view);
+    else
+        snprintf(text, length, "operation %llu (tag %u) of view %llu", number, operation->tag, view);
 }
 
 /* Who is missing: those that have not issued it, else those whose data has not come. */
@@ -229,16 +238,15 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now)
     if (operation->finished || operation->agree.phase == COLL__NOT_ISSUED)
         return;
     if (operation->deadline != 0 && now >= operation->deadline) {
-        char text[COLL__TEXT], call[128], missing[600];
+        char text[COLL__TEXT], call[128], name[80], missing[600];
+        coll__name_describe(operation, name, sizeof name);
         coll__call_describe(&operation->call, call, sizeof call);
         int32_t culprit = describe_missing(operation, missing, sizeof missing);
         snprintf(text, sizeof text,
-                 "'%s' (rank %u) gave up on %s, operation %llu (tag %u) of view %llu, after %.1f s:"
-                 " %s; call it there, or allow more time",
+                 "'%s' (rank %u) gave up on %s, %s, after %.1f s: %s; call it there, or allow more"
+                 " time",
                  operation->view->members[operation->view->rank].name, operation->view->rank, call,
-                 (unsigned long long)operation->number, operation->tag,
-                 (unsigned long long)operation->view->number,
-                 (double)(now - operation->info.entered_ns) / 1e9, missing);
+                 name, (double)(now - operation->info.entered_ns) / 1e9, missing);
         coll__operation_fail(operation, COLL_TIMEOUT, culprit, text);
         return;
     }

@@ -278,6 +278,9 @@ enum coll_flags {
     COLL_NOT_ATOMIC = 1 /* the input is not restored when the operation fails */
 };
 
+/* The tag of operations that have none; only what messages say depends on it. */
+#define COLL_UNTAGGED 4294967295
+
 struct coll_call {
     uint32_t kind, dtype, op, root;
     uint32_t tag; /* operations are numbered per tag, in the order of issue */
