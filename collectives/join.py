@@ -62,6 +62,8 @@ def join(
     if token is None:
         token = os.environ.get(TOKEN_VARIABLE)
     options = options or Options()
+    if timeout is not None and not timeout > 0:
+        raise InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
     peer_id = uuid.uuid4()
     engine = Engine(options, peer_id)

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import threading
 import time
 import uuid
@@ -81,6 +82,8 @@ class Agent:
         versions: tuple[int, int] = messages.VERSIONS,
     ) -> None:
         self._address = parse_address(address)
+        if self._address.port == 0:
+            raise InvalidArgument(f"address {address!r} has port 0; name the coordinator's")
         self._timeout = (options or Options()).timeout
         config = peer.PeerConfig(
             id=peer_id or uuid.uuid4(),
@@ -279,7 +282,8 @@ class Agent:
         return future
 
     def _wait(self, future: concurrent.futures.Future[_T], deadline: float) -> _T:
-        return future.result(max(0.0, deadline - time.monotonic()))
+        left = deadline - time.monotonic()
+        return future.result(min(max(0.0, left), threading.TIMEOUT_MAX))
 
     def _timed_out(self, what: str, limit: float) -> CollectiveError:
         state = self._state
@@ -419,7 +423,8 @@ class Agent:
             except asyncio.TimeoutError:
                 self._probe = "no answer to a TCP connection in 5 s"
             except OSError as error:
-                self._probe = error.strerror or str(error)
+                # asyncio replaces the system's words by its own.
+                self._probe = os.strerror(error.errno) if error.errno else str(error)
             else:
                 self._probe = "something listens there, but it is no coordinator"
                 writer.close()

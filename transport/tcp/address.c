@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 socklen_t coll__tcp_length(const union tcp_address *address)
 {
@@ -192,6 +193,38 @@ void coll__tcp_socket_options(struct coll__host *host, int fd)
     const char *wanted = host->options.congestion;
     if (wanted)
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, wanted, (socklen_t)strlen(wanted));
+}
+
+/* What the kernel offers, on one line; "" if it does not say. */
+static void list_congestion(char *names, size_t length)
+{
+    names[0] = '\0';
+    FILE *file = fopen("/proc/sys/net/ipv4/tcp_available_congestion_control", "re");
+    if (!file)
+        return;
+    if (fgets(names, (int)length, file))
+        names[strcspn(names, "\n")] = '\0';
+    fclose(file);
+}
+
+coll_status coll__tcp_check_congestion(const struct coll__host *host)
+{
+    const char *wanted = host->options.congestion;
+    if (!wanted)
+        return COLL_OK;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return COLL_OK; /* a host without IPv4; connections go without */
+    int failed = setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, wanted, (socklen_t)strlen(wanted));
+    int error = errno;
+    close(fd);
+    if (!failed)
+        return COLL_OK;
+    char names[200];
+    list_congestion(names, sizeof names);
+    return coll__error(COLL_UNSUPPORTED, "congestion control '%.32s': %s; this kernel has: %s",
+                       wanted, error == ENOENT ? "there is none of this name" : strerror(error),
+                       names[0] ? names : "(it does not say)");
 }
 
 void coll__tcp_choose_congestion(struct coll__host *host, int fd)

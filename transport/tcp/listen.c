@@ -181,6 +181,7 @@ coll_status coll__tcp_start(struct coll__host *host)
     host->tcp = tcp;
     union tcp_address list[COLL__ADDRESSES];
     uint32_t count;
+    COLL_TRY(coll__tcp_check_congestion(host));
     COLL_TRY(coll__tcp_bind_list(host->options.bind, host->options.interface, list, &count));
     return add_listeners(tcp, list, count);
 }

@@ -143,6 +143,8 @@ void coll__tcp_expand(const union tcp_address *listening, union tcp_address *lis
 /* The interface's address of this family, for dialling from. False: it has none. */
 bool coll__tcp_source(const char *interface, int family, union tcp_address *source);
 void coll__tcp_socket_options(struct coll__host *host, int fd);
+/* An error if the kernel does not have the congestion control that the options name. */
+coll_status coll__tcp_check_congestion(const struct coll__host *host);
 /* Once the round trip is known. */
 void coll__tcp_choose_congestion(struct coll__host *host, int fd);
 
