@@ -78,8 +78,11 @@ class Pool:
     def get(
         self, size: int, function: Callable[..., Any], *arguments: Any, **how: Any
     ) -> list[Any]:
-        """As ``run``, but the values; an error anywhere fails the test."""
-        return [outcome.get() for outcome in self.run(size, function, *arguments, **how)]
+        """As ``run``, but the values; an error anywhere fails the test, and all are shown."""
+        outcomes = self.run(size, function, *arguments, **how)
+        traces = [f"rank {rank}: {outcome.trace}" for rank, outcome in enumerate(outcomes)]
+        assert not any(outcome.error for outcome in outcomes), "\n".join(traces)
+        return [outcome.value for outcome in outcomes]
 
 
 # ---- in the process ----------------------------------------------------------------------------

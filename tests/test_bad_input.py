@@ -1,0 +1,494 @@
+"""G8: bad input is an error that says what is wrong. Not a hang, a crash or a wrong answer."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import collectives
+from collectives import InvalidArgument, MismatchError, UnsupportedError
+from pool import Pool
+
+FOREVER = 20.0
+PROMPTLY = 2.0
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(4) as pool:
+        yield pool
+
+
+# ---- ranks that call different things ------------------------------------------------------------
+
+
+def array_of(count: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.arange(count).astype(dtype)
+
+
+CALLS: dict[str, Callable[[collectives.Group, list[np.ndarray]], Any]] = {
+    "f32 x100": lambda g, kept: g.all_reduce(keep(kept, array_of(100))),
+    "f32 x101": lambda g, kept: g.all_reduce(keep(kept, array_of(101))),
+    "f32 x0": lambda g, kept: g.all_reduce(keep(kept, array_of(0))),
+    "f64 x100": lambda g, kept: g.all_reduce(keep(kept, array_of(100, np.float64))),
+    "i32 x100": lambda g, kept: g.all_reduce(keep(kept, array_of(100, np.int32))),
+    "max x100": lambda g, kept: g.all_reduce(keep(kept, array_of(100)), "max"),
+    "f32 x1000000": lambda g, kept: g.all_reduce(keep(kept, array_of(1_000_000))),
+    "f32 x999999": lambda g, kept: g.all_reduce(keep(kept, array_of(999_999))),
+    "broadcast 0 x100": lambda g, kept: g.broadcast(keep(kept, array_of(100)), 0),
+    "broadcast 1 x100": lambda g, kept: g.broadcast(keep(kept, array_of(100)), 1),
+    "broadcast 0 x0": lambda g, kept: g.broadcast(keep(kept, array_of(0)), 0),
+    "broadcast 0 x1000000": lambda g, kept: g.broadcast(keep(kept, array_of(1_000_000)), 0),
+    "barrier": lambda g, kept: g.barrier(),
+    "sync": lambda g, kept: g.sync(timeout=FOREVER),
+}
+
+
+def keep(kept: list[np.ndarray], array: np.ndarray) -> np.ndarray:
+    kept += [array, array.copy()]
+    return array
+
+
+DESCRIBED = {
+    "f32 x100": "all_reduce(dtype=f32, op=sum, count=100)",
+    "f32 x101": "all_reduce(dtype=f32, op=sum, count=101)",
+    "f32 x0": "all_reduce(dtype=f32, op=sum, count=0)",
+    "f64 x100": "all_reduce(dtype=f64, op=sum, count=100)",
+    "i32 x100": "all_reduce(dtype=i32, op=sum, count=100)",
+    "max x100": "all_reduce(dtype=f32, op=max, count=100)",
+    "f32 x1000000": "all_reduce(dtype=f32, op=sum, count=1000000)",
+    "f32 x999999": "all_reduce(dtype=f32, op=sum, count=999999)",
+    "broadcast 0 x100": "broadcast(dtype=f32, count=100, root=0)",
+    "broadcast 1 x100": "broadcast(dtype=f32, count=100, root=1)",
+    "broadcast 0 x0": "broadcast(dtype=f32, count=0, root=0)",
+    "broadcast 0 x1000000": "broadcast(dtype=f32, count=1000000, root=0)",
+    "barrier": "barrier()",
+    "sync": "sync()",
+}
+
+
+def call_what(group: collectives.Group, calls: list[str]) -> tuple[float, str, list[str]]:
+    group.all_reduce(np.ones(3))
+    kept: list[np.ndarray] = []
+    began = time.monotonic()
+    try:
+        CALLS[calls[group.rank]](group, kept)
+    except MismatchError as error:
+        said = str(error)
+    else:
+        raise AssertionError(f"{calls[group.rank]} beside {calls} raised nothing")
+    took = time.monotonic() - began
+    if kept:
+        assert kept[0].tobytes() == kept[1].tobytes(), "the input was not restored"
+    for again in (group.barrier, lambda: group.all_reduce(np.ones(3))):
+        try:
+            again()
+        except MismatchError:
+            pass
+        else:
+            raise AssertionError("the group was not broken")
+    group.sync(timeout=FOREVER)
+    array = np.ones(1000)
+    group.all_reduce(array)
+    assert (array == group.size).all()
+    return took, said, [peer.name for peer in group.peers]
+
+
+MISMATCHES = [
+    ("f32 x100", "f32 x101"),
+    ("f32 x100", "f64 x100"),
+    ("f32 x100", "i32 x100"),
+    ("f32 x100", "max x100"),
+    ("f32 x100", "f32 x0"),
+    ("f32 x0", "f32 x100"),
+    ("f32 x1000000", "f32 x999999"),
+    ("f32 x1000000", "f32 x0"),
+    ("f32 x1000000", "f32 x100"),
+    ("broadcast 0 x100", "broadcast 1 x100"),
+    ("broadcast 1 x100", "broadcast 0 x100"),
+    ("broadcast 0 x100", "broadcast 0 x0"),
+    # The second waits for the first, which sends it nothing, and the other way round.
+    ("f32 x100", "broadcast 0 x100"),
+    ("f32 x0", "broadcast 0 x0"),
+    ("broadcast 1 x100", "f32 x0"),
+    ("f32 x1000000", "broadcast 0 x1000000"),
+    ("broadcast 0 x1000000", "f32 x1000000"),
+    ("barrier", "f32 x100"),
+    ("f32 x0", "barrier"),
+    ("barrier", "broadcast 0 x1000000"),
+    ("sync", "f32 x100"),
+    ("f32 x100", "sync"),
+    ("sync", "f32 x1000000"),
+    ("sync", "barrier"),
+    ("broadcast 0 x100", "sync"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), MISMATCHES, ids=[" vs ".join(m) for m in MISMATCHES])
+def test_all_ranks_are_told_who_called_what(pool: Pool, one: str, other: str):
+    for calls in ([one, other], [one, one, other], [other, one, one], [one, other, one, one]):
+        for took, said, names in pool.get(len(calls), call_what, calls):
+            assert took < PROMPTLY, (calls, took)
+            assert "ranks called different things as operation 2" in said
+            assert "every rank must make the same calls in the same order" in said
+            # Two that differ, by name, rank and call, at least.
+            told = [
+                f"'{names[rank]}' (rank {rank}) called {DESCRIBED[call]}"
+                for rank, call in enumerate(calls)
+            ]
+            found = {calls[rank] for rank, text in enumerate(told) if text in said}
+            assert found == {one, other}, (calls, said)
+
+
+def mismatch_in_a_tag(group: collectives.Group) -> str:
+    array = array_of(10)
+    work = group.all_reduce_async(array, "sum" if group.rank else "max", tag=3)
+    try:
+        work.wait()
+    except MismatchError as error:
+        assert (array == array_of(10)).all()
+        group.sync(timeout=FOREVER)
+        group.all_reduce(array, tag=3)
+        return str(error)
+    raise AssertionError("nothing was raised")
+
+
+def test_a_mismatch_in_a_tag_ends_asynchronous_operations_too(pool: Pool):
+    for said in pool.get(2, mismatch_in_a_tag):
+        assert "op=sum" in said and "op=max" in said and "(tag 4)" not in said, said
+        assert "tag 3" in said
+
+
+# ---- arguments that make no sense ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[collectives.Group]:
+    """A group of one, in this process: what is refused here never reaches another."""
+    with (
+        collectives.Coordinator("127.0.0.1:0") as coordinator,
+        collectives.join(coordinator.address, timeout=FOREVER) as group,
+    ):
+        yield group
+
+
+def refused(kind: type[Exception], *words: str) -> Any:
+    return pytest.raises(kind, match="(?s)" + "".join(f"(?=.*{word})" for word in words))
+
+
+def test_read_only_arrays_are_refused_where_they_would_be_written(alone: collectives.Group):
+    array = np.ones(4)
+    array.flags.writeable = False
+    with refused(InvalidArgument, "array is read-only", "pass a writable array"):
+        alone.all_reduce(array)
+    with refused(InvalidArgument, "out is read-only"):
+        alone.all_reduce(np.ones(4), out=array)
+    with refused(InvalidArgument, "out is read-only"):
+        alone.all_reduce_async(np.ones(4), out=array)
+    out = np.zeros(4)
+    alone.all_reduce(array, out=out)  # reading it is fine
+    alone.broadcast(array, 0)
+    assert (array == 1).all() and (out == 1).all()
+
+
+def test_a_read_only_array_is_refused_by_those_who_receive_a_broadcast(pool: Pool):
+    values = pool.get(2, broadcast_read_only)
+    assert values[0] == "" and "array is read-only" in values[1]
+
+
+def broadcast_read_only(group: collectives.Group) -> str:
+    array = np.full(4, group.rank)
+    array.flags.writeable = False
+    said = ""
+    if group.rank == 1:
+        try:
+            group.broadcast(array, 0)
+        except InvalidArgument as error:
+            said = str(error)
+            array = array.copy()
+    group.broadcast(array, 0)
+    assert (array == 0).all()
+    return said
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_an_overlapping_out_is_refused(alone: collectives.Group, library: str):
+    import torch
+
+    whole: Any = np.ones(100) if library == "numpy" else torch.ones(100)
+    for array, out in [
+        (whole[:60], whole[40:]),
+        (whole[40:], whole[:60]),
+        (whole[:50], whole[1:51]),
+    ]:
+        if len(array) != len(out):
+            array, out = array[:40], out[:40]
+        if library == "numpy" and not np.shares_memory(array, out):
+            alone.all_reduce(array, out=out)
+            continue
+        with refused(InvalidArgument, "overlap", "the same or apart"):
+            alone.all_reduce(whole[:60], out=whole[40:])
+    alone.all_reduce(whole[:50], out=whole[50:])
+    alone.all_reduce(whole, out=whole)
+    assert (whole == 1).all()
+
+
+def test_what_is_not_contiguous_is_refused(alone: collectives.Group):
+    import torch
+
+    square = np.ones((6, 6), np.float32)
+    for array in (square[:, 0], square[::2], square.T[:, :3], square[::-1]):
+        with refused(InvalidArgument, "array of shape", "not contiguous", "ascontiguousarray"):
+            alone.all_reduce(array)
+        with refused(InvalidArgument, "out of shape", "not contiguous"):
+            alone.all_reduce(np.ones(array.shape, np.float32), out=array)
+    tensor = torch.ones(6, 6)
+    for view in (tensor[:, 0], tensor.t()[:, :3], tensor[::2], torch.ones(1).expand(5)):
+        with refused(InvalidArgument, "array of shape", "not contiguous", "contiguous()"):
+            alone.all_reduce(view)
+    alone.all_reduce(square[2:4])
+    alone.all_reduce(tensor[2:4])
+
+
+def test_an_unknown_op_is_refused(alone: collectives.Group):
+    for op in ("mean", "", "SUM", None, 3):
+        with refused(InvalidArgument, "op is ", "known are sum, avg, prod, min, max"):
+            alone.all_reduce(np.ones(3), op)
+
+
+def test_dtypes_that_cannot_be_reduced_are_refused(alone: collectives.Group):
+    import torch
+
+    arrays: list[Any] = [
+        np.ones(3, np.complex64),
+        np.ones(3, bool),
+        np.array([None, 1], object),
+        np.array(["a"]),
+        np.zeros(3, "m8[s]"),
+        np.zeros(3, [("a", "f4")]),
+        np.ones(3, np.longdouble),
+        torch.ones(3, dtype=torch.bool),
+        torch.ones(3, dtype=torch.complex64),
+        torch.ones(3).to(torch.float8_e4m3fn),
+    ]
+    for array in arrays:
+        with refused(UnsupportedError, "array has dtype", "supported are float64, float32"):
+            alone.all_reduce(array)
+    with refused(UnsupportedError, "not in this machine's byte order"):
+        alone.all_reduce(np.ones(3, ">f4"))
+    with refused(UnsupportedError, "sparse"):
+        alone.all_reduce(torch.ones(3).to_sparse())
+    with refused(UnsupportedError, "array is on meta", "cpu"):
+        alone.all_reduce(torch.ones(3, device="meta"))
+
+
+def test_what_is_no_array_is_refused(alone: collectives.Group):
+    for thing in ([1.0, 2.0], 3.0, None, b"abc", np.float32(1), "x", bytearray(8)):
+        with refused(InvalidArgument, f"array is a {type(thing).__name__}", "numpy array or"):
+            alone.all_reduce(thing)
+        with refused(InvalidArgument, "array is a"):
+            alone.broadcast(thing)
+        if thing is not None:
+            with refused(InvalidArgument, "out is a"):
+                alone.all_reduce(np.ones(3), out=thing)
+
+
+def test_an_out_of_another_size_or_dtype_is_refused(alone: collectives.Group):
+    for out, text in [
+        (np.zeros(4), "out has 4 elements of f64, array has 3 of f64; they must match"),
+        (np.zeros(3, np.float32), "out has 3 elements of f32, array has 3 of f64"),
+        (np.zeros(0), "out has 0 elements"),
+    ]:
+        with refused(InvalidArgument, text):
+            alone.all_reduce(np.ones(3), out=out)
+
+
+def test_roots_outside_the_view_are_refused(alone: collectives.Group):
+    for root in (-1, 1, 2**40):
+        with refused(InvalidArgument, f"root is {root}", "ranks of this view are 0 to 0"):
+            alone.broadcast(np.ones(3), root)
+
+
+def test_tags_and_timeouts_that_make_no_sense_are_refused(alone: collectives.Group):
+    for tag in (-1, 2**32 - 1, 2**70):
+        with refused(InvalidArgument, f"tag is {tag}", "allowed are 0 to 4294967294"):
+            alone.barrier(tag=tag)
+    for timeout in (0, -1.0, float("nan")):
+        for call in (alone.barrier, alone.barrier_async, alone.sync):
+            with refused(InvalidArgument, "timeout is", "in seconds, above 0"):
+                call(timeout=timeout)
+    work = alone.barrier_async()
+    work.wait()
+    alone.barrier(tag=2**32 - 2, timeout=float("inf"))
+    alone.barrier(timeout=1e300)
+    alone.sync(timeout=float("inf"))
+
+
+def wrong_wait(group: collectives.Group) -> list[str]:
+    work = group.barrier_async()
+    said = []
+    if group.rank == 0:
+        for timeout in (-1, float("nan")):
+            try:
+                work.wait(timeout)
+            except InvalidArgument as error:
+                said.append(str(error))
+        group.barrier(tag=1)
+    else:
+        group.barrier(tag=1)
+    work.wait(float("inf"))
+    return said
+
+
+def test_waits_that_make_no_sense_are_refused(pool: Pool):
+    said, _ = pool.get(2, wrong_wait)
+    assert len(said) == 2 and all("in seconds" in text for text in said)
+
+
+def test_arguments_of_another_type_are_type_errors_and_break_nothing(alone: collectives.Group):
+    for call in (
+        lambda: alone.barrier(tag="a"),  # type: ignore[arg-type]
+        lambda: alone.barrier(tag=1.5),  # type: ignore[arg-type]
+        lambda: alone.broadcast(np.ones(3), "a"),  # type: ignore[arg-type]
+        lambda: alone.broadcast(np.ones(3), 0.5),  # type: ignore[arg-type]
+        lambda: alone.barrier(timeout="1"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError):
+            call()
+    alone.barrier()
+
+
+def test_nothing_works_after_leave():
+    with collectives.Coordinator("127.0.0.1:0") as coordinator:
+        group = collectives.join(coordinator.address, timeout=FOREVER)
+        work = group.all_reduce_async(np.ones(3))
+        work.wait()
+        group.leave()
+        group.leave()
+        for call in (
+            lambda: group.all_reduce(np.ones(3)),
+            lambda: group.all_reduce_async(np.ones(3)),
+            lambda: group.broadcast(np.ones(3)),
+            lambda: group.broadcast_async(np.ones(3)),
+            group.barrier,
+            group.barrier_async,
+            group.sync,
+        ):
+            with refused(collectives.CollectiveError, "was left", "join"):
+                call()
+        assert work.done() and work.wait().value is not None
+        assert work.telemetry().number == 1
+        assert (group.rank, group.size) == (0, 1)
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"connections": 0}, ["Options.connections is 0", "1 to 64"]),
+        ({"connections": 65}, ["Options.connections is 65"]),
+        ({"slice_bytes": 4095}, ["Options.slice_bytes is 4095", "4096 to 1048576"]),
+        ({"slice_bytes": 1 << 21}, ["Options.slice_bytes is 2097152"]),
+        ({"isa": "sse"}, ["Options.isa is 'sse'", "'auto', 'scalar', 'avx2'"]),
+        ({"port_range": (9, 8)}, ["Options.port_range", "low <= high"]),
+        ({"port_range": (0, 8)}, ["Options.port_range", "1 <= low"]),
+        ({"port_range": (1, 65536)}, ["Options.port_range", "65535"]),
+        ({"timeout": 0}, ["Options.timeout is 0", "above 0"]),
+        ({"timeout": float("nan")}, ["Options.timeout is nan"]),
+        ({"detection": -1}, ["Options.detection is -1"]),
+        ({"heartbeat": 0}, ["Options.heartbeat is 0"]),
+        ({"bind": "127.0.0.1"}, ["Options.bind", "tuples", "write bind="]),
+        ({"advertise": "127.0.0.1"}, ["Options.advertise", "tuples"]),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], words: list[str]):
+    with refused(InvalidArgument, *words):
+        collectives.Options(**options)
+
+
+def join_with(**options: Any) -> None:
+    with (
+        collectives.Coordinator("127.0.0.1:0") as coordinator,
+        collectives.join(
+            coordinator.address, timeout=5.0, options=collectives.Options(**options)
+        ) as group,
+    ):
+        group.barrier()
+
+
+def test_an_unknown_congestion_control_is_an_error_that_lists_the_available():
+    available = open("/proc/sys/net/ipv4/tcp_available_congestion_control").read().split()
+    with refused(UnsupportedError, "'no-such-thing'", *available):
+        join_with(congestion="no-such-thing")
+    with refused(collectives.CollectiveError, "congestion"):
+        join_with(congestion="x" * 100)
+    join_with(congestion=available[0])
+
+
+def test_an_interface_that_does_not_exist_is_an_error():
+    with refused(InvalidArgument, "interface 'eth-none'", "does not exist", "`ip address`"):
+        join_with(interface="eth-none")
+    join_with(interface="lo")
+
+
+def test_a_full_port_range_is_an_error():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with refused(
+            collectives.CollectiveError, f"ports {port} to {port}", "port_range", "in use"
+        ):
+            join_with(bind=("127.0.0.1",), port_range=(port, port))
+    join_with(bind=("127.0.0.1",), port_range=(port, port))
+
+
+def test_a_bind_address_that_is_none_of_this_host_is_an_error():
+    with refused(collectives.CollectiveError, "cannot listen on 192.0.2.1", "bind"):
+        join_with(bind=("192.0.2.1",))
+    with refused(InvalidArgument, "'no.such.host.invalid'"):
+        join_with(bind=("no.such.host.invalid",))
+
+
+def test_addresses_that_make_no_sense_are_errors():
+    for address in ("", "host:", "host:0", "host:65536", "host:x", ":7077", "[::1", "a b:7"):
+        with pytest.raises(collectives.CollectiveError) as caught:
+            collectives.join(address, timeout=2.0)
+        assert type(caught.value) is InvalidArgument, (address, caught.value)
+        assert str(caught.value)
+
+
+def test_a_host_that_does_not_resolve_is_an_error():
+    began = time.monotonic()
+    with refused(collectives.CoordinatorUnreachable, "no.such.host.invalid"):
+        collectives.join("no.such.host.invalid:7077", timeout=2.0)
+    assert time.monotonic() - began < 10
+
+
+def test_an_address_where_nobody_listens_is_an_error():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    began = time.monotonic()
+    with refused(collectives.CoordinatorUnreachable, f"127.0.0.1:{port}", "refused"):
+        collectives.join(f"127.0.0.1:{port}", timeout=0.7)
+    assert time.monotonic() - began < 3
+
+
+def test_names_and_sizes_that_make_no_sense_are_errors():
+    with collectives.Coordinator("127.0.0.1:0") as coordinator:
+        for arguments, word in [
+            ({"min_size": 0}, "min_size is 0"),
+            ({"min_size": -3}, "min_size is -3"),
+            ({"group": ""}, "group"),
+            ({"group": "a\nb"}, "group"),
+            ({"name": "x" * 2000}, "name"),
+            ({"timeout": 0}, "timeout is 0"),
+            ({"timeout": float("nan")}, "timeout is nan"),
+        ]:
+            with refused(InvalidArgument, word):
+                collectives.join(coordinator.address, **{"timeout": 2.0, **arguments})
