@@ -48,7 +48,7 @@ void coll_engine_destroy(struct coll_engine *engine)
 coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *buffer, size_t length)
 {
     ENTER(engine);
-    coll_status status = coll__tcp_transport.address(&engine->host, i, buffer, length);
+    coll_status status = coll__transports[0]->address(&engine->host, i, buffer, length);
     coll__unlock(engine);
     return status;
 }
@@ -165,6 +165,15 @@ void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t
     coll__unlock(group->engine);
 }
 
+coll_status coll_group_state(struct coll_group *group, int32_t *culprit)
+{
+    ENTER(group->engine);
+    coll_status status = group->committed ? group->broken : COLL_CLOSED;
+    *culprit = status == COLL_OK || status == COLL_CLOSED ? -1 : group->broken_culprit;
+    coll__unlock(group->engine);
+    return status;
+}
+
 uint64_t coll_group_last_operation(struct coll_group *group)
 {
     if (atomic_load(&group->engine->forked))
@@ -225,7 +234,9 @@ coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns)
     coll_status status = COLL_OK;
     if (view && group->broken == COLL_OK) {
         view->references++;
-        say_goodbye(view);
+        if (!view->goodbye_said)
+            say_goodbye(view);
+        view->goodbye_said = true;
         uint64_t until = coll__now() + timeout_ns;
         coll__drive_until(group->engine, all_drained, view, until);
         status = all_drained(view) ? COLL_OK : COLL_IN_PROGRESS;

@@ -82,7 +82,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->info.view = operation->view->number;
     operation->info.entered_ns = coll__now();
     operation->info.links = operation->view->size;
-    operation->stall_check = operation->info.entered_ns + 200000000;
+    operation->stall_check = operation->info.entered_ns + COLL__STALL_NS;
     if (call->timeout_ns > 0)
         operation->deadline = operation->info.entered_ns + call->timeout_ns;
 }

@@ -33,7 +33,8 @@ static void after_fork_in_child(void)
     /* Only this thread exists here. The engines' locks stay taken: nobody may use them. */
     for (struct coll_engine *engine = all; engine; engine = engine->next) {
         atomic_store(&engine->forked, true);
-        coll__tcp_transport.fork_child(&engine->host);
+        for (uint32_t i = 0; coll__transports[i]; i++)
+            coll__transports[i]->fork_child(&engine->host);
         close(engine->host.reactor.wake.fd);
         close(engine->host.reactor.epoll_fd);
         close(engine->event_fd);
@@ -104,12 +105,15 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
         return coll__error(COLL_SYSTEM_ERROR, "cannot make an eventfd: raise the limit of open "
                                               "files (ulimit -n)");
     COLL_TRY(coll__reactor_init(&engine->host.reactor));
-    return coll__tcp_transport.start(&engine->host);
+    for (uint32_t i = 0; coll__transports[i]; i++)
+        COLL_TRY(coll__transports[i]->start(&engine->host));
+    return COLL_OK;
 }
 
 static void dispose(struct coll_engine *engine)
 {
-    coll__tcp_transport.stop(&engine->host);
+    for (uint32_t i = 0; coll__transports[i]; i++)
+        coll__transports[i]->stop(&engine->host);
     coll__reactor_close(&engine->host.reactor);
     if (engine->event_fd >= 0)
         close(engine->event_fd);
@@ -142,18 +146,21 @@ coll_status coll__engine_create(const struct coll_engine_options *options,
     struct coll_engine *engine = calloc(1, sizeof *engine);
     if (!engine)
         return COLL_NO_MEMORY;
+    pthread_once(&fork_once, install_fork_handlers);
+    /* A fork waits meanwhile: its child must find every descriptor in the list. */
+    pthread_mutex_lock(&all_lock);
     coll_status status = init(engine, options, peer_id);
     if (status == COLL_OK)
         status = start_thread(engine);
+    if (status == COLL_OK) {
+        engine->next = all;
+        all = engine;
+    }
+    pthread_mutex_unlock(&all_lock);
     if (status != COLL_OK) {
         dispose(engine);
         return status;
     }
-    pthread_once(&fork_once, install_fork_handlers);
-    pthread_mutex_lock(&all_lock);
-    engine->next = all;
-    all = engine;
-    pthread_mutex_unlock(&all_lock);
     *out = engine;
     return COLL_OK;
 }

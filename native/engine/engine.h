@@ -26,7 +26,8 @@ enum {
     COLL__EAGER_BULK = 512 << 10,     /* of which large operations may take this much */
     COLL__OP_BUCKETS = 64,
     COLL__EVENT_QUEUE = 256,
-    COLL__TEXT = 1024
+    COLL__TEXT = 1024,
+    COLL__STALL_NS = 200000000      /* a running operation asks after the absent this often */
 };
 
 /* Slices of one operation that wait for one link. Small and large operations queue apart, and
@@ -68,7 +69,7 @@ struct coll_operation {
     uint32_t attempt;
     struct coll__agree agree;
     struct coll__descriptor call;
-    bool finished, listed, owned_by_caller;
+    bool finished, listed;
     coll_status status;                      /* once finished */
     int32_t culprit;
     char *error;                             /* malloc'ed, NULL: none */
@@ -101,7 +102,6 @@ struct coll_operation {
     uint64_t deadline, stall_check;
     struct coll_info info;
     int notify_fd;
-    bool warned;
 };
 
 /* Per-step progress of a running operation. */
@@ -131,6 +131,7 @@ struct coll__tag {
     uint32_t tag;
     uint64_t following;          /* the number of the next operation */
     uint64_t settled;            /* watermark */
+    uint64_t failed;             /* the first that failed, 0: none */
 };
 
 /* An immutable list of members, and the operations that run in it. */
@@ -144,7 +145,10 @@ struct coll__view {
     struct coll_plan **broadcast_plans;     /* by root */
     struct coll_operation *operations[COLL__OP_BUCKETS];
     struct coll__tag *tags;
-    bool ready_reported;
+    bool ready_reported, goodbye_said;
+    coll_status aborted;         /* by a member that had committed it before we did */
+    int32_t aborted_culprit;
+    char aborted_text[COLL__TEXT];
     uint64_t unreachable_check;
     struct coll__member members[];
 };
@@ -240,7 +244,6 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
 void coll__operation_fail(struct coll_operation *operation, coll_status status, int32_t culprit,
                           const char *text);
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
-void coll__operation_describe(const struct coll_operation *operation, char *text, size_t length);
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
 /* "operation 7 (tag 3) of view 1" */
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length);

@@ -8,9 +8,9 @@
 void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
                 uint64_t view, const uint8_t *peer, const char *text)
 {
-    /* Full only if nobody listens. What repeats by itself (unreachable) or is found out anew
-     * (lost) may be dropped then. */
-    if (engine->event_count == COLL__EVENT_QUEUE)
+    /* It fills only if nobody listens. What repeats by itself gives way first. */
+    bool repeats = kind == COLL_EVENT_PEER_UNREACHABLE;
+    if (engine->event_count >= (repeats ? COLL__EVENT_QUEUE / 2 : COLL__EVENT_QUEUE))
         return;
     struct coll_event *event =
         &engine->events[(engine->event_head + engine->event_count) % COLL__EVENT_QUEUE];

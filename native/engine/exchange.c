@@ -232,11 +232,13 @@ static void answer(struct coll__view *view, struct coll__link *link,
 {
     struct coll_group *group = view->group;
     struct coll__frame frame = *asked;
-    if (view == group->committed && group->broken != COLL_OK) {
+    struct coll__tag *tag = coll__tag_find(view, asked->tag);
+    frame.watermark = tag ? tag->settled : 0;
+    if (view == group->committed && group->broken != COLL_OK &&
+        asked->operation > frame.watermark) {
         send_abort(link, &frame, group->broken, group->broken_culprit, group->broken_text);
         return;
     }
-    struct coll__tag *tag = coll__tag_find(view, asked->tag);
     frame = (struct coll__frame){
         .type = COLL__FRAME_OPEN,
         .flags = over ? COLL__FLAG_DONE : COLL__FLAG_ABSENT,
@@ -260,8 +262,13 @@ static void hear_abort(struct coll__view *view, const struct coll__frame *frame,
         return;
     memcpy(text, abort.text, abort.text_length);
     text[abort.text_length] = '\0';
-    if (view == view->group->committed)
+    if (view == view->group->committed) {
         coll__group_break(view->group, (coll_status)abort.status, abort.culprit, text, frame);
+    } else if (view->aborted == COLL_OK) {
+        view->aborted = (coll_status)abort.status;
+        view->aborted_culprit = abort.culprit;
+        snprintf(view->aborted_text, sizeof view->aborted_text, "%.*s", COLL__TEXT - 1, text);
+    }
 }
 
 static coll_status hear_goodbye(struct coll__view *view, struct coll__link *link, uint32_t rank,
@@ -309,8 +316,8 @@ void coll__unplace(struct coll__placement *placement)
     *placement = (struct coll__placement){0};
 }
 
-coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,
-                          const uint8_t *payload, const struct coll__placement *placement)
+static coll_status dispatch(struct coll__link *link, const struct coll__frame *frame,
+                            const uint8_t *payload, const struct coll__placement *placement)
 {
     struct coll__view *view = coll__frame_view(link->engine, frame);
     uint32_t rank = view ? coll__rank_of(view, link->peer) : 0;
@@ -389,4 +396,18 @@ coll_status coll__deliver(struct coll__link *link, const struct coll__frame *fra
         break;
     }
     return COLL_INVALID_ARGUMENT;
+}
+
+coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,
+                          const uint8_t *payload, const struct coll__placement *placement)
+{
+    coll_status status = dispatch(link, frame, payload, placement);
+    if (status != COLL_NO_MEMORY)
+        return status;
+    /* The frame counts as arrived and will not come again, so its operation cannot succeed. */
+    struct coll__view *view = coll__frame_view(link->engine, frame);
+    if (view && view == view->group->committed)
+        coll__group_break(view->group, COLL_NO_MEMORY, (int32_t)view->rank,
+                          "out of memory for what a peer has sent", NULL);
+    return COLL_OK;
 }

@@ -138,7 +138,7 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
     if (link) {
         COLL_TRY(link->transport->update(link, peer));
     } else {
-        COLL_TRY(coll__tcp_transport.open(&engine->host, peer, &link));
+        COLL_TRY(coll__transports[0]->open(&engine->host, peer, &link));
         link->next = engine->host.links;
         engine->host.links = link;
     }
@@ -209,6 +209,8 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
         group->last_operation = first_operation - 1;
     if (previous)
         retire_view(previous, COLL_CANCELLED, "the view changed while the operation was pending");
+    if (view->aborted != COLL_OK)
+        coll__group_break(group, view->aborted, view->aborted_culprit, view->aborted_text, NULL);
     return COLL_OK;
 }
 
@@ -236,68 +238,66 @@ void coll__group_close(struct coll_group *group)
 
 /* ---- breaking ------------------------------------------------------------------------------- */
 
-void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
-                       const char *text, const struct coll__frame *abort)
+/* Which operations a blow spares, because they have succeeded elsewhere. */
+struct spared {
+    const struct coll__frame *abort; /* what its sender has settled in this tag; NULL: nothing */
+    const struct coll__member *leaver; /* what it had finished; NULL: nothing */
+};
+
+static bool is_spared(const struct coll_operation *operation, struct spared spared)
+{
+    if (spared.abort && operation->tag == spared.abort->tag)
+        return operation->number <= spared.abort->watermark;
+    for (uint32_t i = 0; spared.leaver && i < spared.leaver->farewell_count; i++)
+        if (spared.leaver->farewells[i].tag == operation->tag)
+            return operation->number <= spared.leaver->farewells[i].last;
+    return false;
+}
+
+/* The first blow breaks the group; each ends the operations that it does not spare. */
+static void strike(struct coll_group *group, coll_status status, int32_t culprit, const char *text,
+                   struct spared spared)
 {
     struct coll__view *view = group->committed;
-    if (!view || group->broken != COLL_OK)
+    if (!view)
         return;
-    group->broken = status;
-    group->broken_culprit = culprit;
-    snprintf(group->broken_text, sizeof group->broken_text, "%s", text);
+    bool first = group->broken == COLL_OK;
+    if (first) {
+        group->broken = status;
+        group->broken_culprit = culprit;
+        snprintf(group->broken_text, sizeof group->broken_text, "%s", text);
+    }
     for (uint32_t i = 0; i < COLL__OP_BUCKETS; i++) {
         struct coll_operation *operation = view->operations[i];
         while (operation) {
             struct coll_operation *next = operation->next;
-            if (!abort || operation->tag != abort->tag || operation->number > abort->watermark)
+            if (!is_spared(operation, spared))
                 coll__operation_finish(operation, status, culprit, text);
             operation = next;
         }
     }
-    coll__emit(group->engine, COLL_EVENT_BROKEN, group->id, view->number, NULL, text);
+    if (first)
+        coll__emit(group->engine, COLL_EVENT_BROKEN, group->id, view->number, NULL, text);
 }
 
-/* Whether `member` had finished the operation before it said goodbye. */
-static bool had_finished(const struct coll__member *member, const struct coll_operation *operation)
+void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
+                       const char *text, const struct coll__frame *abort)
 {
-    for (uint32_t i = 0; i < member->farewell_count; i++)
-        if (member->farewells[i].tag == operation->tag)
-            return operation->number <= member->farewells[i].last;
-    return false;
+    strike(group, status, culprit, text, (struct spared){.abort = abort});
 }
 
 void coll__group_fail_peer(struct coll_group *group, coll_status status, const uint8_t peer[16],
                            bool left, const char *text)
 {
     struct coll__view *view = group->committed;
-    if (!view)
-        return;
-    uint32_t rank = coll__rank_of(view, peer);
-    if (rank == view->size) {
+    uint32_t rank = view ? coll__rank_of(view, peer) : 0;
+    if (!view || rank == view->size) {
         coll__group_break(group, status, -1, text, NULL);
         return;
     }
     struct coll__member *member = &view->members[rank];
     member->gone = true;
-    if (!left) {
-        coll__group_break(group, status, (int32_t)rank, text, NULL);
-        return;
-    }
-    if (group->broken != COLL_OK)
-        return;
-    group->broken = status;
-    group->broken_culprit = (int32_t)rank;
-    snprintf(group->broken_text, sizeof group->broken_text, "%s", text);
-    for (uint32_t i = 0; i < COLL__OP_BUCKETS; i++) {
-        struct coll_operation *operation = view->operations[i];
-        while (operation) {
-            struct coll_operation *next = operation->next;
-            if (!had_finished(member, operation))
-                coll__operation_finish(operation, status, (int32_t)rank, text);
-            operation = next;
-        }
-    }
-    coll__emit(group->engine, COLL_EVENT_BROKEN, group->id, view->number, NULL, text);
+    strike(group, status, (int32_t)rank, text, (struct spared){.leaver = left ? member : NULL});
 }
 
 /* ---- links ---------------------------------------------------------------------------------- */

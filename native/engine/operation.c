@@ -10,8 +10,6 @@
 
 #include "engine/engine.h"
 
-static const uint64_t STALL_NS = 200000000; /* a running operation asks after the absent */
-
 coll_status coll__operation_new(struct coll__view *view, uint32_t tag, uint64_t number,
                                 struct coll_operation **made)
 {
@@ -101,12 +99,15 @@ static void let_go_of_buffers(struct coll_operation *operation)
     }
 }
 
+/* Move the watermark: it never passes an operation that is not over, or that failed. */
 static void settle(struct coll_operation *operation)
 {
     struct coll__tag *tag = coll__tag_find(operation->view, operation->tag);
     if (!tag)
         return;
-    while (tag->settled + 1 < tag->following &&
+    if (operation->status != COLL_OK && (tag->failed == 0 || operation->number < tag->failed))
+        tag->failed = operation->number;
+    while (tag->settled + 1 < tag->following && tag->settled + 1 != tag->failed &&
            !coll__operation_find(operation->view, tag->tag, tag->settled + 1))
         tag->settled++;
 }
@@ -137,8 +138,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
         pthread_cond_broadcast(&engine->changed);
     if (operation->listed) {
         unlist(operation);
-        if (status == COLL_OK)
-            settle(operation);
+        settle(operation);
         coll__operation_unref(operation);
     }
 }
@@ -193,7 +193,8 @@ void coll__name_describe(const struct coll_operation *operation, char *text, siz
     if (operation->tag == COLL_UNTAGGED)
         snprintf(text, length, "operation %llu of view %llu", number, view);
     else
-        snprintf(text, length, "operation %llu (tag %u) of view %llu", number, operation->tag, view);
+        snprintf(text, length, "operation %llu (tag %u) of view %llu", number, operation->tag,
+                 view);
 }
 
 /* Who is missing: those that have not issued it, else those whose data has not come. */
@@ -253,7 +254,7 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now)
     if (now < operation->stall_check)
         return;
     /* A mismatch that puts no frame in flight is found here, and so is who is absent. */
-    operation->stall_check = now + STALL_NS;
+    operation->stall_check = now + COLL__STALL_NS;
     for (uint32_t rank = 0; rank < operation->view->size; rank++)
         if (rank != operation->view->rank && !operation->seen[rank])
             coll__ask(operation, rank);

@@ -64,7 +64,8 @@ static void tick(struct coll_engine *engine, uint64_t now)
     bool paused = engine->last_tick != 0 && now - engine->last_tick > PAUSE_NS;
     engine->last_tick = now;
     engine->next_tick = now + TICK_NS;
-    coll__tcp_transport.tick(&engine->host, now, paused);
+    for (uint32_t i = 0; coll__transports[i]; i++)
+        coll__transports[i]->tick(&engine->host, now, paused);
     for (struct coll_group *group = engine->groups; group; group = group->next)
         coll__group_tick(group, now);
 }

@@ -18,6 +18,7 @@
 
 struct coll__link;
 
+enum { COLL__TRANSPORT_SLOTS = 4 };
 enum { COLL__SLICE_MAX = 256 << 10 }; /* what the engine cuts by itself: stays in the L2 cache */
 
 /* The part of an engine that its transports use. */
@@ -27,7 +28,7 @@ struct coll__host {
     struct coll_counters counters;
     uint8_t peer_id[16];
     struct coll__link *links;
-    void *tcp; /* the TCP transport's own state */
+    void *state[COLL__TRANSPORT_SLOTS]; /* each transport's own, by its slot */
 };
 
 /* A frame on its way out. Made by the engine, owned by the transport from pull until released. */
@@ -70,6 +71,7 @@ struct coll__link {
 };
 
 struct coll__transport {
+    uint32_t slot;                      /* in host->state */
     /* Listen, as the host's options say. */
     coll_status (*start)(struct coll__host *host);
     /* Close what start opened; all links are closed already. Also after a failed start. */
@@ -98,7 +100,8 @@ struct coll__transport {
     coll_status (*inject)(struct coll__link *link, uint32_t fault, uint64_t after_slices);
 };
 
-extern const struct coll__transport coll__tcp_transport;
+/* All there are, NULL at the end. Defined by the API, which puts the parts together. */
+extern const struct coll__transport *const coll__transports[];
 
 /* ---- what a transport calls ------------------------------------------------------------- */
 

@@ -264,9 +264,11 @@ COLL_API void coll_group_discard(struct coll_group *group);
  * and `text`. With left != 0 `peer` left gracefully: operations that it had finished go on. */
 COLL_API void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16],
                               int left, const char *text);
+/* COLL_OK, or why the group is broken; *culprit is the rank it is about, -1: none. */
+COLL_API coll_status coll_group_state(struct coll_group *group, int32_t *culprit);
 /* The highest operation number issued so far over all tags (0 if none). */
 COLL_API uint64_t coll_group_last_operation(struct coll_group *group);
-/* Say goodbye to the peers of the view and wait (at most timeout_ns) until they have all that
+/* Say goodbye to the peers of the view (once) and wait (at most timeout_ns) until they have all that
  * this peer owes them. */
 COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns);
 /* Release the group and its links. Outstanding operations end with COLL_CLOSED. */

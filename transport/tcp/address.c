@@ -44,6 +44,21 @@ static coll_status parse_host(const char *host, union tcp_address *address)
     return COLL_OK;
 }
 
+bool coll__tcp_same_host(const union tcp_address *a, const union tcp_address *b)
+{
+    const struct in6_addr *a6 = &a->v6.sin6_addr, *b6 = &b->v6.sin6_addr;
+    bool a_is_4 = a->any.sa_family == AF_INET, b_is_4 = b->any.sa_family == AF_INET;
+    if (a_is_4 && b_is_4)
+        return a->v4.sin_addr.s_addr == b->v4.sin_addr.s_addr;
+    if (!a_is_4 && !b_is_4)
+        return memcmp(a6, b6, sizeof *a6) == 0;
+    /* A dual-stack listener sees an IPv4 peer as ::ffff:a.b.c.d. */
+    const union tcp_address *four = a_is_4 ? a : b;
+    const struct in6_addr *six = a_is_4 ? b6 : a6;
+    return IN6_IS_ADDR_V4MAPPED(six) &&
+           memcmp(six->s6_addr + 12, &four->v4.sin_addr, sizeof four->v4.sin_addr) == 0;
+}
+
 coll_status coll__tcp_parse(const char *text, union tcp_address *address)
 {
     char host[128];
@@ -189,7 +204,8 @@ void coll__tcp_socket_options(struct coll__host *host, int fd)
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, 5);
     set(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2);
     set(fd, IPPROTO_TCP, TCP_KEEPCNT, 5);
-    set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(host->options.detection_ns / 1000000 * 3));
+    uint64_t patience = host->options.detection_ns / 1000000 * 3;
+    set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, patience < 600000 ? (int)patience : 600000);
     const char *wanted = host->options.congestion;
     if (wanted)
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, wanted, (socklen_t)strlen(wanted));

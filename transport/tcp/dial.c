@@ -40,10 +40,11 @@ static void count_failure(struct tcp_link *link, uint32_t address, int error, co
     coll__tcp_format(&link->addresses[address], text, sizeof text);
     snprintf(link->why, sizeof link->why, "%s: %s", text, why);
     link->failures++;
-    if (error == ECONNREFUSED)
+    bool good = link->good_known && address == link->good_address;
+    if (error == ECONNREFUSED && (good || !link->good_known))
         link->refusals++;
     uint64_t now = coll__now();
-    if (link->address_count > 0 && link->failures % link->address_count != 0) {
+    if (!good && link->address_count > 0 && link->failures % link->address_count != 0) {
         link->next_dial = now;
         return;
     }
@@ -101,9 +102,9 @@ static uint16_t free_slot(const struct tcp_link *link)
 
 static void dial_one(struct tcp_link *link, uint64_t now)
 {
-    /* What worked before comes first; then the list, round and round. */
-    uint32_t index = link->was_up && link->failures == 0 ? link->good_address
-                                                         : link->next_address++;
+    /* Where the peer was seen before comes first and every other time; between, the list. */
+    link->good_turn = link->good_known && !link->good_turn;
+    uint32_t index = link->good_turn ? link->good_address : link->next_address++;
     index %= link->address_count;
     link->next_dial = now + (link->base.up ? 0 : STAGGER_NS);
     int fd = connect_to(link, &link->addresses[index]);
@@ -127,6 +128,18 @@ static void dial_one(struct tcp_link *link, uint64_t now)
     link->dial_count++;
 }
 
+/* One side alone opens the other connections, or there would be twice as many: the one who dials
+ * first, unless only the other one can dial. */
+static bool opens_more(const struct tcp_link *link)
+{
+    bool dialed = false, accepted = false;
+    for (const struct tcp_connection *at = link->open; at; at = at->next) {
+        dialed |= at->dialed;
+        accepted |= !at->dialed;
+    }
+    return dialed && (!accepted || coll__tcp_dials_first(link));
+}
+
 void coll__tcp_dial(struct tcp_link *link, uint64_t now)
 {
     uint32_t wanted = link->base.host->options.connections;
@@ -141,8 +154,7 @@ void coll__tcp_dial(struct tcp_link *link, uint64_t now)
     if (link->base.goodbye || link->address_count == 0)
         return;
     if (link->base.up) {
-        /* One side alone opens the others, or there would be twice as many. */
-        while (coll__tcp_dials_first(link) && link->open_count + link->dial_count < wanted &&
+        while (opens_more(link) && link->open_count + link->dial_count < wanted &&
                now >= link->next_dial)
             dial_one(link, now);
         return;

@@ -28,7 +28,7 @@ static void refuse(struct tcp_connection *connection, const char *why)
         coll__tcp_dial_failed(connection, 0, why);
         return;
     }
-    struct tcp *tcp = connection->host->tcp;
+    struct tcp *tcp = coll__tcp_of(connection->host);
     coll__tcp_remove(&tcp->strangers, connection);
     tcp->stranger_count--;
     connection->failed = true;
@@ -176,7 +176,7 @@ static void take_proof(struct tcp_connection *connection)
         refuse(connection, "");
         return;
     }
-    struct tcp *tcp = host->tcp;
+    struct tcp *tcp = coll__tcp_of(host);
     coll__tcp_remove(&tcp->strangers, connection);
     tcp->stranger_count--;
     coll__tcp_attach((struct tcp_link *)link, connection);

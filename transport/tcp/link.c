@@ -21,6 +21,7 @@ static const uint64_t GRACE_NS = 300000000; /* a live peer whose link broke come
 static void set_addresses(struct tcp_link *link, const struct coll_peer *peer)
 {
     uint32_t count = 0;
+    union tcp_address good = link->addresses[link->good_address];
     for (uint32_t i = 0; i < peer->address_count && count < COLL__ADDRESSES; i++) {
         if (coll__tcp_parse(peer->addresses[i], &link->addresses[count]) == COLL_OK)
             count++;
@@ -28,6 +29,14 @@ static void set_addresses(struct tcp_link *link, const struct coll_peer *peer)
             snprintf(link->why, sizeof link->why, "%s: no numeric HOST:PORT", peer->addresses[i]);
     }
     link->address_count = count;
+    bool was_known = link->good_known;
+    link->good_known = false;
+    for (uint32_t i = 0; was_known && i < count && !link->good_known; i++) {
+        if (memcmp(&good, &link->addresses[i], sizeof good) == 0) {
+            link->good_known = true;
+            link->good_address = i;
+        }
+    }
 }
 
 static coll_status link_open(struct coll__host *host, const struct coll_peer *peer,
@@ -94,14 +103,33 @@ static void fail_replaced(struct tcp_link *link, const struct tcp_connection *co
     }
 }
 
+/* Which of the peer's addresses is at the host that an accepted connection came from. */
+static void recognise(struct tcp_link *link, int fd)
+{
+    union tcp_address from;
+    socklen_t length = sizeof from;
+    if (getpeername(fd, &from.any, &length) != 0)
+        return;
+    for (uint32_t i = 0; i < link->address_count && !link->good_known; i++) {
+        if (coll__tcp_same_host(&from, &link->addresses[i])) {
+            link->good_known = true;
+            link->good_address = i;
+        }
+    }
+}
+
 void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
 {
     struct coll__host *host = link->base.host;
     if (connection->dialed) {
         coll__tcp_remove(&link->dials, connection);
         link->dial_count--;
+        link->good_known = true;
         link->good_address = connection->address;
+    } else if (!link->good_known) {
+        recognise(link, connection->watch.fd);
     }
+    link->good_turn = false;
     connection->link = link;
     connection->state = TCP_OPEN;
     connection->next = link->open;
@@ -276,8 +304,10 @@ static void report_death(struct tcp_link *link, uint64_t now)
                  (double)(now - link->last_heard) / 1e9);
     } else {
         uint64_t down = now - link->down_since;
-        bool refused = link->refusals >= 3 && link->refusals >= link->address_count &&
-                       link->refusals == link->failures && down >= GRACE_NS;
+        /* Refused where it was seen; or, if that is not known, refused everywhere. */
+        bool refused = link->refusals >= 3 && down >= GRACE_NS &&
+                       (link->good_known || (link->refusals == link->failures &&
+                                             link->refusals >= link->address_count));
         if (!refused && down <= options->detection_ns && !link->base.goodbye)
             return;
         if (link->base.goodbye)
@@ -319,6 +349,7 @@ static coll_status link_inject(struct coll__link *base, uint32_t fault, uint64_t
 }
 
 const struct coll__transport coll__tcp_transport = {
+    .slot = TCP_SLOT,
     .start = coll__tcp_start,
     .stop = coll__tcp_stop,
     .tick = coll__tcp_tick,

@@ -178,7 +178,7 @@ coll_status coll__tcp_start(struct coll__host *host)
     if (!tcp)
         return COLL_NO_MEMORY;
     tcp->host = host;
-    host->tcp = tcp;
+    host->state[TCP_SLOT] = tcp;
     union tcp_address list[COLL__ADDRESSES];
     uint32_t count;
     COLL_TRY(coll__tcp_check_congestion(host));
@@ -188,7 +188,7 @@ coll_status coll__tcp_start(struct coll__host *host)
 
 void coll__tcp_stop(struct coll__host *host)
 {
-    struct tcp *tcp = host->tcp;
+    struct tcp *tcp = coll__tcp_of(host);
     if (!tcp)
         return;
     while (tcp->strangers)
@@ -196,12 +196,12 @@ void coll__tcp_stop(struct coll__host *host)
     for (uint32_t i = 0; i < tcp->listener_count; i++)
         close(tcp->listeners[i].watch.fd);
     free(tcp);
-    host->tcp = NULL;
+    host->state[TCP_SLOT] = NULL;
 }
 
 coll_status coll__tcp_address(struct coll__host *host, uint32_t i, char *buffer, size_t length)
 {
-    const struct tcp *tcp = host->tcp;
+    const struct tcp *tcp = coll__tcp_of(host);
     if (i >= tcp->advertised_count)
         return COLL_INVALID_ARGUMENT;
     coll__tcp_format(&tcp->advertised[i], buffer, length);
@@ -210,7 +210,7 @@ coll_status coll__tcp_address(struct coll__host *host, uint32_t i, char *buffer,
 
 void coll__tcp_tick(struct coll__host *host, uint64_t now, bool paused)
 {
-    struct tcp *tcp = host->tcp;
+    struct tcp *tcp = coll__tcp_of(host);
     for (uint32_t i = 0; i < tcp->listener_count; i++) {
         if (tcp->listeners[i].muted) {
             tcp->listeners[i].muted = false;
@@ -245,7 +245,9 @@ static void close_all(struct tcp_connection *connection)
 void coll__tcp_fork_child(struct coll__host *host)
 {
     /* Runs in the child, where only this thread exists: closes, frees nothing, takes no lock. */
-    struct tcp *tcp = host->tcp;
+    struct tcp *tcp = coll__tcp_of(host);
+    if (!tcp)
+        return;
     for (uint32_t i = 0; i < tcp->listener_count; i++)
         close(tcp->listeners[i].watch.fd);
     close_all(tcp->strangers);

@@ -92,7 +92,9 @@ struct tcp_link {
     uint32_t dial_count;
     /* dialling */
     uint64_t next_dial;
-    uint32_t next_address, good_address, failures, refusals, round;
+    uint32_t next_address, failures, refusals, round;
+    uint32_t good_address;        /* where the peer was seen; meaningful if good_known */
+    bool good_known, good_turn;
     uint64_t down_since;          /* 0: never was up, or is up */
     bool was_up;
     char why[128];                /* the last failure, for people */
@@ -129,10 +131,21 @@ struct tcp {
     uint32_t stranger_count;
 };
 
+extern const struct coll__transport coll__tcp_transport;
+
+enum { TCP_SLOT = 0 };
+
+static inline struct tcp *coll__tcp_of(const struct coll__host *host)
+{
+    return host->state[TCP_SLOT];
+}
+
 /* address.c */
 socklen_t coll__tcp_length(const union tcp_address *address);
 uint16_t coll__tcp_port(const union tcp_address *address);
 void coll__tcp_set_port(union tcp_address *address, uint16_t port);
+/* The same host; ports do not matter. */
+bool coll__tcp_same_host(const union tcp_address *a, const union tcp_address *b);
 coll_status coll__tcp_parse(const char *text, union tcp_address *address);
 void coll__tcp_format(const union tcp_address *address, char *text, size_t length);
 /* The addresses to listen on (without ports), from bind and interface. */
