@@ -18,7 +18,7 @@ from typing import Any
 
 from collectives import errors
 from collectives._native import ffi, lib
-from collectives._native.engine import Counters, Engine, check, nanoseconds
+from collectives._native.engine import Counters, Engine, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
 from collectives.data_plane import EnginePlane
 from collectives.membership.agent import Agent
@@ -52,6 +52,8 @@ class _Scratch(threading.local):
         self.call = ffi.new("struct coll_call *")
         self.info = ffi.new("struct coll_info *")
         self.operation = ffi.new("struct coll_operation **")
+        self.contributors: tuple[str, ...] = ()
+        self.culprit = ffi.new("int32_t *")
         self.issued = False  # whether the call that failed last had become an operation
 
 
@@ -116,11 +118,16 @@ class Group:
         return self._names[self._rank]
 
     def on_view_change(self, call: Callable[[View], None]) -> None:
-        """Have ``call(view)`` called inside ``sync``, whenever that changed the view."""
+        """Have ``call(view)`` called inside ``sync``, whenever that changed the view.
+
+        Args:
+            call: gets the new view; what it raises, ``sync`` raises.
+        """
         self._listeners.append(call)
 
     def counters(self) -> Counters:
-        """What the data plane refused and repaired so far."""
+        """What the data plane refused and repaired so far; all zero once the group was left."""
+        self._check_process()
         return self._engine.counters()
 
     def sync(self, *, timeout: float | None = None) -> SyncOutcome:
@@ -176,18 +183,29 @@ class Group:
     def leave(self, *, timeout: float = 10.0) -> None:
         """Leave gracefully: first the others get all that this peer owes them.
 
-        Calling it again does nothing.
+        Nothing is raised if the coordinator is gone: the others find out by themselves. Calling
+        it again does nothing.
+
+        Args:
+            timeout: seconds that all of it may take.
         """
-        if self._closed or os.getpid() != self._pid:
+        self._check_process()
+        if self._closed:
             return
+        deadline = time.monotonic() + timeout
         try:
             if not self._failed.told:
-                self._native.flush(min(timeout, _FLUSH_SECONDS))
-            self._agent.leave(timeout)
+                self._flush(min(deadline, time.monotonic() + _FLUSH_SECONDS))
+            self._agent.leave(max(0.1, deadline - time.monotonic()))
         except errors.CoordinatorUnreachable:
             pass  # the others find out by themselves
         finally:
             self._close()
+
+    def _flush(self, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if self._native.flush(SLICE_NS * 1e-9):
+                return
 
     def __enter__(self) -> Group:
         return self
@@ -198,6 +216,8 @@ class Group:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child, which runs off the end of the block, too
         if kind is None:
             self.leave()
         else:
@@ -251,7 +271,16 @@ class Group:
         timeout: float | None = None,
         atomic: bool = True,
     ) -> Work:
-        """``all_reduce`` without waiting: see there. The arrays must not be touched meanwhile."""
+        """Start an ``all_reduce``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+                Waiting raises what ``all_reduce`` raises.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
         self._reduction(array, op, out, tag, timeout, atomic)
         return self._issue(array if out is None else out, (array, out))
 
@@ -274,8 +303,12 @@ class Group:
             timeout: as in ``all_reduce``.
             atomic: as in ``all_reduce``.
 
+        Returns:
+            ``value`` is the array; ``contributors`` is the root alone.
+
         Raises:
-            As ``all_reduce``.
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
         """
         self._copying(array, root, tag, timeout, atomic)
         return self._blocking(array)
@@ -289,21 +322,43 @@ class Group:
         timeout: float | None = None,
         atomic: bool = True,
     ) -> Work:
-        """``broadcast`` without waiting: see there."""
+        """Start a ``broadcast``; its arguments are those.
+
+        Returns:
+            The operation under way; the array must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
         self._copying(array, root, tag, timeout, atomic)
         return self._issue(array, (array,))
 
     def barrier(self, *, tag: int | None = None, timeout: float | None = None) -> Result:
         """Return once every member has called it.
 
+        Args:
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+
+        Returns:
+            ``value`` is None; ``contributors`` are all members.
+
         Raises:
-            As ``all_reduce``.
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: as ``all_reduce``.
         """
         self._prepare(lib.COLL_BARRIER, tag, timeout)
         return self._blocking(None)
 
     def barrier_async(self, *, tag: int | None = None, timeout: float | None = None) -> Work:
-        """``barrier`` without waiting."""
+        """Start a ``barrier``; its arguments are those.
+
+        Returns:
+            The operation under way.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+        """
         self._prepare(lib.COLL_BARRIER, tag, timeout)
         return self._issue(None, ())
 
@@ -312,6 +367,7 @@ class Group:
     def _prepare(self, kind: int, tag: int | None, timeout: float | None) -> Any:
         """Begin this thread's argument structure for an operation without payload."""
         call = self._scratch.call
+        self._scratch.contributors = self._names
         call.kind = kind
         call.tag = self._tag(tag)
         call.timeout_ns = self._timeout_ns if timeout is None else _checked_ns(timeout)
@@ -354,6 +410,7 @@ class Group:
         pointer, count, dtype = buffer_of(array, "array", writable=root != self._rank)
         call = self._prepare(lib.COLL_BROADCAST, tag, timeout)
         call.root = self._root(root)
+        self._scratch.contributors = (self._names[root],)
         call.input = call.output = pointer
         call.count = count
         call.dtype = dtype
@@ -391,7 +448,7 @@ class Group:
         try:
             status = _run(self._handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
             if status == _OK:
-                return make_result(value, self._names, scratch.info)
+                return make_result(value, scratch.contributors, scratch.info)
             return self._slowly(status, scratch, value)
         except errors.CollectiveError:
             raise
@@ -422,7 +479,9 @@ class Group:
         if operation == ffi.NULL:
             return None
         scratch.operation[0] = ffi.NULL  # it is taken once
-        return Work(operation, value, self._names, self._rank, keep, self._failed)
+        return Work(
+            operation, value, self._names, self._rank, keep, self._failed, scratch.contributors
+        )
 
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
@@ -433,11 +492,10 @@ class Group:
     def _refused(self, status: int) -> None:
         if status not in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
             self._failed.told = True
-        message = ffi.string(lib.coll_last_error()).decode("utf-8", "replace")
-        if status == lib.COLL_PEER_LOST:
-            gone = [name for name in self._names if f"'{name}'" in message]
-            raise errors.PeerLost(message, peer=gone[0] if gone else "")
-        check(status)
+        message = text(lib.coll_last_error())
+        lib.coll_group_state(self._handle, self._scratch.culprit)
+        culprit = self._scratch.culprit[0]
+        raise_status(status, message, peer=self._names[culprit] if culprit >= 0 else "")
 
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
@@ -468,11 +526,14 @@ class Group:
         self._names = tuple(peer.name for peer in view.peers)
         self._failed = Failure()
 
-    def _check_alive(self) -> None:
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise errors.CollectiveError(
                 "this group belongs to the parent process; call collectives.join() in the child"
             )
+
+    def _check_alive(self) -> None:
+        self._check_process()
         if self._closed:
             raise errors.CollectiveError("this group was left; call collectives.join() again")
 

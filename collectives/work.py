@@ -6,12 +6,13 @@ import asyncio
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Generator
 from typing import Any, NoReturn
 
 from collectives import errors
 from collectives._native import ffi, lib
-from collectives._native.engine import nanoseconds, raise_status, text
+from collectives._native.engine import check, nanoseconds, raise_status, text
 
 SLICE_NS = 100_000_000
 """How long a wait stays in the core before Python may handle signals: Ctrl-C works in every one."""
@@ -26,7 +27,7 @@ class Result:
     Attributes:
         value: the array that holds the result: the input if in place, else ``out``; None for
             a barrier.
-        contributors: names of the peers whose input is in the result.
+        contributors: names of the peers whose input is in the result, by rank.
         view: number of the view in which it ran.
         retries: how often it was repeated because a peer was lost.
         wire_bytes: bytes that this peer sent for it, headers included.
@@ -134,12 +135,14 @@ class Work:
         rank: int,
         keep: Any,
         failure: Failure,
+        contributors: tuple[str, ...],
     ) -> None:
         self._handle = ffi.gc(handle, lib.coll_operation_release)
         self._value = value
         self._names = names
         self._rank = rank
         self._failure = failure
+        self._contributors = contributors
         self._keep = keep  # the arrays whose memory the core uses
         self._result: Result | None = None
         self._watchers = 0  # guarded by _watching, like _event_fd
@@ -147,30 +150,35 @@ class Work:
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
-        return bool(lib.coll_test(self._handle) != lib.COLL_IN_PROGRESS)
+        status = lib.coll_test(self._handle)
+        if status == lib.COLL_FORKED:
+            check(status)
+        return bool(status != lib.COLL_IN_PROGRESS)
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait until it has ended.
 
         Args:
             timeout: seconds to wait here; None: as long as the operation's own timeout. When it
-                passes, the operation goes on and may be waited for again.
+                passes, or Ctrl-C ends the waiting, the operation goes on and may be waited for
+                again.
 
         Raises:
             Timeout: it has not ended within ``timeout``, or within its own.
-            PeerLost, MismatchError, Cancelled: it failed; the inputs are as they were before.
+            PeerLost, MismatchError, Cancelled, Evicted: it failed; the inputs are as they were
+                before.
         """
         if self._result is not None:
             return self._result
         if timeout is not None and not timeout >= 0:
             raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, not below 0")
-        left = 2**63 if timeout is None else nanoseconds(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            part = min(left, SLICE_NS)
-            status = lib.coll_wait(self._handle, part)
+            # A signal ends a wait in the core early, so the time left is asked of the clock.
+            left = SLICE_NS if deadline is None else nanoseconds(deadline - time.monotonic())
+            status = lib.coll_wait(self._handle, max(0, min(left, SLICE_NS)))
             if status != lib.COLL_IN_PROGRESS:
                 break
-            left -= part
             if left <= 0:
                 raise errors.Timeout(
                     f"the operation has not ended within {timeout:g} s; it goes on: wait again, or"
@@ -182,6 +190,9 @@ class Work:
         """Abort it here and at all other peers, where it raises ``Cancelled``.
 
         No effect once it has ended. The group is broken until every member calls ``sync()``.
+
+        Args:
+            reason: for the others' message.
         """
         me = self._names[self._rank]
         message = f"'{me}' cancelled operation {self.telemetry().number}"
@@ -192,6 +203,8 @@ class Work:
 
     def telemetry(self) -> Telemetry:
         """Where its time went so far."""
+        if lib.coll_test(self._handle) == lib.COLL_FORKED:
+            check(lib.COLL_FORKED)
         info = ffi.new("struct coll_info *")
         lib.coll_operation_get_info(self._handle, info)
         link = ffi.new("struct coll_link_info *")
@@ -263,12 +276,14 @@ class Work:
 
     def _finish(self, status: int) -> Result:
         self._keep = None
+        if status == lib.COLL_FORKED:
+            check(status)
         if status != lib.COLL_OK:
             self._failure.told = True
             raise_operation(self._handle, status, self._names)
         info = ffi.new("struct coll_info *")
         lib.coll_operation_get_info(self._handle, info)
-        self._result = make_result(self._value, self._names, info)
+        self._result = make_result(self._value, self._contributors, info)
         return self._result
 
 
