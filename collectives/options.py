@@ -28,7 +28,8 @@ class Options:
         timeout: seconds a call may take before it raises ``Timeout``.
         detection: seconds of silence after which a peer is reported lost; None: never (for
             debuggers).
-        heartbeat: seconds between the heartbeats of an idle link.
+        heartbeat: seconds between the heartbeats of an idle link; at most a quarter of the shortest
+            detection time of any peer.
 
     Raises:
         InvalidArgument: a value is out of its range.
@@ -73,3 +74,8 @@ class Options:
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise InvalidArgument(f"Options.{field} is {value}; it is in seconds, above 0")
+        if self.detection is not None and self.detection < 4 * self.heartbeat:
+            raise InvalidArgument(
+                f"Options.detection is {self.detection}, less than four heartbeats of"
+                f" {self.heartbeat} s: a late one would look like a death"
+            )

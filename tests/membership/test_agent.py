@@ -187,7 +187,7 @@ def test_a_suspected_peer_is_lost_to_all_and_learns_that_it_was_evicted(run):
         peer, left, text = plane.failed[0]
         assert (peer, left) == (dead, False)
         assert "is dead by the word of 'p0': connection reset" in text
-    with pytest.raises(errors.Evicted, match=r"connection reset; call rejoin\(\)"):
+    with pytest.raises(errors.Evicted, match=r"connection reset; call collectives.join\(\) again"):
         agents[2].sync(0, LIMIT)
     assert run.planes[2].failed[0][0] == dead, "its own data plane is broken too"
 
