@@ -169,7 +169,7 @@ static struct coll__slice *serve(struct coll__link *link, struct coll__flow **ri
     return NULL;
 }
 
-struct coll__slice *coll__pull(struct coll__link *link)
+struct coll__slice *coll__pull(struct coll__link *link, bool bulk)
 {
     for (int pass = 0; pass < 2; pass++) {
         struct coll__slice *slice = link->control_head;
@@ -180,7 +180,7 @@ struct coll__slice *coll__pull(struct coll__link *link)
             return slice;
         }
         slice = serve(link, &link->small_flows);
-        if (!slice)
+        if (!slice && bulk)
             slice = serve(link, &link->bulk_flows);
         /* A second pass only to send the questions that this one may have queued. */
         if (slice || !link->control_head)

@@ -105,8 +105,9 @@ extern const struct coll__transport *const coll__transports[];
 
 /* ---- what a transport calls ------------------------------------------------------------- */
 
-/* The next slice to send on the link, NULL if there is none that may go now. */
-struct coll__slice *coll__pull(struct coll__link *link);
+/* The next slice to send on the link, NULL if there is none that may go now. `bulk`: whether it may
+ * be one of a large operation. */
+struct coll__slice *coll__pull(struct coll__link *link, bool bulk);
 /* The transport is done with the slice. */
 void coll__slice_release(struct coll__host *host, struct coll__slice *slice);
 /* The payload that the slice must now carry itself, because its operation's buffers are going

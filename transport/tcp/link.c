@@ -7,12 +7,15 @@
  * overwritten by the time of a second sending, but only after the receiver had them (the plan
  * guarantees it), so the second copy is dropped as a duplicate before anyone looks at its bytes.
  */
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "transport/tcp/tcp.h"
 
+enum { BULK_LEAST = 2 << 20 };
+static const uint64_t MEASURE_NS = 20000000;
 static const uint64_t ACK_DELAY_NS = 15000000;
 static const uint64_t GRACE_NS = 300000000; /* a live peer whose link broke comes back by then */
 
@@ -48,6 +51,7 @@ static coll_status link_open(struct coll__host *host, const struct coll_peer *pe
     coll__link_init(&link->base, host, &coll__tcp_transport, peer);
     set_addresses(link, peer);
     link->next_sequence = 1;
+    link->bulk_limit = BULK_LEAST;
     uint64_t now = coll__now();
     link->last_heard = link->last_sent = now;
     link->next_dial = coll__tcp_dials_first(link) ? now : now + 250000000;
@@ -193,6 +197,30 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     coll__tcp_pump(link);
 }
 
+/* Kernels buffer megabytes on every connection. What a large operation has put there goes before a
+ * small one that comes later, so no more of it is let in than keeps the link busy: what is under
+ * way in a round trip, twice, so that it can grow, and what the acknowledgements take. */
+static void limit_bulk(struct tcp_link *link, uint64_t now)
+{
+    if (now - link->measured < MEASURE_NS)
+        return;
+    uint64_t goodput = link->acknowledged_bulk * 1000000000 / (now - link->measured);
+    link->goodput -= link->goodput / 8;
+    if (goodput > link->goodput)
+        link->goodput = goodput;
+    uint64_t round_trip = 0; /* the longest, in microseconds */
+    for (struct tcp_connection *at = link->open; at; at = at->next) {
+        struct tcp_info info;
+        socklen_t length = sizeof info;
+        if (getsockopt(at->watch.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+            info.tcpi_rtt > round_trip)
+            round_trip = info.tcpi_rtt;
+    }
+    link->bulk_limit = BULK_LEAST + 2 * (link->goodput / 1000 * round_trip / 1000);
+    link->acknowledged_bulk = 0;
+    link->measured = now;
+}
+
 /* ---- acknowledgements ----------------------------------------------------------------------- */
 
 void coll__tcp_acknowledged(struct tcp_link *link, uint64_t upto)
@@ -205,6 +233,8 @@ void coll__tcp_acknowledged(struct tcp_link *link, uint64_t upto)
         struct tcp_connection *by = entry->by;
         if (!slice)
             continue;
+        link->bulk_bytes -= entry->bulk;
+        link->acknowledged_bulk += entry->bulk;
         *entry = (struct tcp_entry){0};
         if (!by)
             link->to_resend--;
@@ -235,7 +265,7 @@ void coll__tcp_mark(struct tcp_link *link, const struct coll__frame *frame)
     }
     link->unacknowledged++;
     link->unacknowledged_bytes += frame->length;
-    if (link->unacknowledged >= COLL__WINDOW / 16 || link->unacknowledged_bytes >= 1 << 20 ||
+    if (link->unacknowledged >= COLL__WINDOW / 16 || link->unacknowledged_bytes >= BULK_LEAST / 8 ||
         (frame->flags & COLL__FLAG_ACK_NOW))
         link->acknowledge_now = true;
 }
@@ -330,6 +360,10 @@ void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused)
     }
     coll__tcp_dial(link, now);
     report_death(link, now);
+    if (link->acknowledged_bulk > 0)
+        limit_bulk(link, now);
+    else
+        link->measured = now;
     bool due = link->unacknowledged > 0 || link->base.eager_consumed != link->base.eager_announced;
     if (now - link->last_sent >= link->base.host->options.heartbeat_ns ||
         (due && now - link->last_sent >= ACK_DELAY_NS))

@@ -9,7 +9,7 @@
 #include "transport/tcp/tcp.h"
 #include "wire/crc32c.h"
 
-enum { BUDGET = 4 << 20 }; /* bytes of one connection before the others get a turn */
+enum { BUDGET = 1 << 20 }; /* bytes of one connection before the others get a turn */
 
 static void nonsense(struct tcp_connection *connection, const char *why)
 {

@@ -34,12 +34,14 @@ static bool choose(struct tcp_connection *connection, bool *again)
         *again = true;
     } else if (link->next_sequence - link->acknowledged <= COLL__WINDOW &&
                link->retained_bytes < RETAINED_MAX) {
-        struct coll__slice *slice = coll__pull(&link->base);
+        struct coll__slice *slice = coll__pull(&link->base, link->bulk_bytes < link->bulk_limit);
         connection->slice = slice;
         if (slice) {
             slice->frame.sequence = link->next_sequence++;
-            link->window[slice->frame.sequence % COLL__WINDOW] = (struct tcp_entry){slice,
-                                                                                    connection};
+            uint32_t bulk = slice->owned ? 0 : slice->frame.length;
+            link->window[slice->frame.sequence % COLL__WINDOW] = (struct tcp_entry){
+                .slice = slice, .by = connection, .bulk = bulk};
+            link->bulk_bytes += bulk;
             if (slice->owned)
                 link->retained_bytes += slice->frame.length;
         }

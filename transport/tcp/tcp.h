@@ -80,6 +80,7 @@ struct tcp_connection {
 struct tcp_entry {                /* of the window */
     struct coll__slice *slice;    /* NULL: acknowledged */
     struct tcp_connection *by;    /* NULL: has to be sent (again) */
+    uint32_t bulk;                /* what it took of bulk_limit */
 };
 
 struct tcp_link {
@@ -103,6 +104,10 @@ struct tcp_link {
     uint64_t acknowledged;        /* by the peer */
     uint32_t to_resend;
     uint64_t retained_bytes;      /* of owned payloads in the window */
+    uint64_t bulk_bytes;          /* of large operations' payloads in the window */
+    uint64_t bulk_limit;          /* how many of these may be */
+    uint64_t acknowledged_bulk;   /* since `measured` */
+    uint64_t measured, goodput;   /* when bulk_limit was set, and bytes a second until then */
     struct tcp_entry window[COLL__WINDOW];
     uint64_t last_sent;
     /* receiving */
