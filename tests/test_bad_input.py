@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -424,7 +425,8 @@ def join_with(**options: Any) -> None:
 
 
 def test_an_unknown_congestion_control_is_an_error_that_lists_the_available():
-    available = open("/proc/sys/net/ipv4/tcp_available_congestion_control").read().split()
+    kernel = pathlib.Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+    available = kernel.read_text().split()
     with refused(UnsupportedError, "'no-such-thing'", *available):
         join_with(congestion="no-such-thing")
     with refused(collectives.CollectiveError, "congestion"):
