@@ -224,8 +224,8 @@ def flipped(frame: bytes, bit: int) -> bytes:
         Frame(header=127),
         Frame(header=0),
         Frame(sequence=0),
-        Frame(sequence=1025),
-        Frame(sequence=2**64 - 1),
+        Frame(type=VOID, sequence=1025),
+        Frame(type=VOID, sequence=2**64 - 1),
         Frame(type=ALIVE, sequence=1),
         Frame(type=ALIVE, sequence=0, payload=b"x"),
         Frame(payload=bytes(64), crc=1),
@@ -257,6 +257,17 @@ def lib_plan(rank: int, size: int) -> list[tuple[int, int, int]]:
     found = [(steps[i].kind, steps[i].message, steps[i].segment) for i in range(info.steps)]
     lib.coll_plan_free(made[0])
     return found
+
+
+def test_frames_may_be_ahead_by_the_window_and_no_more():
+    with fresh() as pair, contextlib.closing(pair.member()) as member:
+        received = pair.count("received_bytes")
+        for sequence in (1024, 2, 1, 1026):
+            member.sendall(Frame(type=VOID, sequence=sequence).encode())
+        until(lambda: pair.count("received_bytes") == received + 4 * 128, "they were not taken")
+        with pair.counts("corrupt_frames", 1):
+            member.sendall(Frame(type=VOID, sequence=1027).encode())
+            assert is_closed(member)
 
 
 COUNT = 40_000  # 320 KB: large
