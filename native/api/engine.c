@@ -184,6 +184,16 @@ uint64_t coll_group_last_operation(struct coll_group *group)
     return last;
 }
 
+/* Whether slices of an operation that is over wait for the link. Those of one that is not over
+ * would wait for members that may never call it; it ends with an error when we are gone. */
+static bool owes(const struct coll__flow *ring)
+{
+    const struct coll__flow *flow = ring;
+    while (flow && !flow->operation->finished)
+        flow = flow->next == ring ? NULL : flow->next;
+    return flow;
+}
+
 static bool all_drained(const void *argument)
 {
     const struct coll__view *view = argument;
@@ -193,7 +203,7 @@ static bool all_drained(const void *argument)
         const struct coll__link *link = view->members[rank].link;
         if (!link || view->members[rank].gone || link->goodbye)
             continue; /* who leaves too owes us nothing and waits for nothing from us */
-        if (link->control_head || link->small_flows || link->bulk_flows ||
+        if (link->control_head || owes(link->small_flows) || owes(link->bulk_flows) ||
             !link->transport->drained(link))
             return false;
     }

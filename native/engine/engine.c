@@ -179,6 +179,11 @@ void coll__engine_destroy(struct coll_engine *engine)
     engine->stopping = true;
     pthread_cond_broadcast(&engine->thread_wake);
     coll__reactor_wake(&engine->host.reactor);
+    /* Who waits for an operation in another thread finds it finished, once he wakes. */
+    while (engine->callers > 0) {
+        pthread_cond_broadcast(&engine->changed);
+        pthread_cond_wait(&engine->changed, &engine->lock);
+    }
     coll__unlock(engine);
     pthread_join(engine->thread, NULL);
     dispose(engine);

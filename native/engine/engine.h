@@ -175,7 +175,8 @@ struct coll_engine {
     pthread_cond_t changed;      /* an operation finished, or the driver's seat is free */
     pthread_cond_t thread_wake;  /* for the progress thread while it is parked */
     enum coll__driver driver;
-    uint32_t waiting_callers;
+    uint32_t callers;            /* inside coll__drive_until */
+    uint32_t waiting_callers;    /* of them, those that do not drive */
     uint64_t caller_activity;    /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
     bool destroyed;              /* closed, but kept for those who still hold operations */

@@ -99,7 +99,8 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
 {
     bool driving = false;
     uint64_t spin_until = coll__now() + SPIN_NS;
-    while (!done(argument) && coll__now() < until) {
+    engine->callers++;
+    while (!engine->stopping && !done(argument) && coll__now() < until) {
         if (!driving && engine->driver == COLL__CALLER) {
             /* Another caller drives; it signals when something has finished, or when it goes. */
             uint64_t soon = coll__now() + 50000000;
@@ -114,11 +115,13 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
         if (!turn(engine, COLL__CALLER, spin_until, until))
             break;
     }
-    if (!driving)
-        return;
-    engine->driver = COLL__NOBODY;
-    if (engine->waiting_callers > 0)
+    engine->callers--;
+    if (driving)
+        engine->driver = COLL__NOBODY;
+    if (engine->stopping || (driving && engine->waiting_callers > 0))
         pthread_cond_broadcast(&engine->changed);
+    if (!driving || engine->stopping)
+        return;
     /* What is left to send should not wait until the thread looks up by itself. */
     for (struct coll__link *link = engine->host.links; link; link = link->next)
         if (link->control_head || link->small_flows || link->bulk_flows)
