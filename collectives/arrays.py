@@ -62,6 +62,10 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
                 f"{what} of shape {array.shape} is not contiguous; pass"
                 " numpy.ascontiguousarray(...) and copy the result back"
             )
+        if isinstance(array, np.ma.MaskedArray):
+            raise UnsupportedError(
+                f"{what} is a masked array, whose mask would be ignored; pass {what}.filled(...)"
+            )
         if writable and not flags.writeable:
             raise InvalidArgument(f"{what} is read-only; pass a writable array")
         if code == lib.COLL_BF16:  # an extension dtype, which the buffer protocol does not know
