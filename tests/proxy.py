@@ -9,10 +9,13 @@ It runs in threads of the test process; each connection has a thread per directi
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import random
 import socket
 import struct
+import termios
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -85,6 +88,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._threads: list[threading.Thread] = []
+        self._in_hand: dict[int, int] = {}
+        self._forgotten: list[socket.socket] = []
 
     def __enter__(self) -> Proxy:
         self._start(self._accept)
@@ -102,6 +107,8 @@ class Proxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+        for end in self._forgotten:
+            reset(end)
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive()
@@ -119,6 +126,22 @@ class Proxy:
         """Let nothing pass any more, and keep the connections open."""
         self._passing.clear()
 
+    def held(self) -> int:
+        """Bytes that wait in each direction of the connection that holds most, the lesser."""
+        with self._lock:
+            pairs = list(self._pairs)
+            in_hand = dict(self._in_hand)
+        most = 0
+        for pair in pairs:
+            waiting = []
+            for end in pair:
+                count = array.array("i", [0])
+                with contextlib.suppress(OSError):
+                    fcntl.ioctl(end.fileno(), termios.FIONREAD, count)
+                waiting.append(count[0] + in_hand.get(id(end), 0))
+            most = max(most, min(waiting))
+        return most
+
     def resume(self) -> None:
         """Let pass what waits."""
         self._passing.set()
@@ -128,6 +151,8 @@ class Proxy:
         and talk to nobody from now on."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
+            # Without a reference Python would close them, and that would be heard.
+            self._forgotten += [onward for _, onward in pairs]
         for accepted, _ in pairs:
             reset(accepted)
         return len(pairs)
@@ -170,7 +195,9 @@ class Proxy:
                     with contextlib.suppress(OSError):
                         sink.shutdown(socket.SHUT_WR)
                 return
+            self._in_hand[id(source)] = len(data)
             self._passing.wait()
+            self._in_hand[id(source)] = 0
             try:
                 if not self._pass(data, source, sink):
                     return

@@ -387,6 +387,42 @@ def test_inputs_are_restored_though_a_slice_was_placed_twice():
         assert theirs.tobytes() == before
 
 
+def test_a_link_sends_on_after_an_operation_left_half_a_slice_behind():
+    with fresh() as pair, contextlib.closing(socket.socket()) as member:
+        # So little room that the sender's kernel takes a part of a slice only.
+        member.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        member.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = pair.a.addresses[0].split(":")
+        member.connect((host, int(port)))
+        greet(member, pair.hello(), pair.raw_key)
+        member.settimeout(10)
+        theirs = np.full(8 * COUNT, 5, np.int64)
+        call = Call(pair.raw_group, lib.COLL_ALL_REDUCE, theirs)
+        member.sendall(Frame(type=OPEN, count=8 * COUNT).encode())
+        sent, since = 0, time.monotonic()
+        while time.monotonic() - since < 0.2:
+            now = pair.count("sent_bytes")
+            sent, since = (now, time.monotonic()) if now != sent else (sent, since)
+        lib.coll_operation_abort(call._operation, lib.COLL_CANCELLED, b"test")
+        assert call.wait() == (lib.COLL_CANCELLED, "test")
+        assert (theirs == 5).all()
+        # All that was said arrives and is acknowledged, in a view that is over.
+        while (frame := read_frame(member)) is not None and frame.type != ABORT:
+            pass
+        received = pair.count("received_bytes")
+        member.sendall(Frame(type=ALIVE, sequence=0, acknowledged=frame.sequence).encode())
+        until(lambda: pair.count("received_bytes") > received, "it was not heard")
+        peers = tuple(EnginePeer(i, n, ()) for i, n in ((pair.ids[0], "A"), (pair.raw, "raw")))
+        pair.raw_group.prepare(
+            term=1, number=2, first_operation=1, rank=0, peers=peers, key=pair.raw_key
+        )
+        pair.raw_group.commit(1, 2, 1)
+        call = Call(pair.raw_group, lib.COLL_ALL_REDUCE, np.ones(10, np.int64), seconds=0.5)
+        frame = read_frame(member)  # times out if nothing comes
+        assert frame is not None and frame.view == 2
+        assert call.wait()[0] == lib.COLL_TIMEOUT
+
+
 @pytest.mark.parametrize(
     "changes",
     [
