@@ -3,6 +3,7 @@
 #
 #   make demo        run the main job: four peers train a small model together
 #   make test        run the tests                    (TESTS=tests/test_x.py for some of them)
+#   make test-full   the tests that take longer: whole products, thousands of histories
 #   make lint        format, types, warnings, import and include direction
 #   make build       compile the C core into the checkout
 #   make format      reformat Python and C
@@ -23,12 +24,14 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 WERROR ?= ON
 DEMO ?=
 TESTS ?=
+# Test files run at once: many of them wait for processes most of the time.
+JOBS ?= 3
 SANITIZE ?= address
 
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test lint build format wheel test-wheel sanitize clean
+.PHONY: demo test test-full lint build format wheel test-wheel sanitize clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -90,7 +93,8 @@ demo: build $(STAMPS)/demo
 
 test: build $(STAMPS)/test
 	@mkdir -p report
-	@$(PY) -m pytest -p no:cacheprovider --junitxml=report/junit.xml $(TESTS)
+	@$(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile \
+	    --junitxml=report/junit.xml $(TESTS)
 
 lint: build $(STAMPS)/lint
 	@tools/lint.sh $(VENV)/bin
@@ -104,6 +108,11 @@ wheel: $(STAMPS)/build
 	@tools/check_system.sh $(PY)
 	@rm -rf dist
 	@$(PY) -m build --outdir dist .
+
+test-full: build $(STAMPS)/test
+	@COLLECTIVES_TEST_FULL=1 $(PY) -m pytest -p no:cacheprovider tests/test_bit_identity.py
+	@COLLECTIVES_HISTORIES=400 $(PY) -m pytest -p no:cacheprovider --timeout 1200 \
+	    tests/membership/test_histories.py
 
 test-wheel: build $(STAMPS)/test
 	@$(PY) -m pytest -p no:cacheprovider tests/packaging --all-pythons
