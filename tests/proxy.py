@@ -89,6 +89,7 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._threads: list[threading.Thread] = []
         self._in_hand: dict[int, int] = {}
+        self._swallowed: set[int] = set()
         self._forgotten: list[socket.socket] = []
 
     def __enter__(self) -> Proxy:
@@ -125,6 +126,14 @@ class Proxy:
     def stall(self) -> None:
         """Let nothing pass any more, and keep the connections open."""
         self._passing.clear()
+
+    def swallow_one(self) -> bool:
+        """Let nothing pass on the newest connection any more, though both ends may go on talking."""
+        with self._lock:
+            if not self._pairs:
+                return False
+            self._swallowed |= {id(end) for end in self._pairs[-1]}
+        return True
 
     def held(self) -> int:
         """Bytes that wait in each direction of the connection that holds most, the lesser."""
@@ -195,6 +204,8 @@ class Proxy:
                     with contextlib.suppress(OSError):
                         sink.shutdown(socket.SHUT_WR)
                 return
+            if id(source) in self._swallowed:
+                continue
             self._in_hand[id(source)] = len(data)
             self._passing.wait()
             self._in_hand[id(source)] = 0

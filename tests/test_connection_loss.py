@@ -162,6 +162,13 @@ def once(group: Any, size: int, seed: int) -> float:
     return time.monotonic() - began
 
 
+def several(group: Any, count: int) -> float:
+    began = time.monotonic()
+    for seed in range(count):
+        operation(group, "all_reduce", True, 4 * LARGE, seed)
+    return time.monotonic() - began
+
+
 def counted(group: Any) -> Any:
     return group.counters()
 
@@ -313,6 +320,15 @@ def test_a_connection_of_which_one_end_learns_that_it_broke_is_replaced(size):
             for member in crew.members:
                 # Long before TCP itself gives the dead half up (15 s).
                 assert member.result().get() < 5.0
+
+
+def test_one_of_several_connections_that_falls_silent_is_given_up():
+    with behind_proxies(connections=2, detection=1.0) as (crew, proxies):
+        crew.get(have_connections, 2)
+        assert sum(proxy.swallow_one() for proxy in proxies) >= 1
+        for seconds in crew.get(several, 6):
+            assert seconds < 10.0
+        assert any(counters.resent_slices > 0 for counters in crew.get(counted))
 
 
 def test_a_stalled_network_that_recovers_costs_nothing_but_time():

@@ -143,7 +143,7 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
     coll__watch_change(&host->reactor, &connection->watch, COLL__READABLE);
     coll__tcp_choose_congestion(host, connection->watch.fd);
     uint64_t now = coll__now();
-    connection->attached = now;
+    connection->attached = connection->last_heard = connection->last_sent = now;
     link->last_heard = now;
     link->failures = link->refusals = link->round = 0;
     link->next_dial = now;
@@ -351,14 +351,40 @@ static void report_death(struct tcp_link *link, uint64_t now)
     coll__link_lost(&link->base, text);
 }
 
+/* Every connection carries heartbeats of its own: one that stays silent while the others are heard
+ * has died without a word, and what it carried goes over them. How long that is is measured by what
+ * was heard, not by the clock, so that a peer that stands still loses none. */
+static void tend_connections(struct tcp_link *link, uint64_t now)
+{
+    const struct coll_engine_options *options = &link->base.host->options;
+    uint64_t patience = options->detection_ns / 2;
+    if (patience < options->heartbeat_ns * 3)
+        patience = options->heartbeat_ns * 3;
+    for (struct tcp_connection *at = link->open; at;) {
+        bool silent = !options->no_detection && link->last_heard > at->last_heard &&
+                      link->last_heard - at->last_heard > patience;
+        if (silent)
+            coll__tcp_fail(at, "it fell silent, though the peer is heard on another one");
+        else if (!at->sending && now - at->last_sent >= options->heartbeat_ns)
+            at->beat = true;
+        at = silent ? link->open : at->next;
+    }
+    for (struct tcp_connection *at = link->open; at; at = at->next)
+        if (at->beat)
+            link->acknowledge_now = true; /* has all of them looked at */
+}
+
 void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused)
 {
     if (paused) {
         link->last_heard = now;
+        for (struct tcp_connection *at = link->open; at; at = at->next)
+            at->last_heard = now;
         if (link->down_since)
             link->down_since = now;
     }
     coll__tcp_dial(link, now);
+    tend_connections(link, now);
     report_death(link, now);
     if (link->acknowledged_bulk > 0)
         limit_bulk(link, now);

@@ -169,7 +169,7 @@ static uint32_t read_some(struct tcp_connection *connection, uint8_t *to, uint32
 {
     ssize_t got = recv(connection->watch.fd, to, length, MSG_DONTWAIT);
     if (got > 0) {
-        connection->link->last_heard = coll__now();
+        connection->link->last_heard = connection->last_heard = coll__now();
         return (uint32_t)got;
     }
     if (got == 0)

@@ -46,7 +46,7 @@ static bool choose(struct tcp_connection *connection, bool *again)
                 link->retained_bytes += slice->frame.length;
         }
     }
-    return connection->slice || link->acknowledge_now;
+    return connection->slice || link->acknowledge_now || connection->beat;
 }
 
 /* Count down to an injected fault. True: it is due now. */
@@ -80,7 +80,7 @@ static void begin(struct tcp_connection *connection, bool again)
     frame->consumed = link->base.eager_consumed;
     link->base.eager_announced = link->base.eager_consumed;
     link->unacknowledged = link->unacknowledged_bytes = 0;
-    link->acknowledge_now = false;
+    link->acknowledge_now = connection->beat = false;
     coll__frame_encode(frame, connection->header);
     connection->payload = slice ? slice->payload : NULL;
     connection->sent = 0;
@@ -103,7 +103,7 @@ static void begin(struct tcp_connection *connection, bool again)
 static void end(struct tcp_connection *connection)
 {
     struct tcp_link *link = connection->link;
-    link->last_sent = coll__now();
+    link->last_sent = connection->last_sent = coll__now();
     connection->host->counters.sent_bytes += connection->total;
     free(connection->corrupted);
     connection->corrupted = NULL;

@@ -54,6 +54,8 @@ struct tcp_connection {
     uint16_t slot;
     bool fresh;                   /* acceptor: the dialer has lost all others */
     uint64_t greeted, attached;   /* when the hello came, and the proof */
+    uint64_t last_sent, last_heard;
+    bool beat;                    /* a heartbeat is due */
     /* handshake */
     uint8_t hello[COLL__HELLO_MAX], welcome[COLL__HELLO_MAX];
     uint32_t hello_length, welcome_length;
