@@ -10,7 +10,9 @@
 #include "engine/engine.h"
 
 enum { BATCH = 32 };
-static const uint64_t SPIN_NS = 30000;         /* before a driver sleeps: cores are shared */
+/* Before a driver sleeps. Waking another process costs tens of microseconds, so a shorter spin ends
+ * with all ranks asleep between the hops of a small operation; it yields, since cores are shared. */
+static const uint64_t SPIN_NS = 100000;
 static const uint64_t TICK_NS = 20000000;
 static const uint64_t PARK_NS = 2000000;       /* how long a caller's absence may go unnoticed */
 static const uint64_t PAUSE_NS = 1000000000;   /* a tick this late: the process was stopped */
@@ -56,10 +58,12 @@ static void timed_wait(struct coll_engine *engine, pthread_cond_t *condition, ui
     pthread_cond_timedwait(condition, &engine->lock, &at);
 }
 
-static void tick(struct coll_engine *engine, uint64_t now)
+/* `about` may lag behind what the handlers have noted since; nothing is judged by it. */
+static void tick(struct coll_engine *engine, uint64_t about)
 {
-    if (now < engine->next_tick)
+    if (about < engine->next_tick)
         return;
+    uint64_t now = coll__now();
     /* A process that was stopped must not blame its own silence on others. */
     bool paused = engine->last_tick != 0 && now - engine->last_tick > PAUSE_NS;
     engine->last_tick = now;
@@ -71,13 +75,15 @@ static void tick(struct coll_engine *engine, uint64_t now)
 }
 
 /* One turn of the driver: false if a signal interrupted it. */
-static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t spin_until,
+static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t *spin_until,
                  uint64_t until)
 {
     struct epoll_event events[BATCH];
     int count = coll__reactor_wait(&engine->host.reactor, events, BATCH, 0);
-    if (count == 0 && coll__now() >= spin_until) {
-        uint64_t now = coll__now();
+    uint64_t now = coll__now();
+    if (count == 0 && now < *spin_until) {
+        sched_yield(); /* to a rank that shares the core, if there is one */
+    } else if (count == 0) {
         uint64_t wake = engine->next_tick < until ? engine->next_tick : until;
         coll__unlock(engine);
         count = coll__reactor_wait(&engine->host.reactor, events, BATCH,
@@ -87,9 +93,11 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t spin
         if (engine->driver != me)
             return true;
     }
-    if (count > 0)
+    if (count > 0) {
         coll__reactor_dispatch(&engine->host.reactor, events, count);
-    tick(engine, coll__now());
+        *spin_until = coll__now() + SPIN_NS; /* what came brings more, most often soon */
+    }
+    tick(engine, now);
     let_others_in(engine);
     return count >= 0;
 }
@@ -112,7 +120,7 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
         driving = true;
         engine->driver = COLL__CALLER;
         engine->caller_activity++;
-        if (!turn(engine, COLL__CALLER, spin_until, until))
+        if (!turn(engine, COLL__CALLER, &spin_until, until))
             break;
     }
     engine->callers--;
@@ -156,7 +164,8 @@ void *coll__progress_thread(void *argument)
         if (engine->driver == COLL__CALLER)
             continue;
         engine->driver = COLL__THREAD;
-        turn(engine, COLL__THREAD, 0, UINT64_MAX);
+        uint64_t no_spinning = 0;
+        turn(engine, COLL__THREAD, &no_spinning, UINT64_MAX);
         if (engine->driver == COLL__THREAD)
             engine->driver = COLL__NOBODY;
     }
