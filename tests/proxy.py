@@ -128,7 +128,7 @@ class Proxy:
         self._passing.clear()
 
     def swallow_one(self) -> bool:
-        """Let nothing pass on the newest connection any more, though both ends may go on talking."""
+        """Let nothing more pass on the newest connection, though both ends may go on talking."""
         with self._lock:
             if not self._pairs:
                 return False

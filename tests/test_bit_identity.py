@@ -87,7 +87,7 @@ def tensor_of(array: np.ndarray, dtype: str) -> torch.Tensor:
 
 
 def places(dtype: str, size: int, connections: int) -> dict[tuple[str, int], int]:
-    """Where the results of what is run lie in a file: all of ``layout``, or a third of the large."""
+    """Where the results of what is run lie: all of ``layout``, or a third of the large."""
     turn = DTYPES.index(dtype) + size
     return {
         (op, count): at

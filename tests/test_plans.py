@@ -9,13 +9,13 @@ import random
 from typing import TYPE_CHECKING
 
 import numpy as np
-import prover
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prover import FROM_INPUT, FROM_OUTPUT, RECV, RECV_REDUCE, SEND, Plan, PlanError, Step
 
+import prover
 from collectives._native import ffi, lib
+from prover import FROM_INPUT, FROM_OUTPUT, RECV, RECV_REDUCE, SEND, Plan, PlanError, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

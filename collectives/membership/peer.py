@@ -338,7 +338,9 @@ class _Machine:
         if state.phase is Phase.LEAVING:
             self._out(None)  # it wanted to go
             return
-        cure = "call collectives.join() again" if message.admitted else "mend the cause and join again"
+        cure = (
+            "call collectives.join() again" if message.admitted else "mend the cause and join again"
+        )
         error = Evicted(f"{message.text}; {cure}")
         if state.opened:
             self.actions.append(FailPlane(state.config.id, False, message.text))
