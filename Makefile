@@ -94,7 +94,7 @@ demo: build $(STAMPS)/demo
 test: build $(STAMPS)/test
 	@mkdir -p report
 	@$(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile \
-	    --junitxml=report/junit.xml $(TESTS)
+	    -m "not full" --junitxml=report/junit.xml $(TESTS)
 
 lint: build $(STAMPS)/lint
 	@tools/lint.sh $(VENV)/bin
@@ -111,6 +111,7 @@ wheel: $(STAMPS)/build
 
 test-full: build $(STAMPS)/test
 	@COLLECTIVES_TEST_FULL=1 $(PY) -m pytest -p no:cacheprovider tests/test_bit_identity.py
+	@$(PY) -m pytest -p no:cacheprovider -m full --ignore tests/packaging tests
 	@COLLECTIVES_HISTORIES=400 $(PY) -m pytest -p no:cacheprovider --timeout 1200 \
 	    tests/membership/test_histories.py
 

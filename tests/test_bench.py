@@ -260,6 +260,7 @@ def test_a_planted_wrong_result_is_counted() -> None:
     assert row.out_of_place.wrong == 3 * 3 * 3
 
 
+@pytest.mark.full
 def test_both_libraries_have_the_same_congestion_control() -> None:
     pytest.importorskip("torch")
     result = sweep.run(dataclasses.replace(TINY, compare=("gloo",), congestion="reno"))

@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import collectives
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
@@ -45,6 +47,7 @@ def test_all_reduce():
     assert outputs == [f"rank {rank} of 2: 1.5 from 2 peers\n" for rank in (0, 1)]
 
 
+@pytest.mark.full
 def test_diloco_minimal():
     one, other = (
         [line.split() for line in text.splitlines()] for text in run_two("diloco_minimal.py")

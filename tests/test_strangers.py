@@ -570,7 +570,8 @@ def test_fuzzed_frames_of_a_member_harm_no_other_group():
         stop.set()
         calls.join(20)
         assert not calls.is_alive()
-        assert pair.count("corrupt_frames") > 50
+        # What is sent before the refusal of an earlier frame is noticed is never looked at.
+        assert pair.count("corrupt_frames") >= 10
         print(connections, "connections;", pair.a.counters())
 
 
