@@ -281,8 +281,8 @@ def behind_proxies(**options: Any) -> Iterator[tuple[Crew, list[Proxy]]]:
     ("connections", "acts"),
     [
         (1, ("cut", "end", "close")),
-        (2, ("cut", "close")),
-        (1, ("flip", "drop", "twice")),
+        pytest.param(2, ("cut", "close"), marks=pytest.mark.full),
+        pytest.param(1, ("flip", "drop", "twice"), marks=pytest.mark.full),
         (2, ("flip", "drop", "twice", "cut")),
     ],
 )

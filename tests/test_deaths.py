@@ -171,7 +171,7 @@ def mended(crew: Crew) -> None:
         (2, ["small"]),
         (2, ["large"]),
         (3, ["broadcast", "apart"]),
-        (5, ["large", "small", "barrier"]),
+        pytest.param(5, ["large", "small", "barrier"], marks=pytest.mark.full),
     ],
 )
 def test_the_death_of_a_peer_is_known_within_a_second_though_its_children_live(size, calls):
