@@ -5,8 +5,8 @@ The oracle emulates the ring in numpy (f16 and bf16 in torch): segment s is the 
 for equality too.
 
 The whole product of dtypes, operations, sizes, peers and connections moves 14 GB and is
-``make test-full``. Without it, every second (dtype, operation, peers) has its largest size, with one
-number of connections, another for each.
+``make test-full``. Without it, every second (dtype, operation, peers) has its largest size, with
+one number of connections, another for each.
 """
 
 from __future__ import annotations
