@@ -229,9 +229,7 @@ def test_a_connection_cut_in_mid_operation_costs_a_second_sending_only(size, con
 
 def test_telemetry_counts_what_an_operation_sent_again():
     with Crew(2, {"slice_bytes": SLICE}) as crew:
-        resent = crew.get(telemetry_of_a_cut)
-        assert resent[0] >= 1
-        assert resent[1] >= 0
+        assert crew.get(telemetry_of_a_cut)[0] >= 1
 
 
 @pytest.mark.parametrize("connections", [1, 2])
