@@ -328,7 +328,7 @@ static void report_death(struct tcp_link *link, uint64_t now)
     if (!link->was_up || options->no_detection)
         return;
     if (link->base.up) {
-        if (now - link->last_heard <= options->detection_ns)
+        if (now <= link->last_heard + options->detection_ns)
             return;
         snprintf(text, sizeof text, "nothing was heard of it for %.1f s",
                  (double)(now - link->last_heard) / 1e9);
