@@ -1,7 +1,8 @@
-"""Turn the public C header into the C source of the cffi binding.
+"""Turn C headers into the C source of the cffi binding.
 
-Run by CMake (``build_binding.py HEADER OUTPUT``), never imported at run time. The header is the
-only description of the interface: what it declares is what Python sees, so the two cannot drift.
+Run by CMake (``build_binding.py OUTPUT HEADER...``), never imported at run time. The headers are
+the only description of the interface: what they declare is what Python sees, so the two cannot
+drift.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ def declarations(header: str) -> str:
     return re.sub(r"\bCOLL_API\b", "", "\n".join(lines))
 
 
-def main(header: Path, output: Path) -> None:
-    """Write the binding's C source for ``header`` to ``output``."""
+def main(output: Path, headers: list[Path]) -> None:
+    """Write the binding's C source for ``headers`` to ``output``."""
     ffi = cffi.FFI()
-    ffi.cdef(declarations(header.read_text(encoding="utf-8")))
-    ffi.set_source(MODULE, f'#include "{header.name}"')
+    for header in headers:
+        ffi.cdef(declarations(header.read_text(encoding="utf-8")))
+    ffi.set_source(MODULE, "\n".join(f'#include "{header.name}"' for header in headers))
     ffi.emit_c_code(str(output))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), [Path(header) for header in sys.argv[2:]])

@@ -109,7 +109,7 @@ static coll_status start(struct coll_operation *operation)
     /* A small reduction depends on every rank's input, so having its result proves that all take
      * part with the same call. Everything else needs the tokens. */
     bool proves_itself = call->kind == COLL_ALL_REDUCE && call->count > 0 && operation->small;
-    coll__agree_issue(&operation->agree, !proves_itself);
+    coll__agree_issue(&operation->agree, proves_itself);
     if (!coll__check_calls(operation))
         return COLL_OK; /* it has failed, and says why when waited for */
     if (view->size == 1 && operation->input != operation->output && call->count > 0)

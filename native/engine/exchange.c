@@ -116,7 +116,7 @@ static bool hear_call(struct coll_operation *operation, uint32_t rank,
 {
     operation->seen[rank] = true;
     operation->calls[rank] = frame->call;
-    if (operation->agree.phase == COLL__NOT_ISSUED ||
+    if (operation->agree.phase == COLL__ABSENT ||
         coll__descriptor_equal(&frame->call, &operation->call))
         return true;
     mismatch(operation);
@@ -192,7 +192,7 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
         consume(link, frame);
         return COLL_OK;
     }
-    if (operation->agree.phase == COLL__NOT_ISSUED)
+    if (operation->agree.phase == COLL__ABSENT)
         return keep_early(operation, link, frame, payload);
     uint64_t now = coll__now();
     if (operation->info.first_byte_ns == 0)
@@ -374,7 +374,7 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
     case COLL__FRAME_QUERY:
         if (!hear_call(operation, rank, frame))
             return COLL_OK;
-        if (operation->agree.phase == COLL__NOT_ISSUED) {
+        if (operation->agree.phase == COLL__ABSENT) {
             operation->wants_open[rank] = true;
             answer(view, link, frame, false);
         } else {

@@ -236,7 +236,7 @@ static int32_t describe_missing(const struct coll_operation *operation, char *te
 
 void coll__operation_tick(struct coll_operation *operation, uint64_t now)
 {
-    if (operation->finished || operation->agree.phase == COLL__NOT_ISSUED)
+    if (operation->finished || operation->agree.phase == COLL__ABSENT)
         return;
     if (operation->deadline != 0 && now >= operation->deadline) {
         char text[COLL__TEXT], call[128], name[80], missing[600];

@@ -1,0 +1,241 @@
+"""What peers and the coordinator tell each other in a round: reports and verdicts.
+
+Plain immutable data and its wire form, which the C core reads and writes, too
+(``native/wire/round.h`` has the table). All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+import uuid
+from collections.abc import Mapping
+
+from collectives.membership.fields import MalformedError
+
+NONE = 2**32 - 1
+"""As a rank: none."""
+MAX_ENTRIES = 20_000
+MAX_TEXT = 1024
+
+
+class Standing(enum.IntEnum):
+    """Where an operation stands at a sealed peer; ``enum coll__phase`` of ``engine/agree.h``."""
+
+    ABSENT = 0
+    RUNNING = 1
+    COMPLETE = 2
+    SETTLED = 3
+    AWAITING = 4
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Epoch:
+    """A round: of one coordinator (its term), about one view, the ``round``-th of that term."""
+
+    term: int
+    view_term: int
+    view: int
+    round: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An operation that a peer has not settled, or whose result it retains.
+
+    Attributes:
+        retained: it counts as success where its result is held.
+        repeatable: it may run again without those who went.
+        root: the rank, in the sealed view, without which it cannot; None: there is none.
+    """
+
+    tag: int
+    number: int
+    standing: Standing
+    retained: bool = False
+    repeatable: bool = True
+    root: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Veto:
+    """A call wants to end with an error.
+
+    Attributes:
+        status: a ``COLL_`` status of the core.
+        culprit: the rank, in the sealed view, that it is about; None: nobody in particular.
+    """
+
+    tag: int
+    number: int
+    status: int
+    culprit: int | None
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Where a sealed peer's operations stand.
+
+    Attributes:
+        settled: by tag: every operation up to this number is settled there.
+    """
+
+    settled: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    vetoes: tuple[Veto, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """What every operation raises that does not stand, until all members have called sync()."""
+
+    status: int
+    culprit: uuid.UUID | None
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stand:
+    """An operation that stands; ``supplier`` holds its result and sends it to who lacks it."""
+
+    tag: int
+    number: int
+    supplier: uuid.UUID | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What becomes of the outstanding operations.
+
+    Those named stand; all others raise ``error``, or are repeated if there is none.
+    """
+
+    stands: tuple[Stand, ...] = ()
+    error: Error | None = None
+
+
+# ---- wire form --------------------------------------------------------------------------------
+
+_EPOCH = struct.Struct("<QQQQ")
+_COUNT = struct.Struct("<I")
+_MARK = struct.Struct("<IQ")
+_ENTRY = struct.Struct("<IQBBHI")
+_VETO = struct.Struct("<IQIII")
+_STAND = struct.Struct("<IQI")
+_VIEW = struct.Struct("<QQ32s")
+_ERROR = struct.Struct("<I16sI")
+_RETAINED, _REPEATABLE = 1, 2
+
+
+class _Reader:
+    """Takes what is there and refuses what is not."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, form: struct.Struct) -> tuple[int, ...]:
+        if self.at + form.size > len(self.data):
+            raise MalformedError("ends too early")
+        found = form.unpack_from(self.data, self.at)
+        self.at += form.size
+        return found
+
+    def count(self) -> int:
+        (count,) = self.take(_COUNT)
+        if count > MAX_ENTRIES:
+            raise MalformedError(f"has {count} entries, more than {MAX_ENTRIES}")
+        return count
+
+    def text(self, length: int) -> str:
+        if length > MAX_TEXT or self.at + length > len(self.data):
+            raise MalformedError("has a text that is too long")
+        found = self.data[self.at : self.at + length].decode("utf-8", "replace")
+        self.at += length
+        return found
+
+
+def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
+    """The epoch, the peer and the report that the core has written.
+
+    Raises:
+        MalformedError: it makes no sense; the text says what.
+    """
+    reader = _Reader(data)
+    epoch = Epoch(*reader.take(_EPOCH))
+    if reader.at + 16 > len(data):
+        raise MalformedError("ends too early")
+    peer = uuid.UUID(bytes=data[reader.at : reader.at + 16])
+    reader.at += 16
+    settled: dict[int, int] = {}
+    for _ in range(reader.count()):
+        tag, number = reader.take(_MARK)
+        settled[tag] = number
+    entries = []
+    for _ in range(reader.count()):
+        tag, number, standing, flags, _, root = reader.take(_ENTRY)
+        if standing not in Standing.__members__.values():
+            raise MalformedError(f"has an operation that is {standing}")
+        entries.append(
+            Entry(
+                tag,
+                number,
+                Standing(standing),
+                bool(flags & _RETAINED),
+                bool(flags & _REPEATABLE),
+                None if root == NONE else root,
+            )
+        )
+    vetoes = []
+    for _ in range(reader.count()):
+        tag, number, status, culprit, length = reader.take(_VETO)
+        text = reader.text(length)
+        vetoes.append(Veto(tag, number, status, None if culprit == NONE else culprit, text))
+    if reader.at != len(data):
+        raise MalformedError("has bytes left over")
+    return epoch, peer, Report(settled, tuple(entries), tuple(vetoes))
+
+
+def encode_report(epoch: Epoch, peer: uuid.UUID, report: Report) -> bytes:
+    """The inverse of ``decode_report``; for simulations."""
+    parts = [_EPOCH.pack(*dataclasses.astuple(epoch)), peer.bytes, _COUNT.pack(len(report.settled))]
+    parts += [_MARK.pack(tag, settled) for tag, settled in report.settled.items()]
+    parts.append(_COUNT.pack(len(report.entries)))
+    for entry in report.entries:
+        flags = entry.retained * _RETAINED + entry.repeatable * _REPEATABLE
+        root = NONE if entry.root is None else entry.root
+        parts.append(_ENTRY.pack(entry.tag, entry.number, entry.standing, flags, 0, root))
+    parts.append(_COUNT.pack(len(report.vetoes)))
+    for veto in report.vetoes:
+        text = veto.text.encode()[:MAX_TEXT]
+        culprit = NONE if veto.culprit is None else veto.culprit
+        parts.append(_VETO.pack(veto.tag, veto.number, veto.status, culprit, len(text)) + text)
+    return b"".join(parts)
+
+
+def encode_verdict(
+    epoch: Epoch,
+    verdict: Verdict,
+    term: int,
+    number: int,
+    key: bytes,
+    members: tuple[uuid.UUID, ...],
+) -> bytes:
+    """The verdict of a round for the core.
+
+    With the term, number, key and members (by rank) of the view that it issues.
+    """
+    parts = [_EPOCH.pack(*dataclasses.astuple(epoch)), _VIEW.pack(term, number, key)]
+    parts.append(_COUNT.pack(len(members)))
+    parts += [member.bytes for member in members]
+    parts.append(_COUNT.pack(len(verdict.stands)))
+    for stand in verdict.stands:
+        supplier = NONE if stand.supplier is None else members.index(stand.supplier)
+        parts.append(_STAND.pack(stand.tag, stand.number, supplier))
+    error = verdict.error
+    text = b"" if error is None else error.text.encode()[:MAX_TEXT]
+    culprit = b"\0" * 16 if error is None or error.culprit is None else error.culprit.bytes
+    parts.append(_ERROR.pack(0 if error is None else error.status, culprit, len(text)) + text)
+    return b"".join(parts)

@@ -1,0 +1,127 @@
+"""The verdict of a round as a pure function of the reports: ``judge``.
+
+An operation *stands* if success has been returned for it somewhere, or could have been without
+anybody noticing; all survivors can then return success, too. One whose result is retained stands
+iff a survivor holds the result. Any other stands iff a survivor has settled it, or all survivors
+are complete. What does not stand has succeeded nowhere that counts: it is repeated in the next
+view, or raises one error for all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+
+from collectives.membership.report import Entry, Error, Report, Stand, Standing, Verdict, Veto
+
+PEER_LOST = 3
+MISMATCH = 4
+TOO_FEW_PEERS = 13
+
+
+def judge(
+    reports: Mapping[uuid.UUID, Report],
+    view: Sequence[uuid.UUID],
+    *,
+    lost: str = "",
+    culprit: uuid.UUID | None = None,
+    too_few: str = "",
+    broken: Error | None = None,
+) -> Verdict:
+    """Decide about every operation that is outstanding at a survivor.
+
+    Args:
+        reports: of all survivors, each a member of ``view``.
+        view: all members of the sealed view, by rank; also those who are gone.
+        lost: who went and why, in words; "": nobody.
+        culprit: the first of them.
+        too_few: in words, if fewer are left than the group needs; "": enough are.
+        broken: the error with which the group is broken already.
+    """
+    survivors = [peer for peer in view if peer in reports]
+    entries: dict[tuple[int, int], dict[uuid.UUID, Entry]] = {}
+    for peer in survivors:
+        for entry in reports[peer].entries:
+            entries.setdefault((entry.tag, entry.number), {})[peer] = entry
+    stands = []
+    fallen = []
+    for name, found in sorted(entries.items()):
+        settled = sum(entry.standing is Standing.SETTLED for entry in found.values())
+        if settled + _behind(name, reports, found) == len(survivors):
+            continue  # nobody waits for it; some have not let go of the result yet
+        if _stands(name, found, reports, survivors):
+            holders = [
+                peer
+                for peer in survivors
+                if peer in found
+                and found[peer].retained
+                and found[peer].standing is Standing.SETTLED
+            ]
+            stands.append(Stand(*name, holders[0] if holders else None))
+        else:
+            fallen.append(name)
+    error = broken or _error(reports, view, survivors, entries, fallen, lost, culprit, too_few)
+    return Verdict(tuple(stands), error)
+
+
+def _behind(
+    name: tuple[int, int], reports: Mapping[uuid.UUID, Report], found: Collection[uuid.UUID]
+) -> int:
+    """How many have settled it and kept nothing of it."""
+    tag, number = name
+    return sum(
+        peer not in found and report.settled.get(tag, 0) >= number
+        for peer, report in reports.items()
+    )
+
+
+def _stands(
+    name: tuple[int, int],
+    found: Mapping[uuid.UUID, Entry],
+    reports: Mapping[uuid.UUID, Report],
+    survivors: Sequence[uuid.UUID],
+) -> bool:
+    if any(entry.standing is Standing.SETTLED for entry in found.values()):
+        return True
+    if any(entry.retained for entry in found.values()):
+        return False
+    if _behind(name, reports, found):
+        return True
+    return all(peer in found and found[peer].standing is Standing.COMPLETE for peer in survivors)
+
+
+def _error(
+    reports: Mapping[uuid.UUID, Report],
+    view: Sequence[uuid.UUID],
+    survivors: Sequence[uuid.UUID],
+    entries: Mapping[tuple[int, int], Mapping[uuid.UUID, Entry]],
+    fallen: Collection[tuple[int, int]],
+    lost: str,
+    culprit: uuid.UUID | None,
+    too_few: str,
+) -> Error | None:
+    """The one error for everything that does not stand; None: it is repeated."""
+    vetoes = [
+        veto
+        for peer in survivors
+        for veto in reports[peer].vetoes
+        if (veto.tag, veto.number) in fallen
+    ]
+    # Who made different calls is worth more than who gave up waiting because of it.
+    vetoes.sort(key=lambda veto: veto.status != MISMATCH)
+    if vetoes and vetoes[0].status == MISMATCH:
+        return _of_veto(vetoes[0], view)
+    if lost:
+        for name in fallen:
+            for entry in entries[name].values():
+                rootless = entry.root is not None and view[entry.root] not in reports
+                if rootless or not entry.repeatable:
+                    return Error(PEER_LOST, culprit, lost)
+    if too_few:
+        return Error(TOO_FEW_PEERS, culprit, too_few)
+    return _of_veto(vetoes[0], view) if vetoes else None
+
+
+def _of_veto(veto: Veto, view: Sequence[uuid.UUID]) -> Error:
+    known = veto.culprit is not None and veto.culprit < len(view)
+    return Error(veto.status, view[veto.culprit or 0] if known else None, veto.text)
