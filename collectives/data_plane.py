@@ -16,10 +16,13 @@ from collectives._native.engine import Engine, EngineGroup, EnginePeer
 from collectives.errors import CollectiveError
 from collectives.membership.address import parse_address
 from collectives.membership.plane import (
-    Broken,
+    GivenUp,
     PeerSuspected,
     PlaneEvent,
+    Reported,
     Unreachable,
+    VerdictTaken,
+    Vetoed,
     ViewReady,
 )
 from collectives.membership.view import View
@@ -45,16 +48,27 @@ class EnginePlane:
 
     def next_event(self) -> PlaneEvent | None:
         """The oldest event, None when there is none."""
-        event = self._engine.next_event()
-        if event is None:
-            return None
-        if event.kind == lib.COLL_EVENT_VIEW_READY:
-            return ViewReady(event.view)
-        if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
-            return Unreachable(event.view, event.peer, event.text)
-        if event.kind == lib.COLL_EVENT_PEER_LOST:
-            return PeerSuspected(event.view, event.peer, event.text)
-        return Broken(event.view, event.text)
+        while True:
+            if self.group is not None:
+                letter = self.group.next_message()
+                if letter is not None:
+                    kind, data = letter
+                    if kind == lib.COLL_ROUND_REPORT:
+                        return Reported(data)
+                    return VerdictTaken(data[:32], uuid.UUID(bytes=data[32:48]))
+            event = self._engine.next_event()
+            if event is None:
+                return None
+            if event.kind == lib.COLL_EVENT_VIEW_READY:
+                return ViewReady(event.view)
+            if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
+                return Unreachable(event.view, event.peer, event.text)
+            if event.kind == lib.COLL_EVENT_PEER_LOST:
+                return PeerSuspected(event.view, event.peer, event.text)
+            if event.kind == lib.COLL_EVENT_VETO:
+                return Vetoed(event.view, event.text)
+            if event.kind == lib.COLL_EVENT_OUT:
+                return GivenUp(event.view, event.text)
 
     def open(self, group_id: int, group: str) -> None:
         """Open the group under the run's number for it."""
@@ -84,10 +98,22 @@ class EnginePlane:
         if self.group is not None:
             self.group.discard()
 
-    def fail(self, peer: uuid.UUID, left: bool, text: str) -> None:
-        """The coordinator says that ``peer`` is gone; if it is this one, it was evicted."""
+    def seal(self, epoch: bytes) -> None:
+        """A round was opened: seal and report."""
+        self._opened().seal(epoch)
+
+    def judge(self, verdict: bytes) -> None:
+        """Take the verdict of a round."""
+        self._opened().judge(verdict)
+
+    def relay(self, peer: uuid.UUID, message: bytes, verdict: bool) -> None:
+        """Pass a seal or a verdict on to a member that does not hear the coordinator."""
+        self._opened().relay(peer, message, verdict)
+
+    def out(self, text: str) -> None:
+        """This peer was evicted: end everything."""
         if self.group is not None:
-            self.group.fail(peer, left, text, evicted=peer == self._engine.peer_id)
+            self.group.out(text)
 
     def _opened(self) -> EngineGroup:
         if self.group is None:

@@ -25,7 +25,7 @@ from collectives.membership.agent import Agent
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
 from collectives.options import Options
-from collectives.work import SLICE_NS, Failure, Result, Work, make_result
+from collectives.work import SLICE_NS, Result, Work, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -37,6 +37,8 @@ OPS: dict[str, int] = {
 """The reductions."""
 
 _FLUSH_SECONDS = 5.0
+_MERCY = 0.15
+"""Seconds that an interrupted call waits for the coordinator to decide what becomes of it."""
 _OK = lib.COLL_OK
 _IN_PROGRESS = lib.COLL_IN_PROGRESS
 _run = lib.coll_run
@@ -52,16 +54,19 @@ class _Scratch(threading.local):
         self.call = ffi.new("struct coll_call *")
         self.info = ffi.new("struct coll_info *")
         self.operation = ffi.new("struct coll_operation **")
-        self.contributors: tuple[str, ...] = ()
-        self.culprit = ffi.new("int32_t *")
+        self.root_peer = ffi.new("uint8_t[16]")
+        self.root: str | None = None  # its name, for what has one
+        self.culprit = ffi.new("uint8_t[16]")
         self.issued = False  # whether the call that failed last had become an operation
 
 
 class Group:
     """A set of peers that do collectives together.
 
-    Made by ``collectives.join``. ``view``, ``rank`` and ``size`` change only inside ``sync``. As a
-    context manager it leaves gracefully at the end, and at once if the block raised.
+    Made by ``collectives.join``. A member that dies or leaves in the middle of an operation costs
+    the others a moment: they finish it without the lost one, and ``Result.contributors`` says who
+    took part. So ``view``, ``rank`` and ``size`` may change inside any call, and only there. As a
+    context manager the group is left gracefully at the end, and at once if the block raised.
 
     Operations are numbered in the order of their calls, so all members must make the same calls
     in the same order. A thread of its own for communication passes its own ``tag``; calls without
@@ -80,13 +85,15 @@ class Group:
         self._me = agent.state.config.id
         self._pid = os.getpid()
         self._closed = False
-        self._failed = Failure()
+        self._told = False  # whether the caller knows that the group is broken
+        self._history: dict[int, tuple[str, ...]] = {}  # names by view, since the last sync
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
         self._scratch = _Scratch()
         self._pending_lock = threading.Lock()
         self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
+        self._known: dict[bytes, str] = {}
         self._set_view(view)
         _open_groups.add(self)
 
@@ -94,7 +101,7 @@ class Group:
 
     @property
     def view(self) -> View:
-        """The view of the last ``join`` or ``sync``."""
+        """The view of the last call that has returned."""
         return self._view
 
     @property
@@ -118,10 +125,10 @@ class Group:
         return self._names[self._rank]
 
     def on_view_change(self, call: Callable[[View], None]) -> None:
-        """Have ``call(view)`` called inside ``sync``, whenever that changed the view.
+        """Have ``call(view)`` called inside a call, at its end, whenever the view has changed.
 
         Args:
-            call: gets the new view; what it raises, ``sync`` raises.
+            call: gets the new view; what it raises, the call raises.
         """
         self._listeners.append(call)
 
@@ -158,21 +165,22 @@ class Group:
         if not self._agent.sync_pending:
             self._meet(limit)
         left = max(0.0, deadline - time.monotonic())
-        outcome = self._agent.sync(self._native.last_operation(), left, broken=self._failed.told)
-        self._failed = Failure()
+        outcome = self._agent.sync(self._native.last_operation(), left)
+        self._told = False
+        self._history.clear()
         if outcome.view != self._view:
             self._set_view(outcome.view)
-            for listener in self._listeners:
-                listener(outcome.view)
+        else:
+            self._history[self._view.number] = self._names
         return outcome
 
     def _meet(self, limit: float) -> None:
         """Wait for all members to call sync(), and find out if some call something else."""
         self._prepare(lib.COLL_SYNC, None, limit)
-        told = self._failed.told
+        told = self._told
         try:
             self._blocking(None)
-        except errors.PeerLost:
+        except (errors.PeerLost, errors.TooFewPeers):
             pass  # this is the call that mends it
         except errors.CollectiveError as error:
             # Either it broke just now, or it was broken before, which this call mends too. But a
@@ -194,7 +202,7 @@ class Group:
             return
         deadline = time.monotonic() + timeout
         try:
-            if not self._failed.told:
+            if not self._told:
                 self._flush(min(deadline, time.monotonic() + _FLUSH_SECONDS))
             self._agent.leave(max(0.1, deadline - time.monotonic()))
         except errors.CoordinatorUnreachable:
@@ -234,6 +242,7 @@ class Group:
         tag: int | None = None,
         timeout: float | None = None,
         atomic: bool = True,
+        on_failure: str = "retry",
     ) -> Result:
         """Reduce an array over all members, element by element; all get the same bits.
 
@@ -247,18 +256,23 @@ class Group:
             tag: operations of a tag are matched in their own order; a thread that communicates
                 beside others uses its own. None: the untagged order.
             timeout: seconds until ``Timeout``; None: ``Options.timeout``.
-            atomic: restore ``array`` if the operation fails in place. False is faster.
+            atomic: restore ``array`` if the operation fails in place. False is faster, and implies
+                ``on_failure="raise"``.
+            on_failure: ``"retry"``: if a member is lost, the others repeat the operation without
+                it. ``"raise"``: they all raise ``PeerLost``.
 
         Returns:
-            ``value`` is the array that holds the result.
+            ``value`` is the array that holds the result, ``contributors`` whose input is in it.
 
         Raises:
-            PeerLost: a member died or left. The group is broken until all call ``sync()``.
+            PeerLost: a member died or left and the operation was not to be repeated. The group is
+                broken until all call ``sync()``; so it is after every other error below.
+            TooFewPeers: fewer than ``min_size`` members are left.
             Timeout: the message names who is missing.
             MismatchError: ranks called different things; the message says who called what.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        self._reduction(array, op, out, tag, timeout, atomic)
+        self._reduction(array, op, out, tag, timeout, _flags(atomic, on_failure))
         return self._blocking(array if out is None else out)
 
     def all_reduce_async(
@@ -270,6 +284,7 @@ class Group:
         tag: int | None = None,
         timeout: float | None = None,
         atomic: bool = True,
+        on_failure: str = "retry",
     ) -> Work:
         """Start an ``all_reduce``; its arguments are those.
 
@@ -281,7 +296,7 @@ class Group:
                 Waiting raises what ``all_reduce`` raises.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        self._reduction(array, op, out, tag, timeout, atomic)
+        self._reduction(array, op, out, tag, timeout, _flags(atomic, on_failure))
         return self._issue(array if out is None else out, (array, out))
 
     def broadcast(
@@ -292,6 +307,7 @@ class Group:
         tag: int | None = None,
         timeout: float | None = None,
         atomic: bool = True,
+        on_failure: str = "retry",
     ) -> Result:
         """Copy the root's array into everybody's, in place.
 
@@ -302,6 +318,7 @@ class Group:
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
             atomic: as in ``all_reduce``.
+            on_failure: as in ``all_reduce``; without its root it is not repeated in any case.
 
         Returns:
             ``value`` is the array; ``contributors`` is the root alone.
@@ -310,7 +327,7 @@ class Group:
             PeerLost, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
                 UnsupportedError: as ``all_reduce``.
         """
-        self._copying(array, root, tag, timeout, atomic)
+        self._copying(array, root, tag, timeout, _flags(atomic, on_failure))
         return self._blocking(array)
 
     def broadcast_async(
@@ -321,6 +338,7 @@ class Group:
         tag: int | None = None,
         timeout: float | None = None,
         atomic: bool = True,
+        on_failure: str = "retry",
     ) -> Work:
         """Start a ``broadcast``; its arguments are those.
 
@@ -331,15 +349,18 @@ class Group:
             PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        self._copying(array, root, tag, timeout, atomic)
+        self._copying(array, root, tag, timeout, _flags(atomic, on_failure))
         return self._issue(array, (array,))
 
-    def barrier(self, *, tag: int | None = None, timeout: float | None = None) -> Result:
+    def barrier(
+        self, *, tag: int | None = None, timeout: float | None = None, on_failure: str = "retry"
+    ) -> Result:
         """Return once every member has called it.
 
         Args:
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            on_failure: as in ``all_reduce``.
 
         Returns:
             ``value`` is None; ``contributors`` are all members.
@@ -347,10 +368,12 @@ class Group:
         Raises:
             PeerLost, Timeout, MismatchError, Cancelled, Evicted: as ``all_reduce``.
         """
-        self._prepare(lib.COLL_BARRIER, tag, timeout)
+        self._prepare(lib.COLL_BARRIER, tag, timeout).flags = _flags(True, on_failure)
         return self._blocking(None)
 
-    def barrier_async(self, *, tag: int | None = None, timeout: float | None = None) -> Work:
+    def barrier_async(
+        self, *, tag: int | None = None, timeout: float | None = None, on_failure: str = "retry"
+    ) -> Work:
         """Start a ``barrier``; its arguments are those.
 
         Returns:
@@ -359,7 +382,7 @@ class Group:
         Raises:
             PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
         """
-        self._prepare(lib.COLL_BARRIER, tag, timeout)
+        self._prepare(lib.COLL_BARRIER, tag, timeout).flags = _flags(True, on_failure)
         return self._issue(None, ())
 
     # -- how --
@@ -367,12 +390,12 @@ class Group:
     def _prepare(self, kind: int, tag: int | None, timeout: float | None) -> Any:
         """Begin this thread's argument structure for an operation without payload."""
         call = self._scratch.call
-        self._scratch.contributors = self._names
+        self._scratch.root = None
         call.kind = kind
         call.tag = self._tag(tag)
         call.timeout_ns = self._timeout_ns if timeout is None else _checked_ns(timeout)
         call.op = call.root = call.flags = call.dtype = call.count = 0
-        call.input = call.output = ffi.NULL
+        call.input = call.output = call.root_peer = ffi.NULL
         return call
 
     def _reduction(
@@ -382,7 +405,7 @@ class Group:
         out: Any,
         tag: int | None,
         timeout: float | None,
-        atomic: bool,
+        flags: int,
     ) -> None:
         code = OPS.get(op)
         if code is None:
@@ -393,8 +416,7 @@ class Group:
         call.input = call.output = pointer
         call.count = count
         call.dtype = dtype
-        if not atomic:
-            call.flags = lib.COLL_NOT_ATOMIC
+        call.flags = flags
         if out is not None:
             target, out_count, out_dtype = buffer_of(out, "out", writable=True)
             if out_count != count or out_dtype != dtype:
@@ -405,17 +427,19 @@ class Group:
             call.output = target
 
     def _copying(
-        self, array: Any, root: int, tag: int | None, timeout: float | None, atomic: bool
+        self, array: Any, root: int, tag: int | None, timeout: float | None, flags: int
     ) -> None:
         pointer, count, dtype = buffer_of(array, "array", writable=root != self._rank)
         call = self._prepare(lib.COLL_BROADCAST, tag, timeout)
+        # A rank is that of the caller's view, of which the core may be ahead.
         call.root = self._root(root)
-        self._scratch.contributors = (self._names[root],)
+        call.root_peer = self._scratch.root_peer
+        call.root_peer[0:16] = self._view.peers[root].id.bytes
+        self._scratch.root = self._names[root]
         call.input = call.output = pointer
         call.count = count
         call.dtype = dtype
-        if not atomic:
-            call.flags = lib.COLL_NOT_ATOMIC
+        call.flags = flags
 
     def _root(self, root: int) -> int:
         if not 0 <= root < self._size:
@@ -448,7 +472,10 @@ class Group:
         try:
             status = _run(self._handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
             if status == _OK:
-                return make_result(value, scratch.contributors, scratch.info)
+                info = scratch.info
+                names = self._names if info.view == self._number else self.ended_in(info.view)
+                contributors = names if scratch.root is None else (scratch.root,)
+                return make_result(value, contributors, info)
             return self._slowly(status, scratch, value)
         except errors.CollectiveError:
             raise
@@ -469,8 +496,7 @@ class Group:
         except errors.CollectiveError:
             raise
         except BaseException as interrupt:
-            self._failed.told = True
-            work.cancel(f"interrupted by {type(interrupt).__name__}")
+            work.abandon(f"'{self.name}' was interrupted by {type(interrupt).__name__}", _MERCY)
             raise
 
     def _take(self, scratch: _Scratch, value: Any, keep: Any) -> Work | None:
@@ -479,23 +505,20 @@ class Group:
         if operation == ffi.NULL:
             return None
         scratch.operation[0] = ffi.NULL  # it is taken once
-        return Work(
-            operation, value, self._names, self._rank, keep, self._failed, scratch.contributors
-        )
+        return Work(operation, value, self, self._number, keep, scratch.root)
 
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
         if work is not None:
-            self._failed.told = True
-            work.cancel(f"interrupted by {type(interrupt).__name__}")
+            work.abandon(f"'{self.name}' was interrupted by {type(interrupt).__name__}", _MERCY)
 
     def _refused(self, status: int) -> None:
         if status not in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
-            self._failed.told = True
+            self._told = True
         message = text(lib.coll_last_error())
         lib.coll_group_state(self._handle, self._scratch.culprit)
-        culprit = self._scratch.culprit[0]
-        raise_status(status, message, peer=self._names[culprit] if culprit >= 0 else "")
+        peer = self._known.get(bytes(ffi.buffer(self._scratch.culprit)), "")
+        raise_status(status, message, peer=peer)
 
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
@@ -520,11 +543,32 @@ class Group:
     def _set_view(self, view: View) -> None:
         rank = view.rank_of(self._me)
         assert rank is not None
+        first = not self._history
         self._view = view
+        self._number = view.number
         self._rank = rank
         self._size = view.size
         self._names = tuple(peer.name for peer in view.peers)
-        self._failed = Failure()
+        self._history[view.number] = self._names
+        self._known = {peer.id.bytes: peer.name for peer in view.peers} | (
+            {} if first else self._known
+        )
+        for listener in self._listeners:
+            listener(view)
+
+    def ended_in(self, view: int) -> tuple[str, ...]:
+        """The names of a view's members; the caller's view becomes this one if it is newer."""
+        names = self._history.get(view)
+        if names is None:
+            found = self._agent.view_of(view)
+            if found.number > self._number:
+                self._set_view(found)
+            names = self._history[view] = tuple(peer.name for peer in found.peers)
+        return names
+
+    def has_failed(self) -> None:
+        """The caller is being told that the group is broken."""
+        self._told = True
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -557,6 +601,13 @@ def _checked_ns(timeout: float) -> int:
     if not timeout > 0:
         raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
     return nanoseconds(timeout)
+
+
+def _flags(atomic: bool, on_failure: str) -> int:
+    if on_failure not in ("retry", "raise"):
+        raise errors.InvalidArgument(f"on_failure is {on_failure!r}; known are 'retry', 'raise'")
+    flags: int = 0 if atomic else lib.COLL_NOT_ATOMIC
+    return flags if on_failure == "retry" else flags | lib.COLL_NO_REPEAT
 
 
 def _dtype_name(dtype: int) -> str:

@@ -28,6 +28,9 @@ class Options:
         timeout: seconds a call may take before it raises ``Timeout``.
         detection: seconds of silence after which a peer is reported lost; None: never (for
             debuggers).
+        recovery: seconds that a call which wants to end with an error (its timeout passed, it was
+            cancelled) waits for the coordinator to decide; after that it raises all the same, with
+            ``outcome_unknown``, and this peer is out of the run.
         heartbeat: seconds between the heartbeats of an idle link; at most a quarter of the shortest
             detection time of any peer.
 
@@ -46,6 +49,7 @@ class Options:
     isa: str = "auto"
     timeout: float = 300.0
     detection: float | None = 5.0
+    recovery: float = 10.0
     heartbeat: float = 0.25
 
     def __post_init__(self) -> None:
@@ -70,7 +74,7 @@ class Options:
                 raise InvalidArgument(
                     f"Options.port_range is {self.port_range}; it needs 1 <= low <= high <= 65535"
                 )
-        for field in ("timeout", "heartbeat", "detection"):
+        for field in ("timeout", "heartbeat", "detection", "recovery"):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise InvalidArgument(f"Options.{field} is {value}; it is in seconds, above 0")

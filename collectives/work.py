@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from collectives import errors
 from collectives._native import ffi, lib
@@ -59,11 +59,18 @@ class Result:
         )
 
 
-@dataclasses.dataclass
-class Failure:
-    """Whether the caller has been told that the group is broken, in its present view."""
+class Owner(Protocol):
+    """What an operation asks of its group when it has ended."""
 
-    told: bool = False
+    @property
+    def name(self) -> str:
+        """This peer's name."""
+
+    def ended_in(self, view: int) -> tuple[str, ...]:
+        """The names of the members of a view, by rank; the caller's view is at least this one."""
+
+    def has_failed(self) -> None:
+        """The caller is being told that the group is broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,18 +138,16 @@ class Work:
         self,
         handle: Any,
         value: Any,
-        names: tuple[str, ...],
-        rank: int,
+        owner: Owner,
+        view: int,
         keep: Any,
-        failure: Failure,
-        contributors: tuple[str, ...],
+        root: str | None,
     ) -> None:
         self._handle = ffi.gc(handle, lib.coll_operation_release)
         self._value = value
-        self._names = names
-        self._rank = rank
-        self._failure = failure
-        self._contributors = contributors
+        self._owner = owner
+        self._view = view  # in which it was issued
+        self._root = root
         self._keep = keep  # the arrays whose memory the core uses
         self._result: Result | None = None
         self._watchers = 0  # guarded by _watching, like _event_fd
@@ -165,8 +170,10 @@ class Work:
 
         Raises:
             Timeout: it has not ended within ``timeout``, or within its own.
-            PeerLost, MismatchError, Cancelled, Evicted: it failed; the inputs are as they were
-                before.
+            PeerLost, TooFewPeers, MismatchError, Cancelled, Evicted: it failed; the inputs are as
+                they were before.
+            CoordinatorUnreachable: it did not decide what becomes of the operation, so this peer is
+                out of the run.
         """
         if self._result is not None:
             return self._result
@@ -187,19 +194,33 @@ class Work:
         return self._finish(status)
 
     def cancel(self, reason: str = "") -> None:
-        """Abort it here and at all other peers, where it raises ``Cancelled``.
+        """Ask for its end, here and at all other peers, where it raises ``Cancelled``.
 
-        No effect once it has ended. The group is broken until every member calls ``sync()``.
+        The coordinator decides: waiting raises ``Cancelled``, or returns the result if the
+        operation had succeeded somewhere. No effect once it has ended. A cancelled operation leaves
+        the group broken until every member calls ``sync()``.
 
         Args:
             reason: for the others' message.
         """
-        me = self._names[self._rank]
-        message = f"'{me}' cancelled operation {self.telemetry().number}"
+        message = f"operation {self.telemetry().number} was cancelled"
         message += f": {reason}" if reason else ""
-        lib.coll_operation_abort(
+        lib.coll_operation_veto(
             self._handle, lib.COLL_CANCELLED, f"{message}; call sync() and go on".encode()
         )
+
+    def abandon(self, reason: str, seconds: float) -> None:
+        """Cancel it, wait so long for the decision, then let go of the arrays in any case."""
+        self.cancel(reason)
+        deadline = time.monotonic() + seconds
+        while lib.coll_test(self._handle) == lib.COLL_IN_PROGRESS:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            lib.coll_wait(self._handle, nanoseconds(left))
+        if lib.coll_test(self._handle) != lib.COLL_OK:
+            self._owner.has_failed()
+        ffi.release(self._handle)
 
     def telemetry(self) -> Telemetry:
         """Where its time went so far."""
@@ -209,10 +230,11 @@ class Work:
         lib.coll_operation_get_info(self._handle, info)
         link = ffi.new("struct coll_link_info *")
         links = []
-        for rank, name in enumerate(self._names):
+        ended = lib.coll_test(self._handle) != lib.COLL_IN_PROGRESS
+        for rank, name in enumerate(self._owner.ended_in(info.view if ended else self._view)):
             if lib.coll_operation_link(self._handle, rank, link) != lib.COLL_OK:
                 break
-            if rank == self._rank:
+            if name == self._owner.name:
                 continue
             links.append(
                 LinkUse(
@@ -278,12 +300,14 @@ class Work:
         self._keep = None
         if status == lib.COLL_FORKED:
             check(status)
-        if status != lib.COLL_OK:
-            self._failure.told = True
-            raise_operation(self._handle, status, self._names)
         info = ffi.new("struct coll_info *")
         lib.coll_operation_get_info(self._handle, info)
-        self._result = make_result(self._value, self._contributors, info)
+        names = self._owner.ended_in(info.view)
+        if status != lib.COLL_OK:
+            self._owner.has_failed()
+            raise_operation(self._handle, status, names)
+        contributors = names if self._root is None else (self._root,)
+        self._result = make_result(self._value, contributors, info)
         return self._result
 
 
@@ -291,4 +315,5 @@ def raise_operation(handle: Any, status: int, names: tuple[str, ...]) -> NoRetur
     """Raise the error of a finished operation; ``names`` are those of its view, by rank."""
     culprit = lib.coll_operation_culprit(handle)
     peer = names[culprit] if 0 <= culprit < len(names) else ""
-    raise_status(status, text(lib.coll_operation_error(handle)), peer=peer)
+    unknown = bool(lib.coll_operation_unknown(handle))
+    raise_status(status, text(lib.coll_operation_error(handle)), peer=peer, unknown=unknown)

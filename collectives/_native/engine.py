@@ -28,10 +28,10 @@ def nanoseconds(seconds: float) -> int:
     return int(min(seconds * 1e9, 2.0**63))
 
 
-def raise_status(status: int, message: str, *, peer: str = "") -> NoReturn:
+def raise_status(status: int, message: str, *, peer: str = "", unknown: bool = False) -> NoReturn:
     """Raise the error that a status of the core stands for."""
     if status == lib.COLL_PEER_LOST:
-        raise errors.PeerLost(message, peer=peer)
+        raise errors.PeerLost(message, peer=peer, outcome_unknown=unknown)
     kinds: dict[int, type[errors.CollectiveError]] = {
         lib.COLL_TIMEOUT: errors.Timeout,
         lib.COLL_MISMATCH: errors.MismatchError,
@@ -39,9 +39,11 @@ def raise_status(status: int, message: str, *, peer: str = "") -> NoReturn:
         lib.COLL_EVICTED: errors.Evicted,
         lib.COLL_INVALID_ARGUMENT: errors.InvalidArgument,
         lib.COLL_UNSUPPORTED: errors.UnsupportedError,
+        lib.COLL_TOO_FEW_PEERS: errors.TooFewPeers,
+        lib.COLL_UNDECIDED: errors.CoordinatorUnreachable,
     }
     kind = kinds.get(status, errors.CollectiveError)
-    raise kind(message or text(lib.coll_status_text(status)))
+    raise kind(message or text(lib.coll_status_text(status)), outcome_unknown=unknown)
 
 
 def check(status: int) -> None:
@@ -126,6 +128,7 @@ class Engine:
         c.no_detection = options.detection is None
         c.heartbeat_ns = nanoseconds(options.heartbeat)
         c.detection_ns = nanoseconds(options.detection or 5.0)
+        c.recovery_ns = nanoseconds(options.recovery)
         out = ffi.new("struct coll_engine **")
         check(lib.coll_engine_create(c, peer_id.bytes, out))
         self.handle = out[0]
@@ -230,10 +233,37 @@ class EngineGroup:
         """Forget the prepared view (coll_group_discard)."""
         lib.coll_group_discard(self.handle)
 
-    def fail(self, peer: uuid.UUID, left: bool, message: str, *, evicted: bool = False) -> None:
-        """A peer is gone, or this one is: break the group (coll_group_fail)."""
-        status = lib.COLL_EVICTED if evicted else lib.COLL_PEER_LOST
-        lib.coll_group_fail(self.handle, status, peer.bytes, left, message.encode())
+    def out(self, message: str) -> None:
+        """This peer was evicted: end everything (coll_group_out)."""
+        lib.coll_group_out(self.handle, lib.COLL_EVICTED, message.encode())
+
+    def seal(self, epoch: bytes) -> None:
+        """Accept nothing of the view any more, and report (coll_group_seal)."""
+        check(lib.coll_group_seal(self.handle, epoch))
+
+    def judge(self, verdict: bytes) -> None:
+        """Take the verdict of a round (coll_group_judge)."""
+        check(lib.coll_group_judge(self.handle, verdict, len(verdict)))
+
+    def relay(self, peer: uuid.UUID, message: bytes, verdict: bool) -> None:
+        """Pass a seal or a verdict on to a member, if there is a link to it (coll_group_relay)."""
+        kind = lib.COLL_ROUND_VERDICT if verdict else lib.COLL_ROUND_SEAL
+        lib.coll_group_relay(self.handle, peer.bytes, kind, message, len(message))
+
+    def next_message(self) -> tuple[int, bytes] | None:
+        """The oldest message for the coordinator and its kind (coll_group_next_message)."""
+        if self.handle is None:
+            return None
+        kind, length = ffi.new("uint32_t *"), ffi.new("size_t *")
+        capacity = 4096
+        while True:
+            buffer = ffi.new("uint8_t[]", capacity)
+            status = lib.coll_group_next_message(self.handle, kind, buffer, capacity, length)
+            if status == lib.COLL_OK:
+                return kind[0], bytes(ffi.buffer(buffer, length[0]))
+            if status != lib.COLL_INVALID_ARGUMENT or length[0] <= capacity:
+                return None
+            capacity = length[0]
 
     def last_operation(self) -> int:
         """The highest operation number issued so far."""

@@ -118,6 +118,23 @@ class Agent:
         """The view that the last ``join`` or ``sync`` returned."""
         return self._handed
 
+    def view_of(self, number: int, timeout: float = 10.0) -> View:
+        """The view of this number, one of those since the last ``join`` or ``sync``.
+
+        The core takes a verdict before the agent's thread has noted it, if others passed it on.
+
+        Raises:
+            CollectiveError: there is no such view.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            for view in self._state.views:
+                if view.number == number:
+                    return view
+            if time.monotonic() > deadline:
+                raise CollectiveError(f"nothing is known of view {number}; this is a defect")
+            time.sleep(0.001)
+
     @property
     def state(self) -> peer.PeerState:
         """What the agent knows at the moment; immutable, safe to read from any thread."""
@@ -167,9 +184,7 @@ class Agent:
         self._handed = view
         return view
 
-    def sync(
-        self, last_operation: int, timeout: float | None = None, *, broken: bool = False
-    ) -> SyncOutcome:
+    def sync(self, last_operation: int, timeout: float | None = None) -> SyncOutcome:
         """Meet all members, and let the coordinator admit and drop peers.
 
         A sync that raised Timeout or was interrupted is still under way; the next call waits for
@@ -179,8 +194,6 @@ class Agent:
             last_operation: the highest operation number issued so far; the next view's
                 operations are numbered above everybody's.
             timeout: seconds; None: ``Options.timeout``.
-            broken: the caller knows that an operation failed in this view, so that it must be
-                replaced even if nobody came or went. (The data plane's Broken does the same.)
 
         Raises:
             Timeout: some members did not come; the message names them.
@@ -194,8 +207,7 @@ class Agent:
         if future is None:
             if self._handed is None:
                 raise InvalidArgument("sync() before join(); call join() first")
-            event = peer.CallSync(last_operation, broken)
-            future = self._begin(peer.Call.SYNC, event)
+            future = self._begin(peer.Call.SYNC, peer.CallSync(last_operation))
         try:
             outcome = cast(SyncOutcome, self._wait(future, deadline))
         except concurrent.futures.TimeoutError:
@@ -471,8 +483,14 @@ class Agent:
             plane.commit(action.term, action.number, action.first_operation)
         elif isinstance(action, peer.DiscardPlane):
             plane.discard()
-        elif isinstance(action, peer.FailPlane):
-            plane.fail(action.peer, action.left, action.text)
+        elif isinstance(action, peer.SealPlane):
+            plane.seal(action.epoch)
+        elif isinstance(action, peer.JudgePlane):
+            plane.judge(action.verdict)
+        elif isinstance(action, peer.RelayPlane):
+            plane.relay(action.peer, action.message, action.verdict)
+        elif isinstance(action, peer.EndPlane):
+            plane.out(action.text)
         elif isinstance(action, peer.Resolve):
             with self._lock:
                 future = self._calls.get(action.call)

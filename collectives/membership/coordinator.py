@@ -15,7 +15,7 @@ import dataclasses
 import hmac
 import uuid
 
-from collectives.membership import formation
+from collectives.membership import formation, rounds, suspects
 from collectives.membership.ledger import (
     MAX_CHALLENGES,
     MAX_GROUPS,
@@ -51,13 +51,16 @@ from collectives.membership.messages import (
     Prepare,
     Prepared,
     Proof,
+    Report,
     Skew,
     StatusQuery,
     StatusReply,
     Suspect,
     SyncDone,
     SyncReached,
+    Taken,
     Unreachable,
+    Veto,
     Welcome,
 )
 from collectives.membership.status import snapshot_json
@@ -274,6 +277,12 @@ def _from_peer(turn: Turn, route: bytes, message: Message) -> None:
         _sync_reached(turn, name, peer, message)
     elif isinstance(message, Suspect):
         _suspect(turn, name, peer, message)
+    elif isinstance(message, Veto):
+        _veto(turn, name, message)
+    elif isinstance(message, Report):
+        rounds.report(turn, name, message.data)
+    elif isinstance(message, Taken):
+        rounds.mark_taken(turn, name, message.peer, message.epoch)
     elif isinstance(message, Leave):
         _leave(turn, name, peer, message)
     else:
@@ -285,11 +294,10 @@ def _catch_up(turn: Turn, name: str, peer: uuid.UUID, stand: Alive) -> None:
     group = turn.group(name)
     view, coming = group.view, group.preparing
     if view is not None and view.rank_of(peer) is not None:
-        if (stand.term, stand.number) < (view.term, view.number):
+        if (stand.term, stand.number) == (view.term, view.number):
+            rounds.catch_up(turn, name, peer, stand.sealed)
+        elif not rounds.repeat_verdict(turn, name, peer, stand.term, stand.number):
             turn.tell(name, peer, formation.commit_of(view))
-        else:
-            for index in range(stand.gone, len(group.gone)):
-                turn.tell(name, peer, formation.gone_message(group, index))
     elif coming is None or coming.view.rank_of(peer) is None:
         turn.tell(name, peer, formation.waiting_note(group, peer))
     if coming is not None and coming.view.rank_of(peer) is not None:
@@ -336,17 +344,17 @@ def _sync_reached(turn: Turn, name: str, peer: uuid.UUID, message: SyncReached) 
         if (message.term, message.number) == (view.term, view.number):
             done = SyncDone(group.id, view.term, view.number, message.sync)
             turn.tell(name, peer, done)
-        elif (message.term, message.number) < (view.term, view.number):
-            turn.tell(name, peer, formation.commit_of(view))
+        else:
+            _catch_up(turn, name, peer, Alive(group.id, message.term, message.number))
         return
     if message.sync > group.sync:
         turn.refuse("message out of place")
         return
-    before = group.reached.get(peer)
-    broken = message.broken or (before is not None and before.broken)
-    formation.mark_reached(turn, name, peer, message.last_operation, broken)
-    if before is not None:
-        # Asked again: whatever the answer was, it may have been lost.
+    again = peer in group.reached
+    formation.mark_reached(turn, name, peer, message.last_operation)
+    rounds.mark_taken(turn, name, peer)
+    if again:
+        # Whatever the answer was, it may have been lost.
         turn.set_peer(name, peer, told=None)
         turn.tell(name, peer, Noted())
         stand = Alive(group.id, message.term, message.number)
@@ -360,12 +368,17 @@ def _suspect(turn: Turn, name: str, peer: uuid.UUID, message: Suspect) -> None:
     turn.tell(name, peer, Noted())
     if view is None or (message.term, message.number) != (view.term, view.number):
         return  # of a view that is no more; whoever is dead is suspected again in this one
-    members = {member.id: member for member in group.members}
+    members = {member.id for member in group.members}
     if peer not in members or message.peer == peer:
         turn.refuse("message out of place")
     elif message.peer in members:
-        formation.mark_suspect(turn, name, members[peer], message.peer, message.text)
-        formation.settle(turn, name)
+        suspects.mark(turn, name, peer, message.peer, message.text, message.certain)
+
+
+def _veto(turn: Turn, name: str, message: Veto) -> None:
+    view = turn.group(name).view
+    if view is not None and (message.term, message.number) == (view.term, view.number):
+        rounds.open_round(turn, name, why=message.text)
 
 
 def _leave(turn: Turn, name: str, peer: uuid.UUID, message: Leave) -> None:
@@ -373,7 +386,7 @@ def _leave(turn: Turn, name: str, peer: uuid.UUID, message: Leave) -> None:
     text = f"{mine.name!r} {'aborted' if message.aborted else 'left'}"
     text += f": {message.text}" if message.text else ""
     turn.because(text, name)
-    formation.depart(turn, name, peer, Departure(mine, left=not message.aborted, text=text))
+    formation.depart(turn, name, Departure(mine, left=not message.aborted, text=text))
     formation.settle(turn, name)
 
 
@@ -398,6 +411,8 @@ def _tick(turn: Turn) -> None:
         _drop_silent(turn, name)
         formation.check_preparation(turn, name)
         formation.check_abandoned(turn, name)
+        suspects.check(turn, name)
+        rounds.check(turn, name)
         formation.tell_waiting(turn, name)
         group = turn.group(name)
         if not group.peers and group.number == 0:
@@ -425,7 +440,8 @@ def _restart_clocks(turn: Turn) -> None:
         coming = group.preparing
         if coming is not None:
             coming = dataclasses.replace(coming, since=turn.now)
-        turn.set_group(name, peers=peers, preparing=coming)
+        turn.set_group(name, peers=peers, preparing=coming, suspects={})
+        rounds.restart_clocks(turn, name)
 
 
 __all__ = ["Received", "ReceivedOtherVersion", "Refused", "Tick", "decide"]

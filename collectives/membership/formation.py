@@ -1,12 +1,15 @@
 """How views come about: first views, syncs, preparations, drops and departures of members.
 
 Functions on a ``Turn``; ``coordinator`` calls ``settle`` after every event that touched a group.
-A group is in one of three situations::
+A group is in one of four situations::
 
     no view ──enough peers──► preparing ──all ready──► view ──all in sync(), and somebody──┐
-       ▲                        ▲  │ who cannot connect       came, went or broke          │
-       │                        └──┘ is dropped                                            │
-       └── all members gone ───────────────── preparing ◄────────────────────────────────-─┘
+       ▲                        ▲  │ who cannot connect  │ ▲  came, or the group is broken  │
+       │                        └──┘ is dropped    round ▼ │ verdict: the next view        │
+       ├── all members gone ─────────────────────── (rounds)                               │
+       └──────────────────────────────────── preparing ◄──────────────────────────────────-┘
+
+What happens when a member goes in between is in ``rounds``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import dataclasses
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 
+from collectives.membership import rounds
 from collectives.membership.admission import (
     missing_peers,
     next_peers,
@@ -22,12 +26,11 @@ from collectives.membership.admission import (
     who_to_drop,
     with_unit,
 )
-from collectives.membership.ledger import Departure, Failure, Group, Preparation, Reached
+from collectives.membership.ledger import Departure, Failure, Group, Preparation
 from collectives.membership.messages import (
     SHOWN,
     Abandon,
     Commit,
-    Gone,
     Prepare,
     SyncDone,
     SyncWaiting,
@@ -43,7 +46,9 @@ def settle(turn: Turn, name: str) -> None:
     group = turn.group(name)
     if group.view is not None and not group.members:
         turn.because(f"all members of view {group.view.number} are gone", name)
-        group = turn.set_group(name, view=None, gone=(), reached={}, sync=1)
+        group = turn.set_group(
+            name, view=None, round=None, issued=None, broken=None, suspects={}, reached={}, sync=1
+        )
     if group.preparing is not None:
         coming = group.preparing
         lost = [peer.name for peer in coming.view.peers if peer.id not in group.peers]
@@ -55,6 +60,8 @@ def settle(turn: Turn, name: str) -> None:
         else:
             return
     group = turn.group(name)
+    if group.round is not None:
+        return
     if group.view is None:
         peers = next_peers(group)
         if peers and not missing_peers(group, peers):
@@ -72,12 +79,9 @@ def _settle_sync(turn: Turn, name: str) -> None:
     missing = missing_peers(group, peers)
     if absent or missing:
         return
-    broken = [peer.name for peer in members if group.reached[peer.id].broken]
     why = []
-    if group.gone:
-        why.append(f"{_names([departure.peer.name for departure in group.gone])} went")
-    if broken:
-        why.append(f"an operation failed at {_names(broken)}")
+    if group.broken is not None:
+        why.append("an operation had failed")
     if len(peers) > len(members):
         why.append(f"{_names_of(peers[len(members) :])} came")
     if why:
@@ -94,7 +98,7 @@ def _settle_sync(turn: Turn, name: str) -> None:
 def _prepare(turn: Turn, name: str, peers: Sequence[Peer], why: str) -> None:
     group = turn.group(name)
     number = group.number + 1
-    last = max((reached.last_operation for reached in group.reached.values()), default=0)
+    last = max(group.reached.values(), default=0)
     key = turn.secret(f"view {group.id} {number}")
     view = View(
         name, group.id, turn.state.term, number, tuple(peers), key, first_operation=last + 1
@@ -108,7 +112,16 @@ def _prepare(turn: Turn, name: str, peers: Sequence[Peer], why: str) -> None:
 
 def _commit(turn: Turn, name: str, coming: Preparation) -> None:
     view = coming.view
-    turn.set_group(name, view=view, preparing=None, gone=(), reached={}, sync=1)
+    turn.set_group(
+        name,
+        view=view,
+        preparing=None,
+        issued=None,
+        broken=None,
+        suspects={},
+        reached={},
+        sync=1,
+    )
     turn.because(f"view {view.number} is committed: {_names_of(view.peers)}", name)
     for peer in view.peers:
         turn.set_peer(name, peer.id, told=None)
@@ -133,32 +146,26 @@ def abandon(turn: Turn, name: str) -> None:
             turn.tell(name, peer.id, Abandon(group.id, view.term, view.number))
 
 
-def depart(turn: Turn, name: str, peer: uuid.UUID, departure: Departure) -> None:
-    """Take a peer out for good and tell the members that it shares a view with at once."""
+def depart(turn: Turn, name: str, *departures: Departure) -> None:
+    """Take peers out for good; a round decides what becomes of the members' operations.
+
+    The rest of a member's unit goes with it.
+    """
     group = turn.group(name)
-    was_member = any(member.id == peer for member in group.members)
-    turn.remove(name, peer, departure)
-    if not was_member:
-        return
-    group = turn.set_group(name, gone=(*group.gone, departure))
-    news = gone_message(group, len(group.gone) - 1)
-    for member in group.members:
-        turn.tell(name, member.id, news)
-
-
-def gone_message(group: Group, index: int) -> Gone:
-    """The announcement of the ``index``-th departure from the committed view."""
-    assert group.view is not None
-    departure = group.gone[index]
-    return Gone(
-        group.id,
-        group.view.term,
-        group.view.number,
-        index,
-        departure.peer.id,
-        departure.left,
-        clip(departure.text),
-    )
+    units = with_unit(group.members, {departure.peer.id for departure in departures})
+    known = {departure.peer.id for departure in departures}
+    first = departures[0]
+    for peer in group.members:
+        if peer.id in units and peer.id not in known:
+            text = f"{peer.name!r} goes with its unit {peer.unit!r}: {first.text}"
+            departures = (*departures, Departure(peer, left=False, text=text))
+            turn.because(text, name)
+    members = {peer.id for peer in group.members}
+    for departure in departures:
+        turn.remove(name, departure.peer.id, departure)
+    lost = tuple(departure for departure in departures if departure.peer.id in members)
+    if lost:
+        rounds.open_round(turn, name, lost)
 
 
 def check_preparation(turn: Turn, name: str) -> None:
@@ -271,7 +278,7 @@ def _expel(turn: Turn, name: str, peer: Peer, why: str) -> None:
     what = "evicted from" if admitted else "not admitted to"
     text = f"{peer.name!r} is {what} group {name!r}: {why}"
     turn.because(text, name)
-    depart(turn, name, peer.id, Departure(peer, left=False, text=text, admitted=admitted))
+    depart(turn, name, Departure(peer, left=False, text=text, admitted=admitted))
 
 
 def mark_knows(turn: Turn, name: str, peer: uuid.UUID) -> None:
@@ -357,26 +364,10 @@ def mark_ready(turn: Turn, name: str, peer: uuid.UUID) -> None:
     turn.set_group(name, preparing=dataclasses.replace(coming, ready=coming.ready | {peer}))
 
 
-def mark_suspect(turn: Turn, name: str, accuser: Peer, accused: uuid.UUID, text: str) -> None:
-    """A member has evidence that another is dead. One member's word is enough here."""
-    peer = next(member for member in turn.group(name).members if member.id == accused)
-    verdict = f"{peer.name!r} is dead by the word of {accuser.name!r}: {text}"
-    turn.because(verdict, name)
-    # A process is dead in all its groups or in none.
-    for other in list(turn.state.groups):
-        if accused in turn.group(other).peers:
-            mine = turn.group(other).peers[accused].peer
-            admitted = any(member.id == accused for member in turn.group(other).members)
-            departure = Departure(mine, left=False, text=verdict, admitted=admitted)
-            depart(turn, other, accused, departure)
-            if other != name:
-                settle(turn, other)
-
-
-def mark_reached(turn: Turn, name: str, peer: uuid.UUID, last_operation: int, broken: bool) -> None:
+def mark_reached(turn: Turn, name: str, peer: uuid.UUID, last_operation: int) -> None:
     """A member's program is in sync()."""
     group = turn.group(name)
-    turn.set_group(name, reached=with_item(group.reached, peer, Reached(last_operation, broken)))
+    turn.set_group(name, reached=with_item(group.reached, peer, last_operation))
 
 
 def _names(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping
 
 from collectives.membership.messages import Hello, Message, StatusQuery
+from collectives.membership.report import Epoch, Error, Report
 from collectives.membership.view import Peer, View
 
 MAX_GROUPS = 4096
@@ -40,6 +41,13 @@ class Timing:
         abandoned: when peers wait for admission and not one member has spoken for so long, the
             members are taken for dead: all were killed at once, nobody is left to report it. A
             single member is never judged so.
+        report_patience: who does not report in a round, or does not take its verdict, so long
+            after others have is evicted.
+        relay_after: after so long, members are asked to pass on what some do not hear.
+        refused_patience: so long has a member whose port refuses connections to say that it lives.
+        silent_patience: the same for one that is only silent.
+        pairs_patience: so long are members collected that cannot reach each other though both are
+            here, before some are evicted.
         challenge_life: a challenge must be answered within this time.
         pause: a clock that jumped by more says that the coordinator itself stood still; it then
             accuses nobody of silence.
@@ -51,6 +59,11 @@ class Timing:
     hesitation: float = 2.5
     prepare_silence: float = 15.0
     abandoned: float = 30.0
+    report_patience: float = 5.0
+    relay_after: float = 0.2
+    refused_patience: float = 0.4
+    silent_patience: float = 1.0
+    pairs_patience: float = 1.5
     challenge_life: float = 10.0
     pause: float = 2.0
 
@@ -101,14 +114,6 @@ class Preparation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reached:
-    """A member's word that its program is in sync()."""
-
-    last_operation: int
-    broken: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class Departure:
     """How somebody went: left, or declared dead or dropped (``left`` false)."""
 
@@ -116,6 +121,56 @@ class Departure:
     left: bool
     text: str
     admitted: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspicion:
+    """A member's word that another is dead; ``certain`` as in ``plane.PeerSuspected``."""
+
+    text: str
+    certain: int
+    since: float
+    last: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A round about the committed view: it is sealed, and its members report.
+
+    Attributes:
+        since: when it was opened; ``asked``: when it was last said to all.
+        first: when the first report came; silence counts from then on.
+        lost: who went, and why, in the order in which it became known.
+        reports: of members that have reported.
+    """
+
+    epoch: Epoch
+    since: float
+    asked: float
+    first: float | None = None
+    lost: tuple[Departure, ...] = ()
+    reports: Mapping[uuid.UUID, Report] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Issued:
+    """The verdict that issued the committed view.
+
+    Attributes:
+        term, number: of the view that was judged.
+        data: the verdict for the core (``report.encode_verdict``).
+        since, asked: when it was made, and last said to those who had not taken it.
+        taken: who has.
+    """
+
+    epoch: Epoch
+    term: int
+    number: int
+    data: bytes
+    text: str
+    since: float
+    asked: float
+    taken: frozenset[uuid.UUID] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +188,13 @@ class Group:
     Attributes:
         number: the highest view number used so far, also for views that never came.
         view: the committed view; None before the first and when all its members are gone.
-        gone: departures from ``view``, in the order in which they are announced.
+        round: the round about it that is under way.
+        rounds: how many were opened in this term.
+        issued: the verdict that issued ``view``; None if a sync did.
+        broken: the error that operations raise until the next sync; None: they run.
+        suspects: (accuser, accused) among the members.
         sync: the number of the sync of ``view`` that is under way or comes next.
-        reached: members that are in it.
+        reached: members that are in it, with the number of their last operation.
         peers: everybody who has not departed, by arrival.
     """
 
@@ -143,9 +202,15 @@ class Group:
     name: str
     number: int = 0
     view: View | None = None
-    gone: tuple[Departure, ...] = ()
+    round: Round | None = None
+    rounds: int = 0
+    issued: Issued | None = None
+    broken: Error | None = None
+    suspects: Mapping[tuple[uuid.UUID, uuid.UUID], Suspicion] = dataclasses.field(
+        default_factory=dict
+    )
     sync: int = 1
-    reached: Mapping[uuid.UUID, Reached] = dataclasses.field(default_factory=dict)
+    reached: Mapping[uuid.UUID, int] = dataclasses.field(default_factory=dict)
     preparing: Preparation | None = None
     peers: Mapping[uuid.UUID, Registered] = dataclasses.field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()

@@ -19,8 +19,11 @@ A peer's life on the wire::
                         ◄──────     Commit
       SyncReached       ──────►
                         ◄──────     SyncWaiting ... SyncDone, or Prepare ... Commit
-      Suspect           ──────►
-                        ◄──────     Gone                 to every other member
+      Suspect, Veto     ──────►
+                        ◄──────     Check                (to the suspected: are you there?)
+                        ◄──────     Seal                 to every member: a round
+      Report            ──────►
+                        ◄──────     Verdict              and the view that it issues
       Leave             ──────►
                         ◄──────     LeaveDone
 
@@ -61,7 +64,8 @@ SHOWN = 32
 MAX_ADDRESSES = 16
 MAX_ADDRESS = 128
 MAX_TEXT = 512
-MAX_TO_COORDINATOR = 256 * 1024
+MAX_REPORT = 1024 * 1024
+MAX_TO_COORDINATOR = MAX_REPORT + 64 * 1024
 MAX_TO_PEER = 4 * 1024 * 1024
 
 _U64 = Int()
@@ -89,6 +93,8 @@ _VIEW = Record(
     ),
     build=View,
 )
+_PEERS = ListOf(Uuid(), MAX_PEERS)
+_EPOCH = Bytes(32, 32)
 _PAIR = Record((Uuid(), _TEXT), take=tuple, build=lambda peer, text: (peer, text))
 
 NO_RUN = uuid.UUID(int=0)
@@ -173,8 +179,7 @@ class Proof(Message):
 class Alive(Message):
     """Where the peer stands.
 
-    Its committed and its prepared view (0: none), and of how many departures from the committed
-    one it knows.
+    Its committed and its prepared view (0: none), and whether the committed one is sealed.
     """
 
     kind: ClassVar[str] = "alive"
@@ -182,7 +187,7 @@ class Alive(Message):
     term: int = _wire(_U64)
     number: int = _wire(_U64)
     prepared: int = _wire(_U64, 0)
-    gone: int = _wire(Int(0, MAX_PEERS), 0)
+    sealed: bool = _wire(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +224,6 @@ class SyncReached(Message):
     number: int = _wire(_U64)
     sync: int = _wire(_U64)
     last_operation: int = _wire(Int(0, 2**63 - 1))
-    broken: bool = _wire(Flag())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +236,37 @@ class Suspect(Message):
     number: int = _wire(_U64)
     peer: uuid.UUID = _wire(Uuid())
     text: str = _wire(_TEXT)
+    certain: int = _wire(Int(0, 2), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Veto(Message):
+    """An operation of the committed view wants to end with an error; its report says which."""
+
+    kind: ClassVar[str] = "veto"
+    group_id: int = _wire(_U32)
+    term: int = _wire(_U64)
+    number: int = _wire(_U64)
+    text: str = _wire(_TEXT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Message):
+    """A sealed peer's report (``report.decode_report``), its own or one that was passed on."""
+
+    kind: ClassVar[str] = "report"
+    group_id: int = _wire(_U32)
+    data: bytes = _wire(Bytes(0, MAX_REPORT))
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken(Message):
+    """A peer that was reached through another has taken the verdict of this round."""
+
+    kind: ClassVar[str] = "taken"
+    group_id: int = _wire(_U32)
+    epoch: bytes = _wire(_EPOCH)
+    peer: uuid.UUID = _wire(Uuid())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,20 +403,42 @@ class SyncWaiting(Message):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gone(Message):
-    """The ``index``-th departure from this view.
+class Check(Message):
+    """Somebody suspects you: say Alive."""
 
-    A member left, or is dead by the coordinator's word.
+    kind: ClassVar[str] = "check"
+
+
+@dataclasses.dataclass(frozen=True)
+class Seal(Message):
+    """A round was opened: seal the view and report.
+
+    ``relay``: members that do not hear the coordinator; pass it on to them.
     """
 
-    kind: ClassVar[str] = "gone"
+    kind: ClassVar[str] = "seal"
     group_id: int = _wire(_U32)
     term: int = _wire(_U64)
     number: int = _wire(_U64)
-    index: int = _wire(Int(0, MAX_PEERS))
-    peer: uuid.UUID = _wire(Uuid())
-    left: bool = _wire(Flag())
-    text: str = _wire(_TEXT)
+    epoch: bytes = _wire(_EPOCH)
+    relay: tuple[uuid.UUID, ...] = _wire(_PEERS, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict(Message):
+    """The verdict of a round about view ``number`` (``report.encode_verdict``), and its view.
+
+    ``relay``: as in Seal.
+    """
+
+    kind: ClassVar[str] = "verdict"
+    group_id: int = _wire(_U32)
+    term: int = _wire(_U64)
+    number: int = _wire(_U64)
+    view: View = _wire(_VIEW)
+    data: bytes = _wire(Bytes(0, MAX_REPORT))
+    text: str = _wire(_TEXT, "")
+    relay: tuple[uuid.UUID, ...] = _wire(_PEERS, ())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ The shell that owns the socket, the clock and the data plane is ``agent``. Phase
 
     CONNECTING ──Challenge──► CHALLENGED ──Welcome──► WAITING ──Commit──► MEMBER ──► LEAVING ──► OUT
          └────────────────────Welcome────────────────────┘                  │ ▲
-                                                     Prepare, SyncReached, Commit
+                                    Prepare, SyncReached, Commit; Seal, Report, Verdict
 
 In WAITING and MEMBER a view may be in preparation (``coming``), in MEMBER a sync may be under way
 (``sync``). Every request is sent again at intervals until it is answered, since a coordinator
@@ -17,7 +17,13 @@ import dataclasses
 import uuid
 from typing import Any
 
-from collectives.errors import CollectiveError, Evicted, NotAuthorized, VersionSkew
+from collectives.errors import (
+    CollectiveError,
+    CoordinatorUnreachable,
+    Evicted,
+    NotAuthorized,
+    VersionSkew,
+)
 from collectives.membership import messages, plane
 from collectives.membership.ledger import prove
 from collectives.membership.messages import Message, clip
@@ -28,22 +34,25 @@ from collectives.membership.peer_state import (
     CallSync,
     CommitPlane,
     DiscardPlane,
+    EndPlane,
     Event,
-    FailPlane,
+    JudgePlane,
     Missing,
     OpenPlane,
     PeerConfig,
     PeerState,
-    PendingSync,
     Phase,
     PreparePlane,
     Received,
     ReceivedOtherVersion,
     Reject,
+    RelayPlane,
     Resolve,
+    SealPlane,
     Send,
     Start,
     Step,
+    Suspicion,
     SyncOutcome,
     Tick,
 )
@@ -147,8 +156,7 @@ class _Machine:
     def _call_sync(self, event: CallSync) -> None:
         if self.state.view is None or self.state.sync is not None:
             return
-        broken = self.state.broken or event.broken
-        self.set(sync=PendingSync(event.last_operation, broken), note=None)
+        self.set(sync=event.last_operation, note=None)
         self._send_sync()
 
     def _send_sync(self) -> None:
@@ -161,8 +169,7 @@ class _Machine:
                 view.term,
                 view.number,
                 self.state.syncs,
-                sync.last_operation,
-                sync.broken,
+                sync,
             )
         )
 
@@ -177,7 +184,7 @@ class _Machine:
         state = self.state
         quiet = float("inf") if state.sent is None else self.now - state.sent
         unknown = state.unknown or state.phase in (Phase.CONNECTING, Phase.CHALLENGED)
-        urgent = unknown or state.suspects or state.phase is Phase.LEAVING
+        urgent = unknown or state.suspects or state.vetoed or state.phase is Phase.LEAVING
         if quiet < (state.config.again if urgent else state.config.keepalive):
             return
         if unknown:
@@ -189,20 +196,29 @@ class _Machine:
 
     def _say_where_we_stand(self) -> None:
         """Repeat whatever has not been answered, or just say Alive."""
+        current = {
+            p: suspicion
+            for p, suspicion in self.state.suspects.items()
+            if self.now - suspicion.at < self.state.config.stale
+        }
+        self.set(suspects=current)
         state = self.state
         for peer in state.suspects:
             self._send_suspect(peer)
+        if state.vetoed:
+            self._send_veto()
         if state.coming is not None and (state.ready or state.unreachable):
             self._send_preparation()
         elif state.coming is None and state.sync is not None:
             self._send_sync()
-        number = 0 if state.view is None else state.view.number
-        if number or not (state.coming is not None and state.ready):
-            known = 0
-            while known in state.gone:
-                known += 1
-            prepared = 0 if state.coming is None else state.coming.number
-            self.send(messages.Alive(state.group_id, state.term, number, prepared, known))
+        if state.view is not None or not (state.coming is not None and state.ready):
+            self._send_alive()
+
+    def _send_alive(self) -> None:
+        state = self.state
+        term, number = (0, 0) if state.view is None else (state.view.term, state.view.number)
+        prepared = 0 if state.coming is None else state.coming.number
+        self.send(messages.Alive(state.group_id, term, number, prepared, bool(state.sealed)))
 
     def _send_preparation(self) -> None:
         coming = self.state.coming
@@ -224,8 +240,23 @@ class _Machine:
     def _send_suspect(self, peer: uuid.UUID) -> None:
         view = self.state.view
         assert view is not None
-        text = clip(self.state.suspects[peer])
-        self.send(messages.Suspect(view.group_id, view.term, view.number, peer, text))
+        suspicion = self.state.suspects[peer]
+        self.send(
+            messages.Suspect(
+                view.group_id,
+                view.term,
+                view.number,
+                peer,
+                clip(suspicion.text),
+                suspicion.certain,
+            )
+        )
+
+    def _send_veto(self) -> None:
+        view = self.state.view
+        assert view is not None
+        text = clip(self.state.vetoed)
+        self.send(messages.Veto(view.group_id, view.term, view.number, text))
 
     # -- what the data plane sees --
 
@@ -246,18 +277,31 @@ class _Machine:
             self.set(unreachable={**state.unreachable, event.peer: missing})
             if news:
                 self._send_preparation()
+        elif isinstance(event, plane.Reported):
+            self.send(messages.Report(state.group_id, event.data))
+        elif isinstance(event, plane.VerdictTaken):
+            self.send(messages.Taken(state.group_id, event.epoch, event.peer))
+        elif isinstance(event, plane.GivenUp):
+            self._given_up(event)
+        elif view is None or event.number != view.number:
+            return  # of a view that is no more
         elif isinstance(event, plane.PeerSuspected):
-            if view is None or event.number != view.number or event.peer in state.suspects:
-                return
-            if view.rank_of(event.peer) is None or event.peer in state.gone.values():
-                return
-            self.set(suspects={**state.suspects, event.peer: event.text})
-            self._send_suspect(event.peer)
-        elif view is not None and event.number == view.number and not state.broken:
-            self.set(broken=True)
-            if state.sync is not None and not state.sync.broken:
-                self.set(sync=dataclasses.replace(state.sync, broken=True))
-                self._send_sync()
+            before = state.suspects.get(event.peer)
+            suspicion = Suspicion(event.text, event.certain, self.now)
+            self.set(suspects={**state.suspects, event.peer: suspicion})
+            if before is None or event.certain > before.certain:
+                self._send_suspect(event.peer)
+        elif not state.vetoed and not state.sealed:
+            self.set(vetoed=event.text or "an operation was given up")
+            self._send_veto()
+
+    def _given_up(self, event: plane.GivenUp) -> None:
+        state = self.state
+        if state.phase is not Phase.MEMBER or state.view is None:
+            return
+        if event.number == state.view.number:
+            self.send(messages.Leave(state.group_id, clip(event.text), True))
+            self._out(CoordinatorUnreachable(event.text))
 
     # -- what the coordinator says --
 
@@ -343,7 +387,7 @@ class _Machine:
         )
         error = Evicted(f"{message.text}; {cure}")
         if state.opened:
-            self.actions.append(FailPlane(state.config.id, False, message.text))
+            self.actions.append(EndPlane(message.text))
         self._out(error)
 
     def _skewed(self, low: int, high: int) -> None:
@@ -362,7 +406,7 @@ class _Machine:
         leaving = self.state.phase is Phase.LEAVING or error is None
         if self.state.coming is not None:
             self.actions.append(DiscardPlane())
-        self.set(phase=Phase.OUT, error=error, coming=None, sync=None, suspects={})
+        self.set(phase=Phase.OUT, error=error, coming=None, sync=None, suspects={}, vetoed="")
         if leaving:
             self.actions.append(Resolve(Call.LEAVE, None))
             self.reasons.append("left the group")
@@ -382,6 +426,10 @@ class _Machine:
             self._abandon(message)
         elif isinstance(message, messages.Commit):
             self._commit(message)
+        elif isinstance(message, messages.Verdict):
+            self._judged(message)
+        elif isinstance(message, messages.Check):
+            self._send_alive()
         elif state.view is None or (
             getattr(message, "group_id", None),
             getattr(message, "term", None),
@@ -394,10 +442,11 @@ class _Machine:
                 self.reasons.append(f"in sync(), waiting for {waits_for(self.state)}")
         elif isinstance(message, messages.SyncDone):
             if state.sync is not None and message.sync == state.syncs:
-                self.set(sync=None, syncs=state.syncs + 1, note=None)
-                self.actions.append(Resolve(Call.SYNC, SyncOutcome(state.view)))
-        elif isinstance(message, messages.Gone):
-            self._gone(message)
+                outcome = _outcome(state.views[0], state.view)
+                self.set(sync=None, syncs=state.syncs + 1, views=(state.view,), note=None)
+                self.actions.append(Resolve(Call.SYNC, outcome))
+        elif isinstance(message, messages.Seal):
+            self._seal(message)
 
     def _prepare(self, view: View) -> None:
         state = self.state
@@ -453,9 +502,10 @@ class _Machine:
             ready=False,
             syncs=1,
             sync=None,
-            broken=False,
-            gone={},
+            views=(view,),
+            sealed=b"",
             suspects={},
+            vetoed="",
             note=None,
         )
         self.actions.append(CommitPlane(view.term, view.number, view.first_operation))
@@ -464,18 +514,57 @@ class _Machine:
         if old is None:
             self.actions.append(Resolve(Call.JOIN, view))
         elif state.sync is not None:
-            joined = tuple(p.name for p in view.peers if old.rank_of(p.id) is None)
-            left = tuple(p.name for p in old.peers if view.rank_of(p.id) is None)
-            self.actions.append(Resolve(Call.SYNC, SyncOutcome(view, joined, left)))
+            self.actions.append(Resolve(Call.SYNC, _outcome(state.views[0], view)))
 
-    def _gone(self, message: messages.Gone) -> None:
+    # -- rounds --
+
+    def _seal(self, message: messages.Seal) -> None:
+        for peer in message.relay:
+            if peer != self.state.config.id:
+                self.actions.append(RelayPlane(peer, message.epoch, verdict=False))
+        if self.state.config.id in message.relay or message.epoch != self.state.sealed:
+            # Also again: the report may have been lost.
+            self.set(sealed=message.epoch, vetoed="")
+            self.actions.append(SealPlane(message.epoch))
+
+    def _judged(self, message: messages.Verdict) -> None:
         state = self.state
-        if message.index in state.gone or message.peer == state.config.id:
+        old, view = state.view, message.view
+        for peer in message.relay:
+            if peer != state.config.id:
+                self.actions.append(RelayPlane(peer, message.data, verdict=True))
+        if old is None or (message.term, message.number) != (old.term, old.number):
+            if old is not None and (view.term, view.number) == (old.term, old.number):
+                self._send_alive()  # it was taken; the word of that was lost
             return
-        suspects = {p: text for p, text in state.suspects.items() if p != message.peer}
-        self.set(gone={**state.gone, message.index: message.peer}, suspects=suspects)
-        self.actions.append(FailPlane(message.peer, message.left, message.text))
-        self.reasons.append(message.text)
+        if view.rank_of(state.config.id) is None:
+            return  # Evicted follows
+        self.actions.append(JudgePlane(message.data))
+        if state.coming is not None:
+            self.set(coming=None, ready=False, unreachable={})
+        self.set(
+            view=view,
+            views=(*state.views, view),
+            sealed=b"",
+            syncs=1,
+            suspects={},
+            vetoed="",
+            note=None,
+            term=max(state.term, view.term),
+            highest=max(state.highest, (view.term, view.number)),
+        )
+        names = ", ".join(peer.name for peer in view.peers)
+        self.reasons.append(f"view {view.number} has {view.size} peers: {names} ({message.text})")
+        self._send_alive()
+        if state.sync is not None:
+            self._send_sync()
+
+
+def _outcome(old: View, new: View) -> SyncOutcome:
+    """What a sync came to, for a caller who knows the view ``old``."""
+    joined = tuple(peer.name for peer in new.peers if old.rank_of(peer.id) is None)
+    left = tuple(peer.name for peer in old.peers if new.rank_of(peer.id) is None)
+    return SyncOutcome(new, joined, left)
 
 
 _RESTARTED = (
@@ -491,18 +580,20 @@ __all__ = [
     "CommitPlane",
     "DiscardPlane",
     "Event",
-    "FailPlane",
+    "EndPlane",
+    "JudgePlane",
     "Missing",
     "OpenPlane",
     "PeerConfig",
     "PeerState",
-    "PendingSync",
     "Phase",
     "PreparePlane",
     "Received",
     "ReceivedOtherVersion",
     "Reject",
+    "RelayPlane",
     "Resolve",
+    "SealPlane",
     "Send",
     "Start",
     "Step",

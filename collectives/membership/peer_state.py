@@ -70,11 +70,12 @@ class PeerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PendingSync:
-    """A sync under way."""
+class Suspicion:
+    """Evidence against a member, and when the data plane last gave it."""
 
-    last_operation: int
-    broken: bool
+    text: str
+    certain: int
+    at: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +92,15 @@ class PeerState:
 
     Attributes:
         view: the committed view, also while the caller has not been handed it yet.
+        views: those of the last commit or sync and the ones that verdicts have issued since.
+        sealed: the round that has sealed ``view``, 32 bytes; empty: none.
         coming: the view in preparation; ``ready`` once the data plane has links to all of it.
         unreachable: its peers to which there was no link when the data plane last said so.
         highest: the newest (term, number) heard of; older preparations are not news.
         syncs: the number of this view's next (or pending) sync.
-        broken: an operation failed since the view was committed.
-        gone: departures from ``view`` that were announced, by index.
+        sync: the last operation's number at the call of the sync under way; None: there is none.
         suspects: members whose death was reported and not yet decided, with the evidence.
+        vetoed: an operation of ``view`` wants to end, in words; "": none.
         note: why nothing happens at the moment, by the coordinator's last word.
         error: why this peer is out, if not by its own will.
         heard, sent, introduced: when the coordinator last spoke, when it was last spoken to,
@@ -113,15 +116,16 @@ class PeerState:
     name: str = ""
     opened: bool = False
     view: View | None = None
+    views: tuple[View, ...] = ()
+    sealed: bytes = b""
     coming: View | None = None
     ready: bool = False
     unreachable: Mapping[uuid.UUID, Missing] = dataclasses.field(default_factory=dict)
     highest: tuple[int, int] = (0, 0)
     syncs: int = 1
-    sync: PendingSync | None = None
-    broken: bool = False
-    gone: Mapping[int, uuid.UUID] = dataclasses.field(default_factory=dict)
-    suspects: Mapping[uuid.UUID, str] = dataclasses.field(default_factory=dict)
+    sync: int | None = None
+    suspects: Mapping[uuid.UUID, Suspicion] = dataclasses.field(default_factory=dict)
+    vetoed: str = ""
     note: messages.Waiting | messages.SyncWaiting | None = None
     error: CollectiveError | None = None
     heard: float | None = None
@@ -158,7 +162,6 @@ class CallSync:
     """The user's program is in sync()."""
 
     last_operation: int
-    broken: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +220,32 @@ class DiscardPlane:
 
 
 @dataclasses.dataclass(frozen=True)
-class FailPlane:
-    """``plane.fail``; ``peer`` is this peer itself when it was evicted."""
+class SealPlane:
+    """``plane.seal``."""
+
+    epoch: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgePlane:
+    """``plane.judge``."""
+
+    verdict: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class RelayPlane:
+    """``plane.relay``."""
 
     peer: uuid.UUID
-    left: bool
+    message: bytes
+    verdict: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class EndPlane:
+    """``plane.out``: this peer was evicted."""
+
     text: str
 
 
@@ -240,7 +264,19 @@ class Reject:
     error: CollectiveError
 
 
-Action = Send | OpenPlane | PreparePlane | CommitPlane | DiscardPlane | FailPlane | Resolve | Reject
+Action = (
+    Send
+    | OpenPlane
+    | PreparePlane
+    | CommitPlane
+    | DiscardPlane
+    | SealPlane
+    | JudgePlane
+    | RelayPlane
+    | EndPlane
+    | Resolve
+    | Reject
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,22 +31,49 @@ class Unreachable:
 
 @dataclasses.dataclass(frozen=True)
 class PeerSuspected:
-    """Evidence that ``peer`` of the committed view is dead."""
+    """Evidence that ``peer`` of the committed view is dead; repeated while it lasts.
+
+    ``certain``: 2: its process was seen to die, 1: its port refuses connections, 0: silence.
+    """
 
     number: int
     peer: uuid.UUID
     text: str
+    certain: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Broken:
-    """The group broke: an operation raised here or at another peer."""
+class Vetoed:
+    """An operation wants to end with an error; repeated until a round has decided about it."""
 
     number: int
     text: str
 
 
-PlaneEvent = ViewReady | Unreachable | PeerSuspected | Broken
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """A report for the coordinator: this peer's, or one of a peer that it was asked to reach."""
+
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class VerdictTaken:
+    """A peer that it was asked to reach has taken the verdict of a round."""
+
+    epoch: bytes
+    peer: uuid.UUID
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenUp:
+    """No verdict came in time; the data plane has ended its operations and is out of the view."""
+
+    number: int
+    text: str
+
+
+PlaneEvent = ViewReady | Unreachable | PeerSuspected | Vetoed | Reported | VerdictTaken | GivenUp
 
 
 class DataPlane(Protocol):
@@ -71,5 +98,14 @@ class DataPlane(Protocol):
     def discard(self) -> None:
         """Forget the prepared view."""
 
-    def fail(self, peer: uuid.UUID, left: bool, text: str) -> None:
-        """The coordinator says that ``peer`` is gone (``left``: by its own will)."""
+    def seal(self, epoch: bytes) -> None:
+        """A round: accept nothing of the view any more, and report; Reported follows."""
+
+    def judge(self, verdict: bytes) -> None:
+        """The verdict of the round: end or go on in the view that it issues."""
+
+    def relay(self, peer: uuid.UUID, message: bytes, verdict: bool) -> None:
+        """Pass a seal or a verdict on to a member; Reported or VerdictTaken follows."""
+
+    def out(self, text: str) -> None:
+        """This peer was evicted: end everything."""

@@ -129,6 +129,16 @@ _ERROR = struct.Struct("<I16sI")
 _RETAINED, _REPEATABLE = 1, 2
 
 
+def encode_epoch(epoch: Epoch) -> bytes:
+    """The 32 bytes that name a round."""
+    return _EPOCH.pack(*dataclasses.astuple(epoch))
+
+
+def decode_epoch(data: bytes) -> Epoch:
+    """The inverse of ``encode_epoch``."""
+    return Epoch(*_EPOCH.unpack(data))
+
+
 class _Reader:
     """Takes what is there and refuses what is not."""
 
@@ -200,7 +210,7 @@ def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
 
 def encode_report(epoch: Epoch, peer: uuid.UUID, report: Report) -> bytes:
     """The inverse of ``decode_report``; for simulations."""
-    parts = [_EPOCH.pack(*dataclasses.astuple(epoch)), peer.bytes, _COUNT.pack(len(report.settled))]
+    parts = [encode_epoch(epoch), peer.bytes, _COUNT.pack(len(report.settled))]
     parts += [_MARK.pack(tag, settled) for tag, settled in report.settled.items()]
     parts.append(_COUNT.pack(len(report.entries)))
     for entry in report.entries:
@@ -227,7 +237,7 @@ def encode_verdict(
 
     With the term, number, key and members (by rank) of the view that it issues.
     """
-    parts = [_EPOCH.pack(*dataclasses.astuple(epoch)), _VIEW.pack(term, number, key)]
+    parts = [encode_epoch(epoch), _VIEW.pack(term, number, key)]
     parts.append(_COUNT.pack(len(members)))
     parts += [member.bytes for member in members]
     parts.append(_COUNT.pack(len(verdict.stands)))

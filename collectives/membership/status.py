@@ -75,7 +75,7 @@ def _group(group: Group, now: float) -> dict[str, Any]:
         "preparing": None if coming is None else coming.view.number,
         "waits_for": _waits_for(group),
         "peers": peers,
-        "gone": [{"name": d.peer.name, "left": d.left, "text": d.text} for d in group.gone],
+        "broken": "" if group.broken is None else group.broken.text,
         "reasons": [{"at": round(now - r.at, 3), "text": r.text} for r in group.reasons],
     }
 
@@ -85,6 +85,8 @@ def _situation(group: Group) -> str:
         return f"preparing view {group.preparing.view.number}"
     if group.view is None:
         return "waiting for peers"
+    if group.round is not None:
+        return f"view {group.view.number}, deciding in round {group.round.epoch.round}"
     if group.reached:
         return f"view {group.view.number}, {len(group.reached)} of {len(group.members)} in sync()"
     return f"view {group.view.number}, running"
@@ -101,6 +103,11 @@ def _waits_for(group: Group) -> list[str]:
                 waits.append(f"view {coming.view.number} waits for {peer.name} to connect")
         for (here, there), failure in coming.failed.items():
             waits.append(f"{named[here]} cannot reach {named[there]}: {failure.text}")
+        return waits
+    if group.round is not None:
+        for peer in group.members:
+            if peer.id not in group.round.reports:
+                waits.append(f"round {group.round.epoch.round} waits for {peer.name} to report")
         return waits
     peers = next_peers(group)
     missing = missing_peers(group, peers)

@@ -155,21 +155,21 @@ void coll_group_discard(struct coll_group *group)
     coll__unlock(group->engine);
 }
 
-void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16], int left,
-                     const char *text)
+void coll_group_out(struct coll_group *group, coll_status status, const char *text)
 {
     if (atomic_load(&group->engine->forked))
         return;
     coll__lock(group->engine);
-    coll__group_fail_peer(group, status, peer, left != 0, text ? text : "");
+    if (group->committed)
+        coll__group_out(group, status, text ? text : "");
     coll__unlock(group->engine);
 }
 
-coll_status coll_group_state(struct coll_group *group, int32_t *culprit)
+coll_status coll_group_state(struct coll_group *group, uint8_t culprit[16])
 {
     ENTER(group->engine);
     coll_status status = group->committed ? group->broken : COLL_CLOSED;
-    *culprit = status == COLL_OK || status == COLL_CLOSED ? -1 : group->broken_culprit;
+    memcpy(culprit, group->broken_culprit, sizeof group->broken_culprit);
     coll__unlock(group->engine);
     return status;
 }
@@ -197,11 +197,15 @@ static bool owes(const struct coll__flow *ring)
 static bool all_drained(const void *argument)
 {
     const struct coll__view *view = argument;
-    if (view->group->committed != view || view->group->broken != COLL_OK)
+    struct coll_group *group = view->group;
+    if (group->committed != view || group->broken != COLL_OK)
         return true;
+    /* Whoever lacks a result can still be supplied with it while we are there. */
+    if (!coll__tags_retain_nothing(group))
+        return false;
     for (uint32_t rank = 0; rank < view->size; rank++) {
         const struct coll__link *link = view->members[rank].link;
-        if (!link || view->members[rank].gone || link->goodbye)
+        if (!link || link->goodbye)
             continue; /* who leaves too owes us nothing and waits for nothing from us */
         if (link->control_head || owes(link->small_flows) || owes(link->bulk_flows) ||
             !link->transport->drained(link))
@@ -212,18 +216,6 @@ static bool all_drained(const void *argument)
 
 static void say_goodbye(struct coll__view *view)
 {
-    uint32_t count = 0;
-    for (struct coll__tag *tag = view->tags; tag; tag = tag->next)
-        count++;
-    uint8_t *payload = malloc((size_t)count * 12 + 1);
-    if (!payload)
-        return;
-    uint8_t *at = payload;
-    for (struct coll__tag *tag = view->tags; tag && count * 12 <= COLL__PAYLOAD_MAX;
-         tag = tag->next, at += 12) {
-        coll__put32(at, tag->tag);
-        coll__put64(at + 4, tag->settled);
-    }
     struct coll__frame frame = {
         .type = COLL__FRAME_GOODBYE,
         .flags = COLL__FLAG_ACK_NOW,
@@ -233,8 +225,7 @@ static void say_goodbye(struct coll__view *view)
     };
     for (uint32_t rank = 0; rank < view->size; rank++)
         if (view->members[rank].link)
-            coll__send_control(view->members[rank].link, &frame, payload, (uint32_t)(at - payload));
-    free(payload);
+            coll__send_control(view->members[rank].link, &frame, NULL, 0);
 }
 
 coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns)

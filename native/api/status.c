@@ -38,6 +38,10 @@ const char *coll_status_text(coll_status status)
         return "closed";
     case COLL_EVICTED:
         return "this peer was removed from the run";
+    case COLL_TOO_FEW_PEERS:
+        return "too few peers are left";
+    case COLL_UNDECIDED:
+        return "the coordinator did not decide in time";
     case COLL_FORKED:
         return "the handle belongs to the parent process";
     }

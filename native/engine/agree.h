@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "collectives.h"
+#include "wire/epoch.h"
 
 /* What a rank reports of an operation; it is the operation's phase, too. */
 enum coll__phase {
@@ -85,13 +86,6 @@ COLL_API void coll__agree_supplied(struct coll__agree *agree);
 COLL_API uint64_t coll__watermark(uint64_t oldest, uint64_t following);
 
 /* ---- the group's seal -------------------------------------------------------------------- */
-
-/* A round: of one coordinator (its term), about one view. */
-struct coll__epoch {
-    uint64_t term;          /* of the coordinator that holds the round */
-    uint64_t view_term, view;
-    uint64_t round;         /* raised with every round of a term */
-};
 
 struct coll__seal {
     uint64_t term, view;    /* of the committed view */

@@ -27,6 +27,7 @@ enum {
     COLL__OP_BUCKETS = 64,
     COLL__EVENT_QUEUE = 256,
     COLL__TEXT = 1024,
+    COLL__LATER_MAX = 1 << 16,      /* frames of views to come that a group keeps */
     COLL__STALL_NS = 200000000      /* a running operation asks after the absent this often */
 };
 
@@ -43,7 +44,8 @@ struct coll__flow {
     uint64_t blocked_since;      /* 0: not blocked */
 };
 
-/* A payload that came before its operation was issued. */
+/* A frame that came before its time: of an operation that is not issued here, or of a view that is
+ * not committed here. */
 struct coll__early {
     struct coll__early *next;
     struct coll__link *link;
@@ -59,45 +61,62 @@ struct coll__saved {             /* input bytes kept for restoring, at the same 
     uint64_t offset, length;
 };
 
+/* Why a call wants to end: it goes on until the verdict. */
+struct coll__veto {
+    coll_status status;                      /* COLL_OK: there is none */
+    int32_t culprit;                         /* rank in operation->view, -1: nobody */
+    uint64_t since;
+    char *text;                              /* malloc'ed */
+};
+
 struct coll_operation {
-    struct coll_operation *next;             /* in view->operations */
+    struct coll_operation *next;             /* in group->operations */
+    struct coll_operation *older, *newer;    /* in tag->oldest, once issued */
     struct coll_engine *engine;
-    struct coll__view *view;                 /* holds a reference */
+    struct coll_group *group;
+    struct coll__view *view;                 /* in which it runs; holds a reference */
     uint32_t references;                     /* the table, the caller, slices in flows */
     uint64_t number;
     uint32_t tag;
-    uint32_t attempt;
     struct coll__agree agree;
     struct coll__descriptor call;
+    bool issued, started;                    /* started: in the present view */
     bool finished, listed;
-    coll_status status;                      /* once finished */
+    bool let_go; /* the caller went; its buffers are not ours any more */
+    bool unknown; /* failed, but may have succeeded elsewhere */
+    coll_status status; /* once finished */
     int32_t culprit;
-    char *error;                             /* malloc'ed, NULL: none */
+    char *error; /* malloc'ed, NULL: none */
+    struct coll__veto veto;
     /* before it is issued */
     struct coll__early *early, **early_tail;
     /* once it is issued */
+    struct coll_call asked; /* as the caller gave it */
+    uint8_t root[16]; /* rooted kinds */
     const struct coll_plan *plan;
-    struct coll__run *run;                   /* per-step progress; NULL without steps */
-    uint64_t pending_bytes;                  /* still to be received */
+    struct coll__run *run; /* per-step progress; NULL without steps */
+    uint64_t pending_bytes; /* still to be received */
     const uint8_t *input;
     uint8_t *output;
-    uint32_t element;                        /* bytes */
+    uint64_t bytes; /* of the payload */
+    uint32_t element; /* bytes */
     uint32_t slice_bytes;
     bool small, in_place_atomic;
-    bool placed_again;                       /* a place in the output was given out twice */
+    bool placed_again; /* a place in the output was given out twice */
     coll__reduce_fn reduce;
     coll__divide_fn divide;
     uint8_t *shadow;
     struct coll__saved *saved;
     uint32_t saved_count, saved_capacity;
-    struct coll__slice *borrowed;            /* slices that point into our buffers */
-    struct coll__flow *flows;                /* one per rank, allocated with the operation */
-    struct coll__link_use *uses;             /* likewise */
-    uint8_t *seen;                           /* per rank: has issued it, as far as we know */
-    struct coll__descriptor *calls;          /* per rank that was seen: what it called */
-    uint64_t *absent;                        /* per rank that said it has not issued it: 1 + the
+    struct coll__slice *borrowed; /* slices that point into our buffers */
+    struct coll__flow *flows; /* one per rank, allocated with the operation */
+    struct coll__link_use *uses; /* likewise */
+    uint8_t *seen; /* per rank: has issued it, as far as we know */
+    struct coll__descriptor *calls; /* per rank that was seen: what it called */
+    uint64_t *absent; /* per rank that said it has not issued it: 1 + the
                                               * last number that it had issued; 0: unheard */
-    uint8_t *wants_open;                     /* per rank: has asked */
+    uint8_t *wants_open; /* per rank: has asked */
+    uint32_t supplier; /* rank that holds the result we await */
     /* time */
     uint64_t deadline, stall_check;
     struct coll_info info;
@@ -106,86 +125,104 @@ struct coll_operation {
 
 /* Per-step progress of a running operation. */
 struct coll__run {
-    uint64_t begin, bytes;       /* the segment's place in the buffer */
-    uint64_t arrived;            /* receiving steps */
-    bool first_write;            /* no earlier step writes the segment */
+    uint64_t begin, bytes; /* the segment's place in the buffer */
+    uint64_t arrived; /* receiving steps */
+    bool first_write; /* no earlier step writes the segment */
     int32_t first_dependent, next_dependent; /* steps with after == this one */
-};
-
-struct coll__farewell {          /* the last operation of a tag that a leaver has finished */
-    uint32_t tag;
-    uint64_t last;
 };
 
 struct coll__member {
     uint8_t id[16];
     char name[64];
-    struct coll__link *link;     /* NULL for ourselves */
-    bool gone;                   /* the coordinator said so */
-    struct coll__farewell *farewells; /* what it had finished when it left; malloc'ed */
-    uint32_t farewell_count;
+    struct coll__link *link; /* NULL for ourselves */
 };
 
+/* The result of an operation, kept for members that may not have it yet. */
+struct coll__retained {
+    struct coll__retained *next;
+    uint64_t number, view; /* the view that reduced it */
+    uint64_t length;
+    uint8_t payload[];
+};
+
+/* Operations of one tag, across views. */
 struct coll__tag {
     struct coll__tag *next;
     uint32_t tag;
-    uint64_t following;          /* the number of the next operation */
-    uint64_t settled;            /* watermark */
-    uint64_t failed;             /* the first that failed, 0: none */
+    uint64_t following; /* the number of the next operation */
+    struct coll_operation *oldest, *newest; /* issued and not over, in order */
+    uint64_t settled; /* watermark */
+    uint64_t told; /* the watermark that all members were last told */
+    uint64_t *ahead; /* settled beyond the watermark */
+    uint32_t ahead_count, ahead_capacity;
+    struct coll__retained *retained, **retained_tail; /* in order */
+    uint64_t retained_bytes;
+    uint64_t *heard; /* watermark of each rank of the committed view */
+    uint32_t ranks;
 };
 
-/* An immutable list of members, and the operations that run in it. */
+/* An immutable list of members. */
 struct coll__view {
-    uint32_t references;         /* group (committed or prepared), operations */
+    uint32_t references; /* group (committed or prepared), operations */
     struct coll_group *group;
     uint64_t term, number, first_operation;
     uint32_t rank, size;
     uint8_t key[32];
-    struct coll_plan *reduce_plan;          /* the ring's, made once */
-    struct coll_plan **broadcast_plans;     /* by root */
-    struct coll_operation *operations[COLL__OP_BUCKETS];
-    struct coll__tag *tags;
+    struct coll_plan *reduce_plan; /* the ring's, made once */
+    struct coll_plan **broadcast_plans; /* by root */
     bool ready_reported, goodbye_said;
-    coll_status aborted;         /* by a member that had committed it before we did */
-    int32_t aborted_culprit;
-    char aborted_text[COLL__TEXT];
     uint64_t unreachable_check;
     struct coll__member members[];
 };
 
+/* A message of a round for the coordinator, which the membership layer takes away. */
+struct coll__letter {
+    struct coll__letter *next;
+    uint32_t kind; /* enum coll_round_message */
+    uint32_t length;
+    uint8_t bytes[];
+};
+
 struct coll_group {
-    struct coll_group *next;     /* in engine->groups */
+    struct coll_group *next; /* in engine->groups */
     struct coll_engine *engine;
     uint32_t id;
     char name[64];
     struct coll__view *committed, *prepared;
+    struct coll__seal seal;
+    struct coll_operation *operations[COLL__OP_BUCKETS]; /* of the committed view */
+    struct coll__tag *tags;
     uint64_t last_operation;
-    coll_status broken;          /* COLL_OK: whole */
-    int32_t broken_culprit;
+    coll_status broken; /* COLL_OK: whole */
+    uint8_t broken_culprit[16];  /* all 0: nobody */
     char broken_text[COLL__TEXT];
-    bool closed;
+    struct coll__early *later, **later_tail; /* frames of views to come */
+    uint32_t later_count;
+    struct coll__letter *letters, **letters_tail;
+    uint8_t *report; /* of the round that sealed us; malloc'ed */
+    uint32_t report_length;
 };
 
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
 
 struct coll_engine {
-    struct coll__host host;      /* first; what the transports see. Guarded by lock, too */
+    struct coll__host host; /* first; what the transports see. Guarded by lock, too */
     pthread_mutex_t lock;
     /* everything below is guarded by lock, unless it says otherwise */
-    pthread_cond_t changed;      /* an operation finished, or the driver's seat is free */
-    pthread_cond_t thread_wake;  /* for the progress thread while it is parked */
+    pthread_cond_t changed; /* an operation finished, or the driver's seat is free */
+    pthread_cond_t thread_wake; /* for the progress thread while it is parked */
     enum coll__driver driver;
-    uint32_t callers;            /* inside coll__drive_until */
-    uint32_t waiting_callers;    /* of them, those that do not drive */
-    uint64_t caller_activity;    /* counts callers that drove: the thread stays away meanwhile */
+    uint32_t callers; /* inside coll__drive_until */
+    uint32_t waiting_callers; /* of them, those that do not drive */
+    uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
-    bool destroyed;              /* closed, but kept for those who still hold operations */
-    uint32_t operations;         /* that exist */
-    atomic_bool forked;          /* set in the child; read without the lock */
+    bool destroyed; /* closed, but kept for those who still hold operations */
+    uint32_t operations; /* that exist */
+    atomic_bool forked; /* set in the child; read without the lock */
     pthread_t thread;
-    struct coll_engine *next;    /* in the process's list, for fork */
-    atomic_uint wanting;         /* threads that wait for the lock; read without it */
-    char *bind, *interface, *congestion;    /* what the options' strings are copied to */
+    struct coll_engine *next; /* in the process's list, for fork */
+    atomic_uint wanting; /* threads that wait for the lock; read without it */
+    char *bind, *interface, *congestion; /* what the options' strings are copied to */
     struct coll_group *groups;
     uint64_t next_tick, last_tick;
     /* events for the membership layer */
@@ -194,9 +231,9 @@ struct coll_engine {
     int event_fd;
     /* pools */
     struct coll__slice *free_slices;
-    uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */
+    uint8_t *free_buffers; /* of COLL__SMALL_BYTES, chained through their first bytes */
     uint32_t free_buffer_count;
-    uint8_t *shadow;             /* the last one used, kept for the next */
+    uint8_t *shadow; /* the last one used, kept for the next */
     size_t shadow_bytes;
 };
 
@@ -216,40 +253,86 @@ void coll__shadow_give(struct coll_engine *engine, uint8_t *shadow, size_t bytes
 void coll__pools_free(struct coll_engine *engine);
 
 /* group.c */
-void coll__view_release(struct coll__view *view);
+struct coll_group *coll__group_find(struct coll_engine *engine, uint32_t id);
 uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16]); /* size: none */
-struct coll__tag *coll__tag_find(struct coll__view *view, uint32_t tag);  /* NULL: no memory */
-struct coll_operation *coll__operation_find(struct coll__view *view, uint32_t tag, uint64_t number);
-/* Break the group: all its unfinished operations end with this; but those that the sender of
- * `abort` (NULL: nobody) has settled go on, since they have succeeded elsewhere. */
-void coll__group_break(struct coll_group *group, coll_status status, int32_t culprit,
-                       const char *text, const struct coll__frame *abort);
 void coll__group_tick(struct coll_group *group, uint64_t now);
 coll_status coll__group_prepare(struct coll_group *group, const struct coll_view *given);
 coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,
                                uint64_t first_operation);
 void coll__group_discard(struct coll_group *group);
 void coll__group_close(struct coll_group *group);
-void coll__group_fail_peer(struct coll_group *group, coll_status status, const uint8_t peer[16],
-                           bool left, const char *text);
-/* The committed or the prepared view that a frame belongs to, NULL: neither. */
-struct coll__view *coll__frame_view(struct coll_engine *engine, const struct coll__frame *frame);
+/* This peer is out: everything ends with `status`, and nothing is known of what others made of it. */
+void coll__group_out(struct coll_group *group, coll_status status, const char *text);
+/* Make `view` the committed one; the links of the one before are let go. */
+void coll__group_install(struct coll_group *group, struct coll__view *view);
+
+/* view.c */
+coll_status coll__view_new(struct coll_group *group, const struct coll_view *given,
+                           struct coll__view **view);
+void coll__view_release(struct coll__view *view);
+/* Drop the view's links and its owner's reference. */
+void coll__view_retire(struct coll__view *view);
+void coll__view_report_if_ready(struct coll_group *group);
+
+/* tag.c */
+struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag); /* NULL: no memory */
+void coll__tag_issue(struct coll__tag *tag, struct coll_operation *operation);
+/* The operation is over. */
+void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation);
+coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation *operation);
+const struct coll__retained *coll__tag_retained(const struct coll__tag *tag, uint64_t number);
+/* `rank` has settled everything up to `watermark`. */
+void coll__tag_hear(struct coll__tag *tag, uint32_t rank, uint64_t watermark);
+/* A new view: what was heard counts no more; `first` is the next number, 0: it goes on. */
+void coll__tags_enter(struct coll_group *group, uint64_t first);
+void coll__tags_tick(struct coll_group *group);
+void coll__tags_free(struct coll_group *group);
+bool coll__tags_retain_nothing(const struct coll_group *group);
 
 /* operation.c */
-coll_status coll__operation_new(struct coll__view *view, uint32_t tag, uint64_t number,
+struct coll_operation *coll__operation_find(struct coll_group *group, uint32_t tag,
+                                            uint64_t number);
+coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
                                 struct coll_operation **operation);
+/* Make room for the ranks of the committed view, and forget what was known of another. */
+coll_status coll__operation_enter(struct coll_operation *operation);
 void coll__operation_unref(struct coll_operation *operation);
+/* Nothing may touch the caller's buffers after this. */
+void coll__operation_quiesce(struct coll_operation *operation);
+/* Back to where it was when it was issued: nothing sent, inputs restored. */
+void coll__operation_reset(struct coll_operation *operation);
 void coll__operation_finish(struct coll_operation *operation, coll_status status, int32_t culprit,
                             const char *text);
-/* Fail it here, tell all other members, and break the group. */
-void coll__operation_fail(struct coll_operation *operation, coll_status status, int32_t culprit,
+/* The caller wants it to end with an error: the coordinator decides. The first one counts, but a
+ * mismatch explains more than a timeout. */
+void coll__operation_veto(struct coll_operation *operation, coll_status status, int32_t culprit,
                           const char *text);
+/* The caller goes without waiting for the verdict: its buffers get their input back. */
+void coll__operation_let_go(struct coll_operation *operation);
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
+/* If everything has arrived: complete, tokens, settle. */
+void coll__operation_progress(struct coll_operation *operation);
+
+/* describe.c: what people read */
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
 /* "operation 7 (tag 3) of view 1" */
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length);
-/* If everything has arrived: complete, tokens, settle. */
-void coll__operation_progress(struct coll_operation *operation);
+/* Who is missing: those that have not issued it, else those whose data has not come. Returns the
+ * rank that it is about, -1: none. */
+int32_t coll__missing_describe(const struct coll_operation *operation, char *text, size_t length);
+
+/* issue.c */
+coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
+                        struct coll_operation **operation);
+/* Begin an issued operation in the committed view. */
+void coll__operation_start(struct coll_operation *operation);
+
+/* round.c */
+void coll__round_seal(struct coll_group *group, const struct coll__epoch *epoch);
+coll_status coll__round_judge(struct coll_group *group, const uint8_t *verdict, size_t length);
+void coll__round_hear(struct coll_group *group, struct coll__link *link,
+                      const struct coll__frame *frame, const uint8_t *payload);
+void coll__letters_free(struct coll_group *group);
 
 /* execute.c */
 coll_status coll__execute_start(struct coll_operation *operation);
@@ -271,15 +354,18 @@ void coll__flow_drop(struct coll__flow *flow);
 void coll__link_drop(struct coll__link *link);
 
 /* exchange.c */
-/* Compare what others said they called with our own call. False: they differ, and it failed. */
+/* Compare what others said they called with our own call. False: they differ, and it is vetoed. */
 bool coll__check_calls(struct coll_operation *operation);
 void coll__tell_open(struct coll_operation *operation, uint32_t rank);
 void coll__tell_tokens(struct coll_operation *operation);
-void coll__tell_abort(struct coll_operation *operation, coll_status status, int32_t culprit,
-                      const char *text);
-void coll__ask(struct coll_operation *operation, uint32_t rank);
+void coll__tell_watermark(struct coll__tag *tag, struct coll__view *view);
+void coll__ask(struct coll_operation *operation, uint32_t rank, uint16_t flags);
 coll_status coll__take_early(struct coll_operation *operation);
 void coll__drop_early(struct coll_operation *operation);
+/* A view was installed: deliver what came for it before, drop what came for older ones. */
+void coll__take_later(struct coll_group *group);
+/* Drop what came over a link (NULL: over any). */
+void coll__drop_later(struct coll_group *group, const struct coll__link *link);
 
 /* events.c */
 void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,

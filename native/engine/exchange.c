@@ -38,10 +38,11 @@ void coll__tell_open(struct coll_operation *operation, uint32_t rank)
     tell(operation, rank, &frame);
 }
 
-void coll__ask(struct coll_operation *operation, uint32_t rank)
+void coll__ask(struct coll_operation *operation, uint32_t rank, uint16_t flags)
 {
     struct coll__frame frame;
     coll__operation_frame(operation, COLL__FRAME_QUERY, &frame);
+    frame.flags |= flags;
     tell(operation, rank, &frame);
 }
 
@@ -56,28 +57,20 @@ void coll__tell_tokens(struct coll_operation *operation)
     }
 }
 
-static void send_abort(struct coll__link *link, struct coll__frame *frame, coll_status status,
-                       int32_t culprit, const char *text)
+void coll__tell_watermark(struct coll__tag *tag, struct coll__view *view)
 {
-    uint8_t payload[COLL__ABORT_BYTES + COLL__ABORT_TEXT_MAX];
-    struct coll__abort abort = {
-        .status = status,
-        .culprit = culprit,
-        .text = text,
-        .text_length = (uint32_t)strlen(text),
+    struct coll__frame frame = {
+        .type = COLL__FRAME_WATERMARK,
+        .group = view->group->id,
+        .tag = tag->tag,
+        .term = view->term,
+        .view = view->number,
+        .watermark = tag->settled,
     };
-    frame->type = COLL__FRAME_ABORT;
-    coll__send_control(link, frame, payload, coll__abort_encode(&abort, payload));
-}
-
-void coll__tell_abort(struct coll_operation *operation, coll_status status, int32_t culprit,
-                      const char *text)
-{
-    struct coll__frame frame;
-    coll__operation_frame(operation, COLL__FRAME_ABORT, &frame);
-    for (uint32_t rank = 0; rank < operation->view->size; rank++)
-        if (operation->view->members[rank].link)
-            send_abort(operation->view->members[rank].link, &frame, status, culprit, text);
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        if (view->members[rank].link)
+            coll__send_control(view->members[rank].link, &frame, NULL, 0);
+    tag->told = tag->settled;
 }
 
 /* ---- hearing ---------------------------------------------------------------------------- */
@@ -107,17 +100,16 @@ static void mismatch(struct coll_operation *operation)
     if (length < (int)sizeof text)
         snprintf(text + length, sizeof text - (size_t)length,
                  "; every rank must make the same calls in the same order");
-    coll__operation_fail(operation, COLL_MISMATCH, culprit, text);
+    coll__operation_veto(operation, COLL_MISMATCH, culprit, text);
 }
 
-/* Rank has issued the operation, with this call. False: the calls differ, and it has failed. */
+/* Rank has issued the operation, with this call. False: the calls differ, and it is vetoed. */
 static bool hear_call(struct coll_operation *operation, uint32_t rank,
                       const struct coll__frame *frame)
 {
     operation->seen[rank] = true;
     operation->calls[rank] = frame->call;
-    if (operation->agree.phase == COLL__ABSENT ||
-        coll__descriptor_equal(&frame->call, &operation->call))
+    if (!operation->started || coll__descriptor_equal(&frame->call, &operation->call))
         return true;
     mismatch(operation);
     return false;
@@ -135,20 +127,34 @@ bool coll__check_calls(struct coll_operation *operation)
     return true;
 }
 
-static coll_status keep_early(struct coll_operation *operation, struct coll__link *link,
-                              const struct coll__frame *frame, const uint8_t *payload)
+static struct coll__early *early_new(struct coll__link *link, const struct coll__frame *frame,
+                                     const uint8_t *payload)
 {
-    /* Only what the sender had the right to send without credit is kept. */
-    if (!(frame->flags & COLL__FLAG_EAGER) ||
-        link->eager_received - link->eager_consumed > COLL__EAGER_WINDOW)
-        return COLL_INVALID_ARGUMENT;
     struct coll__early *early = malloc(sizeof *early + frame->length);
     if (!early)
-        return COLL_NO_MEMORY;
+        return NULL;
     early->next = NULL;
     early->link = link;
     early->frame = *frame;
-    memcpy(early->payload, payload, frame->length);
+    memcpy(early->payload, payload, payload ? frame->length : 0);
+    return early;
+}
+
+/* Whether the sender had the right to send the payload without credit: only that is kept. */
+static bool has_window(const struct coll__link *link, const struct coll__frame *frame)
+{
+    return (frame->flags & COLL__FLAG_EAGER) &&
+           link->eager_received - link->eager_consumed <= COLL__EAGER_WINDOW;
+}
+
+static coll_status keep_early(struct coll_operation *operation, struct coll__link *link,
+                              const struct coll__frame *frame, const uint8_t *payload)
+{
+    if (!has_window(link, frame))
+        return COLL_INVALID_ARGUMENT;
+    struct coll__early *early = early_new(link, frame, payload);
+    if (!early)
+        return COLL_NO_MEMORY;
     *operation->early_tail = early;
     operation->early_tail = &early->next;
     return COLL_OK;
@@ -192,8 +198,12 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
         consume(link, frame);
         return COLL_OK;
     }
-    if (operation->agree.phase == COLL__ABSENT)
+    if (!operation->started)
         return keep_early(operation, link, frame, payload);
+    if (operation->let_go) {
+        consume(link, frame);
+        return COLL_OK;
+    }
     uint64_t now = coll__now();
     if (operation->info.first_byte_ns == 0)
         operation->info.first_byte_ns = now;
@@ -202,7 +212,7 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
     coll_status status = coll__execute_data(operation, rank, frame, payload, placement);
     consume(link, frame);
     if (status == COLL_NO_MEMORY) {
-        coll__operation_fail(operation, COLL_NO_MEMORY, (int32_t)operation->view->rank,
+        coll__operation_veto(operation, COLL_NO_MEMORY, (int32_t)operation->view->rank,
                              "out of memory in the middle of an operation");
         return COLL_OK;
     }
@@ -217,8 +227,11 @@ static void hear_open(struct coll_operation *operation, uint32_t rank,
         operation->absent[rank] = frame->offset + 1;
         return;
     }
-    if (frame->flags & COLL__FLAG_DONE)
+    if (frame->flags & COLL__FLAG_DONE) {
+        coll__agree_told(&operation->agree);
+        coll__operation_progress(operation);
         return;
+    }
     if (!hear_call(operation, rank, frame))
         return;
     operation->flows[rank].credit = true;
@@ -226,20 +239,11 @@ static void hear_open(struct coll_operation *operation, uint32_t rank,
         operation->flows[rank].link->transport->kick(operation->flows[rank].link);
 }
 
-/* A QUERY about an operation that is not issued here: it is over, or not there yet. */
-static void answer(struct coll__view *view, struct coll__link *link,
-                   const struct coll__frame *asked, bool over)
+/* A QUERY about an operation that has no entry here: it has succeeded, or was not issued yet. */
+static void answer(struct coll__tag *tag, struct coll__link *link, const struct coll__frame *asked,
+                   bool over)
 {
-    struct coll_group *group = view->group;
-    struct coll__frame frame = *asked;
-    struct coll__tag *tag = coll__tag_find(view, asked->tag);
-    frame.watermark = tag ? tag->settled : 0;
-    if (view == group->committed && group->broken != COLL_OK &&
-        asked->operation > frame.watermark) {
-        send_abort(link, &frame, group->broken, group->broken_culprit, group->broken_text);
-        return;
-    }
-    frame = (struct coll__frame){
+    struct coll__frame frame = {
         .type = COLL__FRAME_OPEN,
         .flags = over ? COLL__FLAG_DONE : COLL__FLAG_ABSENT,
         .group = asked->group,
@@ -247,48 +251,33 @@ static void answer(struct coll__view *view, struct coll__link *link,
         .term = asked->term,
         .view = asked->view,
         .operation = asked->operation,
-        .attempt = asked->attempt,
-        .offset = tag ? tag->following - 1 : 0,
+        .offset = tag->following - 1,
     };
-    coll__send_control(link, &frame, NULL, 0);
-}
-
-static void hear_abort(struct coll__view *view, const struct coll__frame *frame,
-                       const uint8_t *payload)
-{
-    struct coll__abort abort;
-    char text[COLL__ABORT_TEXT_MAX + 1];
-    if (coll__abort_decode(payload, frame->length, &abort) != COLL_OK)
+    if (!(asked->flags & COLL__FLAG_SUPPLY)) {
+        coll__send_control(link, &frame, NULL, 0);
         return;
-    memcpy(text, abort.text, abort.text_length);
-    text[abort.text_length] = '\0';
-    if (view == view->group->committed) {
-        coll__group_break(view->group, (coll_status)abort.status, abort.culprit, text, frame);
-    } else if (view->aborted == COLL_OK) {
-        view->aborted = (coll_status)abort.status;
-        view->aborted_culprit = abort.culprit;
-        snprintf(view->aborted_text, sizeof view->aborted_text, "%.*s", COLL__TEXT - 1, text);
     }
+    const struct coll__retained *retained = coll__tag_retained(tag, asked->operation);
+    if (!retained)
+        return;
+    frame.type = COLL__FRAME_SUPPLY;
+    frame.flags = 0;
+    frame.offset = retained->view;
+    coll__send_control(link, &frame, retained->payload, (uint32_t)retained->length);
 }
 
-static coll_status hear_goodbye(struct coll__view *view, struct coll__link *link, uint32_t rank,
-                                const struct coll__frame *frame, const uint8_t *payload)
+static coll_status hear_supply(struct coll_operation *operation, const struct coll__frame *frame,
+                               const uint8_t *payload)
 {
-    struct coll__member *member = &view->members[rank];
-    if (frame->length % 12 != 0)
+    if (operation->agree.phase != COLL__AWAITING)
+        return COLL_OK;
+    if (frame->length != operation->bytes)
         return COLL_INVALID_ARGUMENT;
-    uint32_t count = frame->length / 12;
-    struct coll__farewell *farewells = calloc(count + 1, sizeof *farewells);
-    if (!farewells)
-        return COLL_NO_MEMORY;
-    for (uint32_t i = 0; i < count; i++) {
-        farewells[i].tag = coll__get32(payload + (size_t)i * 12);
-        farewells[i].last = coll__get64(payload + (size_t)i * 12 + 4);
-    }
-    free(member->farewells);
-    member->farewells = farewells;
-    member->farewell_count = count;
-    link->goodbye = true;
+    if (!operation->let_go)
+        memcpy(operation->output, payload, operation->bytes);
+    coll__agree_supplied(&operation->agree);
+    operation->info.view = frame->offset;
+    coll__operation_finish(operation, COLL_OK, -1, NULL);
     return COLL_OK;
 }
 
@@ -298,13 +287,13 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
     *placement = (struct coll__placement){0};
     if (frame->type != COLL__FRAME_DATA)
         return;
-    struct coll__view *view = coll__frame_view(link->engine, frame);
-    if (!view || view != view->group->committed)
+    struct coll_group *group = coll__group_find(link->engine, frame->group);
+    if (!group || coll__seal_fence(&group->seal, frame->term, frame->view) != COLL__FENCE_NOW)
         return;
-    uint32_t rank = coll__rank_of(view, link->peer);
-    struct coll_operation *operation = coll__operation_find(view, frame->tag, frame->operation);
-    if (rank < view->size && operation && operation->agree.phase == COLL__RUNNING &&
-        frame->attempt == operation->attempt &&
+    uint32_t rank = coll__rank_of(group->committed, link->peer);
+    struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
+    if (rank < group->committed->size && operation && !operation->let_go &&
+        operation->agree.phase == COLL__RUNNING &&
         coll__descriptor_equal(&frame->call, &operation->call))
         coll__execute_place(operation, rank, frame, placement);
 }
@@ -316,54 +305,33 @@ void coll__unplace(struct coll__placement *placement)
     *placement = (struct coll__placement){0};
 }
 
-static coll_status dispatch(struct coll__link *link, const struct coll__frame *frame,
-                            const uint8_t *payload, const struct coll__placement *placement)
+/* A frame about an operation of the committed view, which is not sealed. */
+static coll_status hear(struct coll_group *group, struct coll__link *link, uint32_t rank,
+                        const struct coll__frame *frame, const uint8_t *payload,
+                        const struct coll__placement *placement)
 {
-    struct coll__view *view = coll__frame_view(link->engine, frame);
-    uint32_t rank = view ? coll__rank_of(view, link->peer) : 0;
-    if (frame->type == COLL__FRAME_DATA && (frame->flags & COLL__FLAG_EAGER))
-        link->eager_received += frame->length;
-    if (frame->type == COLL__FRAME_VOID) {
-        /* What the payload would have taken of the window, given back at once. */
-        if ((frame->flags & COLL__FLAG_EAGER) && frame->offset <= COLL__PAYLOAD_MAX) {
-            link->eager_received += frame->offset;
-            link->eager_consumed += frame->offset;
-        }
-        return COLL_OK;
-    }
-    /* Fenced: an older view's frame never reaches a newer one. */
-    if (!view || rank == view->size) {
-        consume(link, frame);
-        return COLL_OK;
-    }
-    if (frame->type == COLL__FRAME_GOODBYE)
-        return hear_goodbye(view, link, rank, frame, payload);
-    if (frame->type == COLL__FRAME_ABORT) {
-        hear_abort(view, frame, payload);
-        return COLL_OK;
-    }
-    struct coll__tag *tag = coll__tag_find(view, frame->tag);
+    struct coll__tag *tag = coll__tag_find(group, frame->tag);
     if (!tag)
         return COLL_NO_MEMORY;
-    struct coll_operation *operation = coll__operation_find(view, frame->tag, frame->operation);
+    coll__tag_hear(tag, rank, frame->watermark);
+    if (frame->type == COLL__FRAME_WATERMARK)
+        return COLL_OK;
+    struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
     bool over = !operation && frame->operation < tag->following;
-    bool broken = view == view->group->committed && view->group->broken != COLL_OK;
-    if (over || (broken && !operation)) {
-        if (frame->type == COLL__FRAME_QUERY)
-            answer(view, link, frame, over);
+    if (over || (!operation && group->broken != COLL_OK)) {
+        if (frame->type == COLL__FRAME_QUERY && over)
+            answer(tag, link, frame, true);
         consume(link, frame);
         return COLL_OK;
     }
+    if (frame->type == COLL__FRAME_SUPPLY)
+        return operation ? hear_supply(operation, frame, payload) : COLL_OK;
     if (frame->type == COLL__FRAME_OPEN && (frame->flags & COLL__FLAG_ABSENT) && !operation)
         return COLL_OK;
     if (!operation) {
         if (frame->operation - tag->following > AHEAD_MAX)
             return COLL_INVALID_ARGUMENT;
-        COLL_TRY(coll__operation_new(view, frame->tag, frame->operation, &operation));
-    }
-    if (frame->attempt != operation->attempt) {
-        consume(link, frame);
-        return COLL_OK;
+        COLL_TRY(coll__operation_new(group, frame->tag, frame->operation, &operation));
     }
     switch ((enum coll__frame_type)frame->type) {
     case COLL__FRAME_DATA:
@@ -372,12 +340,14 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
         hear_open(operation, rank, frame);
         return COLL_OK;
     case COLL__FRAME_QUERY:
+        if (frame->flags & COLL__FLAG_SUPPLY) /* we await it, too: whoever asks, asks again */
+            return COLL_OK;
         if (!hear_call(operation, rank, frame))
             return COLL_OK;
-        if (operation->agree.phase == COLL__ABSENT) {
+        if (!operation->started) {
             operation->wants_open[rank] = true;
-            answer(view, link, frame, false);
-        } else {
+            answer(tag, link, frame, false);
+        } else if (!operation->let_go) {
             coll__tell_open(operation, rank);
         }
         return COLL_OK;
@@ -388,26 +358,128 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
             return COLL_INVALID_ARGUMENT;
         coll__operation_progress(operation);
         return COLL_OK;
-    case COLL__FRAME_ABORT:
+    case COLL__FRAME_SUPPLY:
+    case COLL__FRAME_WATERMARK:
     case COLL__FRAME_GOODBYE:
     case COLL__FRAME_VOID:
     case COLL__FRAME_ALIVE:
+    case COLL__FRAME_SEAL:
+    case COLL__FRAME_REPORT:
+    case COLL__FRAME_VERDICT:
+    case COLL__FRAME_TAKEN:
     case COLL__FRAME_TYPE_END:
         break;
     }
     return COLL_INVALID_ARGUMENT;
 }
 
+/* ---- frames of views to come --------------------------------------------------------------- */
+
+static coll_status keep_later(struct coll_group *group, struct coll__link *link,
+                              const struct coll__frame *frame, const uint8_t *payload)
+{
+    /* Without credit a peer sends no more than its window, and few frames besides. */
+    bool data = frame->type == COLL__FRAME_DATA;
+    if ((data && !has_window(link, frame)) || group->later_count >= COLL__LATER_MAX)
+        return COLL_INVALID_ARGUMENT;
+    struct coll__early *early = early_new(link, frame, payload);
+    if (!early)
+        return COLL_NO_MEMORY;
+    if (!group->later)
+        group->later_tail = &group->later;
+    *group->later_tail = early;
+    group->later_tail = &early->next;
+    group->later_count++;
+    return COLL_OK;
+}
+
+void coll__drop_later(struct coll_group *group, const struct coll__link *link)
+{
+    struct coll__early **at = &group->later;
+    while (*at) {
+        struct coll__early *early = *at;
+        if (link && early->link != link) {
+            at = &early->next;
+            continue;
+        }
+        *at = early->next;
+        group->later_count--;
+        consume(early->link, &early->frame);
+        free(early);
+    }
+    group->later_tail = at;
+}
+
+/* ---- a frame has arrived -------------------------------------------------------------------- */
+
+static coll_status dispatch(struct coll__link *link, const struct coll__frame *frame,
+                            const uint8_t *payload, const struct coll__placement *placement)
+{
+    struct coll_group *group = coll__group_find(link->engine, frame->group);
+    if (!group || (!group->committed && !group->prepared)) {
+        consume(link, frame);
+        return COLL_OK;
+    }
+    if (frame->type == COLL__FRAME_REPORT || frame->type == COLL__FRAME_TAKEN) {
+        coll__round_hear(group, link, frame, payload);
+        return COLL_OK;
+    }
+    enum coll__fence fence = coll__seal_fence(&group->seal, frame->term, frame->view);
+    if (fence == COLL__FENCE_LATER)
+        return keep_later(group, link, frame, payload);
+    /* A stranger to the view has links because of another. */
+    uint32_t rank = coll__rank_of(group->committed, link->peer);
+    bool member = rank < group->committed->size;
+    if (member && frame->type == COLL__FRAME_GOODBYE)
+        link->goodbye = true;
+    else if (member && (frame->type == COLL__FRAME_SEAL || frame->type == COLL__FRAME_VERDICT))
+        coll__round_hear(group, link, frame, payload);
+    else if (member && fence == COLL__FENCE_NOW)
+        return hear(group, link, rank, frame, payload, placement);
+    else
+        consume(link, frame);
+    return COLL_OK;
+}
+
+void coll__take_later(struct coll_group *group)
+{
+    struct coll__early *early = group->later;
+    group->later = NULL;
+    group->later_tail = &group->later;
+    group->later_count = 0;
+    while (early) {
+        struct coll__early *next = early->next;
+        /* What is still to come is kept again; a link that is gone has dropped its own. */
+        dispatch(early->link, &early->frame, early->payload, NULL);
+        free(early);
+        early = next;
+    }
+}
+
 coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,
                           const uint8_t *payload, const struct coll__placement *placement)
 {
+    if (frame->type == COLL__FRAME_DATA && (frame->flags & COLL__FLAG_EAGER))
+        link->eager_received += frame->length;
+    if (frame->type == COLL__FRAME_VOID) {
+        /* What the payload would have taken of the window, given back at once. */
+        if ((frame->flags & COLL__FLAG_EAGER) && frame->offset <= COLL__PAYLOAD_MAX) {
+            link->eager_received += frame->offset;
+            link->eager_consumed += frame->offset;
+        }
+        return COLL_OK;
+    }
     coll_status status = dispatch(link, frame, payload, placement);
     if (status != COLL_NO_MEMORY)
         return status;
     /* The frame counts as arrived and will not come again, so its operation cannot succeed. */
-    struct coll__view *view = coll__frame_view(link->engine, frame);
-    if (view && view == view->group->committed)
-        coll__group_break(view->group, COLL_NO_MEMORY, (int32_t)view->rank,
-                          "out of memory for what a peer has sent", NULL);
+    struct coll_group *group = coll__group_find(link->engine, frame->group);
+    struct coll_operation *operation = group && group->committed
+                                           ? coll__operation_find(group, frame->tag,
+                                                                  frame->operation)
+                                           : NULL;
+    if (operation)
+        coll__operation_veto(operation, COLL_NO_MEMORY, (int32_t)group->committed->rank,
+                             "out of memory for what a peer has sent");
     return COLL_OK;
 }

@@ -121,8 +121,7 @@ coll_status coll__execute_start(struct coll_operation *operation)
     }
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
-        COLL_TRY(coll__shadow_take(operation->engine, operation->call.count * operation->element,
-                                   &operation->shadow));
+        COLL_TRY(coll__shadow_take(operation->engine, operation->bytes, &operation->shadow));
     for (uint32_t i = 0; i < steps; i++)
         if (plan->steps[i].kind == COLL_STEP_SEND && plan->steps[i].after < 0)
             COLL_TRY(send_range(operation, i, 0, operation->run[i].bytes));

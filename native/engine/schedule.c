@@ -47,15 +47,15 @@ void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
     const struct coll__view *view = operation->view;
     *frame = (struct coll__frame){
         .type = type,
-        .group = view->group->id,
+        .group = operation->group->id,
         .tag = operation->tag,
         .term = view->term,
         .view = view->number,
         .operation = operation->number,
-        .attempt = operation->attempt,
+        .attempt = (uint32_t)operation->info.retries + 1,
         .call = operation->call,
     };
-    for (const struct coll__tag *tag = view->tags; tag; tag = tag->next)
+    for (const struct coll__tag *tag = operation->group->tags; tag; tag = tag->next)
         if (tag->tag == operation->tag)
             frame->watermark = tag->settled;
 }

@@ -43,7 +43,9 @@ enum coll_status {
     COLL_UNSUPPORTED = 9,
     COLL_CLOSED = 10,          /* the handle was closed, or the group has no committed view */
     COLL_FORKED = 11,          /* the handle belongs to the parent process */
-    COLL_EVICTED = 12          /* this peer was removed from the run */
+    COLL_EVICTED = 12,         /* this peer was removed from the run */
+    COLL_TOO_FEW_PEERS = 13,   /* fewer members are left than the group needs */
+    COLL_UNDECIDED = 14 /* the coordinator was not there to decide; see COLL_OUTCOME_UNKNOWN */
 };
 typedef enum coll_status coll_status;
 
@@ -120,9 +122,9 @@ COLL_API void coll_hmac_sha256(const uint8_t *key, size_t key_length, const uint
 /* ---- plans: what an algorithm does, as data --------------------------------------------- */
 
 enum coll_step_kind {
-    COLL_STEP_SEND = 0,        /* send a segment's bytes to `peer` */
-    COLL_STEP_RECV = 1,        /* receive a segment's final bytes from `peer` into the output */
-    COLL_STEP_RECV_REDUCE = 2  /* output = op(received, input) for a segment */
+    COLL_STEP_SEND = 0, /* send a segment's bytes to `peer` */
+    COLL_STEP_RECV = 1, /* receive a segment's final bytes from `peer` into the output */
+    COLL_STEP_RECV_REDUCE = 2 /* output = op(received, input) for a segment */
 };
 enum coll_step_source { COLL_FROM_INPUT = 0, COLL_FROM_OUTPUT = 1 };
 
@@ -135,15 +137,15 @@ struct coll_step {
     uint32_t peer;
     uint32_t segment;
     uint32_t message;
-    uint32_t source;           /* SEND only: enum coll_step_source */
-    uint32_t final;            /* RECV_REDUCE only: 1 if the result is the reduction of all ranks
+    uint32_t source; /* SEND only: enum coll_step_source */
+    uint32_t final; /* RECV_REDUCE only: 1 if the result is the reduction of all ranks
                                 * (what COLL_AVG divides); 0 elsewhere */
     int32_t after;
 };
 
 struct coll_plan_info {
     uint32_t rank, size;
-    uint32_t segments;         /* the buffer is cut into this many; see coll_segment_range */
+    uint32_t segments; /* the buffer is cut into this many; see coll_segment_range */
     uint32_t steps;
 };
 
@@ -169,26 +171,28 @@ struct coll_operation;
 
 /* Zero means the default everywhere. */
 struct coll_engine_options {
-    const char *bind;          /* addresses to listen on, comma separated; default all */
-    const char *interface;     /* name of the network interface to use, e.g. "eth0" */
-    const char *congestion;    /* TCP congestion control for every connection; default: chosen
+    const char *bind; /* addresses to listen on, comma separated; default all */
+    const char *interface; /* name of the network interface to use, e.g. "eth0" */
+    const char *congestion; /* TCP congestion control for every connection; default: chosen
                                 * per connection from its measured round trip */
     uint16_t port_low, port_high; /* inclusive range to listen in; default: any free port */
-    uint32_t connections;      /* TCP connections per pair, 1..64; default 1 */
-    uint32_t slice_bytes;      /* 4096..1048576; default: chosen by size */
-    uint32_t isa;              /* enum coll_isa */
-    uint32_t no_checksums;     /* 1: payloads carry no CRC (headers still do) */
-    uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
-    uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
-    uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
+    uint32_t connections; /* TCP connections per pair, 1..64; default 1 */
+    uint32_t slice_bytes; /* 4096..1048576; default: chosen by size */
+    uint32_t isa; /* enum coll_isa */
+    uint32_t no_checksums; /* 1: payloads carry no CRC (headers still do) */
+    uint32_t no_detection; /* 1: silence is never held against a peer (debuggers) */
+    uint64_t heartbeat_ns; /* idle links say so this often; default 250 ms */
+    uint64_t detection_ns; /* silence after which a peer is reported lost; default 5 s */
+    uint64_t recovery_ns; /* how long a call that wants to end waits for the coordinator's
+                                * verdict; default 10 s */
 };
 
 /* A snapshot of what the engine refused and repaired since it was made. */
 struct coll_counters {
-    uint64_t refused_hello;       /* handshakes that failed the key check or were malformed */
-    uint64_t refused_silent;      /* connections that sent no hello in time */
-    uint64_t refused_version;     /* hellos of another protocol version */
-    uint64_t refused_view;        /* hellos to another peer, or of a view unknown here (yet) */
+    uint64_t refused_hello; /* handshakes that failed the key check or were malformed */
+    uint64_t refused_silent; /* connections that sent no hello in time */
+    uint64_t refused_version; /* hellos of another protocol version */
+    uint64_t refused_view; /* hellos to another peer, or of a view unknown here (yet) */
     uint64_t corrupt_frames; /* frames with a bad header or payload CRC, or nonsense fields */
     uint64_t connections_lost;
     uint64_t reconnects;
@@ -217,7 +221,10 @@ enum coll_event_kind {
     COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
                                       * was tried. Repeated while it lasts, once a second */
     COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
-    COLL_EVENT_BROKEN = 3 /* the group broke (an operation raised here or elsewhere) */
+    COLL_EVENT_VETO = 3, /* an operation wants to end with an error: have a round opened. Repeated
+                          * after a round that did not decide it */
+    COLL_EVENT_ROUND = 4, /* coll_group_next_message has something for the coordinator */
+    COLL_EVENT_OUT = 5 /* no verdict came in time: this peer is out of the view */
 };
 struct coll_event {
     uint32_t kind;
@@ -254,18 +261,18 @@ COLL_API coll_status coll_group_open(struct coll_engine *engine, uint32_t id, co
 /* Start to connect to the peers of `view`; COLL_EVENT_VIEW_READY follows. Replaces an earlier
  * prepared view. The committed view goes on meanwhile. */
 COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view);
-/* Make the prepared view the committed one. No operation may be outstanding; operations that
- * are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one. */
+/* Make the prepared view the committed one, at a sync. No operation may be outstanding; operations
+ * that are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one. */
 COLL_API coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
                                        uint64_t first_operation);
 /* Forget the prepared view, if any. */
 COLL_API void coll_group_discard(struct coll_group *group);
-/* Break the group: pending operations, and later ones until the next commit, end with `status`
- * and `text`. With left != 0 `peer` left gracefully: operations that it had finished go on. */
-COLL_API void coll_group_fail(struct coll_group *group, coll_status status, const uint8_t peer[16],
-                              int left, const char *text);
-/* COLL_OK, or why the group is broken; *culprit is the rank it is about, -1: none. */
-COLL_API coll_status coll_group_state(struct coll_group *group, int32_t *culprit);
+/* This peer is out of the view: pending operations, and later ones until the next commit, end with
+ * `status` and `text`; what became of them elsewhere is unknown. */
+COLL_API void coll_group_out(struct coll_group *group, coll_status status, const char *text);
+/* COLL_OK, or why the group is broken; `culprit` is the UUID of the peer that it is about, all 0:
+ * nobody in particular. */
+COLL_API coll_status coll_group_state(struct coll_group *group, uint8_t culprit[16]);
 /* The highest operation number issued so far over all tags (0 if none). */
 COLL_API uint64_t coll_group_last_operation(struct coll_group *group);
 /* Say goodbye to the peers of the view (once) and wait (at most timeout_ns) until they have all that
@@ -274,10 +281,42 @@ COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout
 /* Release the group and its links. Outstanding operations end with COLL_CLOSED. */
 COLL_API void coll_group_close(struct coll_group *group);
 
+/* ---- rounds: what becomes of operations when somebody dies, leaves or gives up --------------- */
+
+enum { COLL_EPOCH_BYTES = 32, COLL_ROUND_MESSAGE_MAX = 1048576 };
+
+/* The coordinator opened a round, `epoch` (4 x u64, little-endian: its term, the view's term and
+ * number, the round): nothing of the view is accepted any more, and a report is made. Harmless if
+ * it is repeated or stale. */
+COLL_API coll_status coll_group_seal(struct coll_group *group,
+                                     const uint8_t epoch[COLL_EPOCH_BYTES]);
+/* The verdict of that round (bytes as made by the coordinator): outstanding operations end or go on
+ * in the view that it issues. COLL_OK also if it was taken before; COLL_INVALID_ARGUMENT if it is
+ * of another round, or malformed. */
+COLL_API coll_status coll_group_judge(struct coll_group *group, const uint8_t *verdict,
+                                      size_t length);
+enum coll_round_message {
+    COLL_ROUND_REPORT = 1, /* a report: of this peer, or of one that this peer was asked to reach */
+    COLL_ROUND_TAKEN = 2, /* such a peer has taken the verdict: epoch, peer[16] */
+    COLL_ROUND_SEAL = 3, /* for coll_group_relay: the epoch */
+    COLL_ROUND_VERDICT = 4 /* for coll_group_relay: the verdict */
+};
+/* Pass a seal or a verdict on to a member whose program does not hear the coordinator; what its
+ * engine answers comes through coll_group_next_message. */
+COLL_API coll_status coll_group_relay(struct coll_group *group, const uint8_t peer[16],
+                                      uint32_t kind, const uint8_t *message, size_t length);
+/* COLL_OK and the oldest message for the coordinator (at most COLL_ROUND_MESSAGE_MAX bytes), or
+ * COLL_IN_PROGRESS when there is none, or COLL_INVALID_ARGUMENT with its length if it is too long
+ * for `capacity`. */
+COLL_API coll_status coll_group_next_message(struct coll_group *group, uint32_t *kind,
+                                             uint8_t *buffer, size_t capacity, size_t *length);
+
 /* ---- operations -------------------------------------------------------------------------- */
 
 enum coll_flags {
-    COLL_NOT_ATOMIC = 1 /* the input is not restored when the operation fails */
+    COLL_NOT_ATOMIC = 1, /* the input is not restored when the operation fails; implies the next */
+    COLL_NO_REPEAT = 2 /* the loss of a member ends the operation with COLL_PEER_LOST; without it,
+                        * it runs again without the lost one. Equal on all ranks */
 };
 
 /* The tag of operations that have none; only what messages say depends on it. */
@@ -291,11 +330,13 @@ struct coll_call {
     const void *input; /* count elements; equal to output for in-place */
     void *output; /* count elements; otherwise must not overlap input */
     uint64_t timeout_ns; /* from issue; 0: none */
+    const uint8_t
+        *root_peer; /* 16 bytes: the root's UUID; NULL: `root` is a rank of the newest view */
 };
 
 struct coll_info {
     uint64_t number; /* of the operation, in its tag */
-    uint64_t view;
+    uint64_t view; /* number of the view in which it ended; if well, its members contributed */
     uint64_t entered_ns, first_byte_ns, last_byte_ns, done_ns; /* CLOCK_MONOTONIC; 0: never */
     uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t retries;
@@ -326,17 +367,21 @@ COLL_API coll_status coll_run(struct coll_group *group, const struct coll_call *
 COLL_API coll_status coll_test(struct coll_operation *operation);
 /* Write 1 to `fd` (an eventfd; -1 for none) when the operation finishes, at once if it has. */
 COLL_API void coll_operation_notify(struct coll_operation *operation, int fd);
-/* Abort here and at all other peers. No effect once finished. */
-COLL_API void coll_operation_abort(struct coll_operation *operation, coll_status status,
-                                   const char *text);
+/* Ask for its end, here and at all other peers, with `status`: the verdict follows, which may find
+ * that it has succeeded. No effect once finished. */
+COLL_API void coll_operation_veto(struct coll_operation *operation, coll_status status,
+                                  const char *text);
 COLL_API void coll_operation_get_info(struct coll_operation *operation, struct coll_info *info);
 COLL_API coll_status coll_operation_link(struct coll_operation *operation, uint32_t i,
                                          struct coll_link_info *info);
 /* Why it failed ("" otherwise). Valid until release. */
 COLL_API const char *coll_operation_error(struct coll_operation *operation);
-/* The rank that the failure is about, -1 if it is about none. */
+/* The rank, in the view in which it ended, that the failure is about; -1: none. */
 COLL_API int32_t coll_operation_culprit(struct coll_operation *operation);
-/* Free the operation; an unfinished one is aborted first. */
+/* 1 if it failed here and may have succeeded elsewhere, else 0. */
+COLL_API int coll_operation_unknown(struct coll_operation *operation);
+/* Free the operation. An unfinished one is vetoed; its input is restored at once, and its buffers
+ * are not touched after this. */
 COLL_API void coll_operation_release(struct coll_operation *operation);
 
 /* ---- faults: for tests, costs one null check when unused ----------------------------------- */

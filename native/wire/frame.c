@@ -34,7 +34,7 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
     out[99] = frame->call.codec;
     coll__put32(out + 100, frame->call.root);
     coll__put64(out + 104, frame->call.count);
-    memset(out + 112, 0, 12); /* reserved: round epoch */
+    memset(out + 112, 0, 12); /* reserved */
     coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
 }
 
@@ -69,32 +69,6 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
     frame->call.codec = in[99];
     frame->call.root = coll__get32(in + 100);
     frame->call.count = coll__get64(in + 104);
-    return COLL_OK;
-}
-
-uint32_t coll__abort_encode(const struct coll__abort *abort, uint8_t *out)
-{
-    uint32_t length = abort->text_length < COLL__ABORT_TEXT_MAX ? abort->text_length
-                                                                : COLL__ABORT_TEXT_MAX;
-    coll__put32(out, abort->status);
-    coll__put32(out + 4, (uint32_t)abort->culprit);
-    coll__put32(out + 8, length);
-    memcpy(out + COLL__ABORT_BYTES, abort->text, length);
-    return COLL__ABORT_BYTES + length;
-}
-
-coll_status coll__abort_decode(const uint8_t *in, uint32_t length, struct coll__abort *abort)
-{
-    if (length < COLL__ABORT_BYTES || coll__get32(in + 8) > COLL__ABORT_TEXT_MAX ||
-        coll__get32(in + 8) != length - COLL__ABORT_BYTES)
-        return COLL_INVALID_ARGUMENT;
-    uint32_t status = coll__get32(in);
-    if (status <= COLL_IN_PROGRESS || status > COLL_EVICTED)
-        return COLL_INVALID_ARGUMENT;
-    abort->status = status;
-    abort->culprit = (int32_t)coll__get32(in + 4);
-    abort->text = (const char *)in + COLL__ABORT_BYTES;
-    abort->text_length = length - COLL__ABORT_BYTES;
     return COLL_OK;
 }
 

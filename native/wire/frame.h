@@ -22,20 +22,28 @@ enum coll__frame_type {
     COLL__FRAME_OPEN = 2,    /* "I have issued this operation": credit, and the answer to QUERY */
     COLL__FRAME_QUERY = 3,   /* "what is this operation at your place?" */
     COLL__FRAME_TOKEN = 4,   /* completion token of round `message` */
-    COLL__FRAME_ABORT = 5,   /* the operation failed: payload is struct coll__abort */
-    COLL__FRAME_GOODBYE = 6, /* the sender leaves: payload is (tag, last operation) pairs */
-    COLL__FRAME_VOID = 7,    /* stands for a re-sent slice whose payload nobody needs any more;
+    COLL__FRAME_SUPPLY = 5, /* the result of an operation that stands: payload is the whole of it,
+                              * `offset` the number of the view that reduced it */
+    COLL__FRAME_GOODBYE = 6, /* the sender leaves */
+    COLL__FRAME_VOID = 7, /* stands for a re-sent slice whose payload nobody needs any more;
                               * `offset` is what it took of the eager window */
-    COLL__FRAME_ALIVE = 8,   /* heartbeat and acknowledgement; carries no sequence number */
+    COLL__FRAME_ALIVE = 8, /* heartbeat and acknowledgement; carries no sequence number */
+    COLL__FRAME_WATERMARK = 9, /* nothing but the watermark */
+    /* A round, passed on for a peer whose own program is deaf; see wire/round.h. */
+    COLL__FRAME_SEAL = 10, /* seal and report: payload is the epoch */
+    COLL__FRAME_REPORT = 11, /* the answer */
+    COLL__FRAME_VERDICT = 12,
+    COLL__FRAME_TAKEN = 13, /* the answer to a verdict: payload is its epoch and the sender */
     COLL__FRAME_TYPE_END
 };
 
 enum coll__frame_flags {
-    COLL__FLAG_EAGER = 1,    /* DATA sent without credit: counts against the receiver's window */
-    COLL__FLAG_ACK_NOW = 2,  /* acknowledge without delay */
-    COLL__FLAG_ABSENT = 4,   /* OPEN: not issued here; `offset` is the last number that was */
-    COLL__FLAG_DONE = 8,     /* OPEN: finished here */
-    COLL__FLAG_NO_CRC = 16   /* the payload carries no checksum */
+    COLL__FLAG_EAGER = 1, /* DATA sent without credit: counts against the receiver's window */
+    COLL__FLAG_ACK_NOW = 2, /* acknowledge without delay */
+    COLL__FLAG_ABSENT = 4, /* OPEN: not issued here; `offset` is the last number that was */
+    COLL__FLAG_DONE = 8, /* OPEN: it has succeeded here */
+    COLL__FLAG_NO_CRC = 16, /* the payload carries no checksum */
+    COLL__FLAG_SUPPLY = 32 /* QUERY: send the result, it stands */
 };
 
 /* What a rank calls. It travels whole in every frame of an operation, so whoever sees two that
@@ -49,40 +57,25 @@ struct coll__descriptor {
 struct coll__frame {
     uint8_t type;
     uint16_t flags;
-    uint32_t length;       /* payload bytes */
+    uint32_t length; /* payload bytes */
     uint32_t payload_crc;
-    uint64_t sequence;     /* of the link, from 1; 0: unsequenced */
+    uint64_t sequence; /* of the link, from 1; 0: unsequenced */
     uint64_t acknowledged; /* every sequence number up to this one has arrived */
-    uint64_t consumed;     /* eager payload bytes taken out of the receiver's window so far */
+    uint64_t consumed; /* eager payload bytes taken out of the receiver's window so far */
     uint32_t group, tag;
     uint64_t term, view;
     uint64_t operation;
-    uint64_t watermark;    /* every operation of the tag up to this one is settled */
-    uint32_t attempt;
-    uint32_t message;      /* DATA: of the plan; TOKEN: the round */
-    uint64_t offset;       /* DATA: bytes from the start of the segment */
+    uint64_t watermark; /* every operation of the tag up to this one is settled */
+    uint32_t attempt; /* how often the sender has begun the operation; the view fences it */
+    uint32_t message; /* DATA: of the plan; TOKEN: the round */
+    uint64_t offset; /* DATA: bytes from the start of the segment */
     struct coll__descriptor call;
 };
-
-/* The payload of ABORT: fixed part, then `text_length` bytes of UTF-8. */
-struct coll__abort {
-    uint32_t status;
-    int32_t culprit;       /* rank, -1: nobody in particular */
-    const char *text;
-    uint32_t text_length;
-};
-
-enum { COLL__ABORT_TEXT_MAX = 1024, COLL__ABORT_BYTES = 12 };
 
 void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME_BYTES]);
 /* COLL_MISMATCH for another version, COLL_INVALID_ARGUMENT for anything malformed. Allocates
  * nothing; `frame` is written only on success. */
 coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll__frame *frame);
-
-/* Returns the number of bytes written into `out` (COLL__ABORT_BYTES + text at most). */
-uint32_t coll__abort_encode(const struct coll__abort *abort, uint8_t *out);
-/* `abort->text` points into `in`. */
-coll_status coll__abort_decode(const uint8_t *in, uint32_t length, struct coll__abort *abort);
 
 bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b);
 

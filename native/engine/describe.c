@@ -1,0 +1,75 @@
+/* Operations in words, for those who read errors. */
+#include <stdio.h>
+
+#include "engine/engine.h"
+
+void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length)
+{
+    const char *kind = coll_kind_name(call->kind);
+    if (call->kind == COLL_ALL_REDUCE)
+        snprintf(text, length, "%s(dtype=%s, op=%s, count=%llu)", kind,
+                 coll_dtype_name(call->dtype), coll_redop_name(call->op),
+                 (unsigned long long)call->count);
+    else if (call->kind == COLL_BROADCAST)
+        snprintf(text, length, "%s(dtype=%s, count=%llu, root=%u)", kind,
+                 coll_dtype_name(call->dtype), (unsigned long long)call->count, call->root);
+    else
+        snprintf(text, length, "%s()", kind);
+}
+
+void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)
+{
+    unsigned long long number = operation->number, view = operation->view->number;
+    if (operation->tag == COLL_UNTAGGED)
+        snprintf(text, length, "operation %llu of view %llu", number, view);
+    else
+        snprintf(text, length, "operation %llu (tag %u) of view %llu", number, operation->tag,
+                 view);
+}
+
+int32_t coll__missing_describe(const struct coll_operation *operation, char *text, size_t length)
+{
+    const struct coll__view *view = operation->view;
+    int32_t culprit = -1;
+    size_t at = 0;
+    if (operation->group->seal.sealed) {
+        snprintf(text, length,
+                 "a member is gone or has given up, and the coordinator has not yet "
+                 "decided what becomes of the operation; check that it runs");
+        return -1;
+    }
+    text[0] = '\0';
+    for (uint32_t rank = 0; rank < view->size && at < length; rank++) {
+        if (rank == view->rank || operation->seen[rank])
+            continue;
+        if (culprit < 0)
+            culprit = (int32_t)rank;
+        at += (size_t)snprintf(text + at, length - at, "%s'%s' (rank %u) ", at ? "; " : "",
+                               view->members[rank].name, rank);
+        if (at < length && operation->absent[rank] > 0)
+            at += (size_t)snprintf(text + at, length - at,
+                                   "has not called it (its last operation is %llu)",
+                                   (unsigned long long)operation->absent[rank] - 1);
+        else if (at < length)
+            at += (size_t)snprintf(text + at, length - at, "has not been heard about it");
+    }
+    if (culprit >= 0)
+        return culprit;
+    for (uint32_t i = 0; operation->run && i < operation->plan->info.steps; i++) {
+        const struct coll_step *step = &operation->plan->steps[i];
+        if (step->kind != COLL_STEP_SEND && operation->run[i].arrived < operation->run[i].bytes) {
+            snprintf(text, length,
+                     "all ranks have called it, %llu bytes are still to come from '%s' (rank %u)",
+                     (unsigned long long)operation->pending_bytes, view->members[step->peer].name,
+                     step->peer);
+            return (int32_t)step->peer;
+        }
+    }
+    if (operation->agree.phase == COLL__AWAITING) {
+        snprintf(text, length, "it has succeeded, its result is still to come from '%s' (rank %u)",
+                 view->members[operation->supplier].name, operation->supplier);
+        return (int32_t)operation->supplier;
+    }
+    snprintf(text, length, "all ranks have called it, not all have said that they are done");
+    return -1;
+}

@@ -1,0 +1,191 @@
+/* Views: immutable lists of members, and the links that they need. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16])
+{
+    uint32_t rank = 0;
+    while (rank < view->size && memcmp(view->members[rank].id, peer, 16) != 0)
+        rank++;
+    return rank;
+}
+
+coll_status coll__view_new(struct coll_group *group, const struct coll_view *given,
+                           struct coll__view **made)
+{
+    struct coll__view *view = calloc(1, sizeof *view + given->size * sizeof(struct coll__member));
+    if (!view)
+        return COLL_NO_MEMORY;
+    view->references = 1;
+    view->group = group;
+    view->term = given->term;
+    view->number = given->number;
+    view->first_operation = given->first_operation;
+    view->rank = given->rank;
+    view->size = given->size;
+    memcpy(view->key, given->key, sizeof view->key);
+    view->broadcast_plans = calloc(given->size, sizeof(struct coll_plan *));
+    if (!view->broadcast_plans || coll_plan_make(COLL_ALL_REDUCE, given->rank, given->size, 0,
+                                                 &view->reduce_plan) != COLL_OK) {
+        coll__view_release(view);
+        return COLL_NO_MEMORY;
+    }
+    for (uint32_t rank = 0; rank < given->size; rank++) {
+        struct coll__member *member = &view->members[rank];
+        memcpy(member->id, given->peers[rank].id, sizeof member->id);
+        snprintf(member->name, sizeof member->name, "%s", given->peers[rank].name);
+    }
+    *made = view;
+    return COLL_OK;
+}
+
+void coll__view_release(struct coll__view *view)
+{
+    if (--view->references > 0)
+        return;
+    coll_plan_free(view->reduce_plan);
+    for (uint32_t root = 0; view->broadcast_plans && root < view->size; root++)
+        coll_plan_free(view->broadcast_plans[root]);
+    free(view->broadcast_plans);
+    free(view);
+}
+
+static void release_link(struct coll__link *link)
+{
+    if (!link || --link->references > 0)
+        return;
+    struct coll__link **at = &link->engine->host.links;
+    while (*at != link)
+        at = &(*at)->next;
+    *at = link->next;
+    for (struct coll_group *group = link->engine->groups; group; group = group->next)
+        coll__drop_later(group, link);
+    coll__link_drop(link);
+    link->transport->close(link);
+}
+
+void coll__view_retire(struct coll__view *view)
+{
+    for (uint32_t rank = 0; rank < view->size; rank++) {
+        release_link(view->members[rank].link);
+        view->members[rank].link = NULL;
+    }
+    coll__view_release(view);
+}
+
+void coll__view_report_if_ready(struct coll_group *group)
+{
+    struct coll__view *view = group->prepared;
+    if (!view || view->ready_reported)
+        return;
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        if (rank != view->rank && !view->members[rank].link->up)
+            return;
+    view->ready_reported = true;
+    coll__emit(group->engine, COLL_EVENT_VIEW_READY, group->id, view->number, NULL, NULL);
+}
+
+/* ---- links, as transports see them -------------------------------------------------------- */
+
+struct coll__link *coll__link_find(struct coll__host *host, const uint8_t peer[16])
+{
+    struct coll__link *link = host->links;
+    while (link && memcmp(link->peer, peer, 16) != 0)
+        link = link->next;
+    return link;
+}
+
+void coll__link_init(struct coll__link *link, struct coll__host *host,
+                     const struct coll__transport *transport, const struct coll_peer *peer)
+{
+    link->engine = coll__engine_of(host);
+    link->host = host;
+    link->transport = transport;
+    memcpy(link->peer, peer->id, sizeof link->peer);
+    snprintf(link->name, sizeof link->name, "%s", peer->name);
+    link->control_tail = &link->control_head;
+}
+
+void coll__link_up(struct coll__link *link)
+{
+    link->up = true;
+    link->lost_reported = false;
+    for (struct coll_group *group = link->engine->groups; group; group = group->next)
+        coll__view_report_if_ready(group);
+}
+
+void coll__link_down(struct coll__link *link)
+{
+    link->up = false;
+}
+
+void coll__link_lost(struct coll__link *link, const char *text)
+{
+    if (link->lost_reported)
+        return;
+    link->lost_reported = true;
+    for (struct coll_group *group = link->engine->groups; group; group = group->next)
+        if (group->committed &&
+            coll__rank_of(group->committed, link->peer) < group->committed->size)
+            coll__emit(link->engine, COLL_EVENT_PEER_LOST, group->id, group->committed->number,
+                       link->peer, text);
+}
+
+/* The committed or the prepared view that goes by this name, NULL: neither. */
+static struct coll__view *named(struct coll_engine *engine, uint32_t group_id, uint64_t term,
+                                uint64_t number)
+{
+    struct coll_group *group = coll__group_find(engine, group_id);
+    struct coll__view *candidates[2] = {group ? group->committed : NULL,
+                                        group ? group->prepared : NULL};
+    for (int i = 0; i < 2; i++)
+        if (candidates[i] && candidates[i]->number == number && candidates[i]->term == term)
+            return candidates[i];
+    return NULL;
+}
+
+const uint8_t *coll__view_key(struct coll__host *host, uint32_t group_id, uint64_t term,
+                              uint64_t number, const uint8_t peer[16])
+{
+    struct coll__view *view = named(coll__engine_of(host), group_id, term, number);
+    return view && coll__rank_of(view, peer) < view->size ? view->key : NULL;
+}
+
+bool coll__view_for_link(const struct coll__link *link, uint32_t *group_id, uint64_t *term,
+                         uint64_t *number, const uint8_t **key)
+{
+    for (struct coll_group *group = link->engine->groups; group; group = group->next) {
+        struct coll__view *candidates[2] = {group->prepared, group->committed};
+        for (int i = 0; i < 2; i++) {
+            struct coll__view *view = candidates[i];
+            if (!view || coll__rank_of(view, link->peer) == view->size)
+                continue;
+            /* A committed view is known to both; a prepared one perhaps not yet to the other. */
+            if (i == 0 && group->committed &&
+                coll__rank_of(group->committed, link->peer) < group->committed->size)
+                continue;
+            *group_id = group->id;
+            *term = view->term;
+            *number = view->number;
+            *key = view->key;
+            return true;
+        }
+    }
+    return false;
+}
+
+void coll__count_sent(struct coll__link *link, struct coll__slice *slice, uint64_t bytes,
+                      bool again)
+{
+    struct coll_operation *operation = slice->operation;
+    if (!operation)
+        return;
+    uint32_t rank = coll__rank_of(operation->view, link->peer);
+    if (rank == operation->view->size)
+        return;
+    operation->uses[rank].sent_bytes += bytes;
+    operation->uses[rank].resent += again;
+}
