@@ -84,9 +84,9 @@ struct coll_operation {
     bool finished, listed;
     bool let_go; /* the caller went; its buffers are not ours any more */
     bool unknown; /* failed, but may have succeeded elsewhere */
-    coll_status status; /* once finished */
+    coll_status status;                      /* once finished */
     int32_t culprit;
-    char *error; /* malloc'ed, NULL: none */
+    char *error;                             /* malloc'ed, NULL: none */
     struct coll__veto veto;
     /* before it is issued */
     struct coll__early *early, **early_tail;
@@ -94,28 +94,28 @@ struct coll_operation {
     struct coll_call asked; /* as the caller gave it */
     uint8_t root[16]; /* rooted kinds */
     const struct coll_plan *plan;
-    struct coll__run *run; /* per-step progress; NULL without steps */
-    uint64_t pending_bytes; /* still to be received */
+    struct coll__run *run;                   /* per-step progress; NULL without steps */
+    uint64_t pending_bytes;                  /* still to be received */
     const uint8_t *input;
     uint8_t *output;
     uint64_t bytes; /* of the payload */
-    uint32_t element; /* bytes */
+    uint32_t element;                        /* bytes */
     uint32_t slice_bytes;
     bool small, in_place_atomic;
-    bool placed_again; /* a place in the output was given out twice */
+    bool placed_again;                       /* a place in the output was given out twice */
     coll__reduce_fn reduce;
     coll__divide_fn divide;
     uint8_t *shadow;
     struct coll__saved *saved;
     uint32_t saved_count, saved_capacity;
-    struct coll__slice *borrowed; /* slices that point into our buffers */
-    struct coll__flow *flows; /* one per rank, allocated with the operation */
-    struct coll__link_use *uses; /* likewise */
-    uint8_t *seen; /* per rank: has issued it, as far as we know */
-    struct coll__descriptor *calls; /* per rank that was seen: what it called */
-    uint64_t *absent; /* per rank that said it has not issued it: 1 + the
+    struct coll__slice *borrowed;            /* slices that point into our buffers */
+    struct coll__flow *flows;                /* one per rank, allocated with the operation */
+    struct coll__link_use *uses;             /* likewise */
+    uint8_t *seen;                           /* per rank: has issued it, as far as we know */
+    struct coll__descriptor *calls;          /* per rank that was seen: what it called */
+    uint64_t *absent;                        /* per rank that said it has not issued it: 1 + the
                                               * last number that it had issued; 0: unheard */
-    uint8_t *wants_open; /* per rank: has asked */
+    uint8_t *wants_open;                     /* per rank: has asked */
     uint32_t supplier; /* rank that holds the result we await */
     /* time */
     uint64_t deadline, stall_check;
@@ -125,16 +125,16 @@ struct coll_operation {
 
 /* Per-step progress of a running operation. */
 struct coll__run {
-    uint64_t begin, bytes; /* the segment's place in the buffer */
-    uint64_t arrived; /* receiving steps */
-    bool first_write; /* no earlier step writes the segment */
+    uint64_t begin, bytes;       /* the segment's place in the buffer */
+    uint64_t arrived;            /* receiving steps */
+    bool first_write;            /* no earlier step writes the segment */
     int32_t first_dependent, next_dependent; /* steps with after == this one */
 };
 
 struct coll__member {
     uint8_t id[16];
     char name[64];
-    struct coll__link *link; /* NULL for ourselves */
+    struct coll__link *link;     /* NULL for ourselves */
 };
 
 /* The result of an operation, kept for members that may not have it yet. */
@@ -149,9 +149,9 @@ struct coll__retained {
 struct coll__tag {
     struct coll__tag *next;
     uint32_t tag;
-    uint64_t following; /* the number of the next operation */
+    uint64_t following;          /* the number of the next operation */
     struct coll_operation *oldest, *newest; /* issued and not over, in order */
-    uint64_t settled; /* watermark */
+    uint64_t settled;            /* watermark */
     uint64_t told; /* the watermark that all members were last told */
     uint64_t *ahead; /* settled beyond the watermark */
     uint32_t ahead_count, ahead_capacity;
@@ -163,13 +163,13 @@ struct coll__tag {
 
 /* An immutable list of members. */
 struct coll__view {
-    uint32_t references; /* group (committed or prepared), operations */
+    uint32_t references;         /* group (committed or prepared), operations */
     struct coll_group *group;
     uint64_t term, number, first_operation;
     uint32_t rank, size;
     uint8_t key[32];
-    struct coll_plan *reduce_plan; /* the ring's, made once */
-    struct coll_plan **broadcast_plans; /* by root */
+    struct coll_plan *reduce_plan;          /* the ring's, made once */
+    struct coll_plan **broadcast_plans;     /* by root */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
     struct coll__member members[];
@@ -184,7 +184,7 @@ struct coll__letter {
 };
 
 struct coll_group {
-    struct coll_group *next; /* in engine->groups */
+    struct coll_group *next;     /* in engine->groups */
     struct coll_engine *engine;
     uint32_t id;
     char name[64];
@@ -193,7 +193,7 @@ struct coll_group {
     struct coll_operation *operations[COLL__OP_BUCKETS]; /* of the committed view */
     struct coll__tag *tags;
     uint64_t last_operation;
-    coll_status broken; /* COLL_OK: whole */
+    coll_status broken;          /* COLL_OK: whole */
     uint8_t broken_culprit[16];  /* all 0: nobody */
     char broken_text[COLL__TEXT];
     struct coll__early *later, **later_tail; /* frames of views to come */
@@ -206,23 +206,23 @@ struct coll_group {
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
 
 struct coll_engine {
-    struct coll__host host; /* first; what the transports see. Guarded by lock, too */
+    struct coll__host host;      /* first; what the transports see. Guarded by lock, too */
     pthread_mutex_t lock;
     /* everything below is guarded by lock, unless it says otherwise */
-    pthread_cond_t changed; /* an operation finished, or the driver's seat is free */
-    pthread_cond_t thread_wake; /* for the progress thread while it is parked */
+    pthread_cond_t changed;      /* an operation finished, or the driver's seat is free */
+    pthread_cond_t thread_wake;  /* for the progress thread while it is parked */
     enum coll__driver driver;
-    uint32_t callers; /* inside coll__drive_until */
-    uint32_t waiting_callers; /* of them, those that do not drive */
-    uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
+    uint32_t callers;            /* inside coll__drive_until */
+    uint32_t waiting_callers;    /* of them, those that do not drive */
+    uint64_t caller_activity;    /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
-    bool destroyed; /* closed, but kept for those who still hold operations */
-    uint32_t operations; /* that exist */
-    atomic_bool forked; /* set in the child; read without the lock */
+    bool destroyed;              /* closed, but kept for those who still hold operations */
+    uint32_t operations;         /* that exist */
+    atomic_bool forked;          /* set in the child; read without the lock */
     pthread_t thread;
-    struct coll_engine *next; /* in the process's list, for fork */
-    atomic_uint wanting; /* threads that wait for the lock; read without it */
-    char *bind, *interface, *congestion; /* what the options' strings are copied to */
+    struct coll_engine *next;    /* in the process's list, for fork */
+    atomic_uint wanting;         /* threads that wait for the lock; read without it */
+    char *bind, *interface, *congestion;    /* what the options' strings are copied to */
     struct coll_group *groups;
     uint64_t next_tick, last_tick;
     /* events for the membership layer */
@@ -231,9 +231,9 @@ struct coll_engine {
     int event_fd;
     /* pools */
     struct coll__slice *free_slices;
-    uint8_t *free_buffers; /* of COLL__SMALL_BYTES, chained through their first bytes */
+    uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */
     uint32_t free_buffer_count;
-    uint8_t *shadow; /* the last one used, kept for the next */
+    uint8_t *shadow;             /* the last one used, kept for the next */
     size_t shadow_bytes;
 };
 
@@ -306,7 +306,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
 /* The caller wants it to end with an error: the coordinator decides. The first one counts, but a
  * mismatch explains more than a timeout. */
 void coll__operation_veto(struct coll_operation *operation, coll_status status, int32_t culprit,
-                          const char *text);
+                            const char *text);
 /* The caller goes without waiting for the verdict: its buffers get their input back. */
 void coll__operation_let_go(struct coll_operation *operation);
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
@@ -323,7 +323,7 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
 
 /* issue.c */
 coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
-                        struct coll_operation **operation);
+                                struct coll_operation **operation);
 /* Begin an issued operation in the committed view. */
 void coll__operation_start(struct coll_operation *operation);
 

@@ -122,9 +122,9 @@ COLL_API void coll_hmac_sha256(const uint8_t *key, size_t key_length, const uint
 /* ---- plans: what an algorithm does, as data --------------------------------------------- */
 
 enum coll_step_kind {
-    COLL_STEP_SEND = 0, /* send a segment's bytes to `peer` */
-    COLL_STEP_RECV = 1, /* receive a segment's final bytes from `peer` into the output */
-    COLL_STEP_RECV_REDUCE = 2 /* output = op(received, input) for a segment */
+    COLL_STEP_SEND = 0,        /* send a segment's bytes to `peer` */
+    COLL_STEP_RECV = 1,        /* receive a segment's final bytes from `peer` into the output */
+    COLL_STEP_RECV_REDUCE = 2  /* output = op(received, input) for a segment */
 };
 enum coll_step_source { COLL_FROM_INPUT = 0, COLL_FROM_OUTPUT = 1 };
 
@@ -137,15 +137,15 @@ struct coll_step {
     uint32_t peer;
     uint32_t segment;
     uint32_t message;
-    uint32_t source; /* SEND only: enum coll_step_source */
-    uint32_t final; /* RECV_REDUCE only: 1 if the result is the reduction of all ranks
+    uint32_t source;           /* SEND only: enum coll_step_source */
+    uint32_t final;            /* RECV_REDUCE only: 1 if the result is the reduction of all ranks
                                 * (what COLL_AVG divides); 0 elsewhere */
     int32_t after;
 };
 
 struct coll_plan_info {
     uint32_t rank, size;
-    uint32_t segments; /* the buffer is cut into this many; see coll_segment_range */
+    uint32_t segments;         /* the buffer is cut into this many; see coll_segment_range */
     uint32_t steps;
 };
 
@@ -171,28 +171,28 @@ struct coll_operation;
 
 /* Zero means the default everywhere. */
 struct coll_engine_options {
-    const char *bind; /* addresses to listen on, comma separated; default all */
-    const char *interface; /* name of the network interface to use, e.g. "eth0" */
-    const char *congestion; /* TCP congestion control for every connection; default: chosen
+    const char *bind;          /* addresses to listen on, comma separated; default all */
+    const char *interface;     /* name of the network interface to use, e.g. "eth0" */
+    const char *congestion;    /* TCP congestion control for every connection; default: chosen
                                 * per connection from its measured round trip */
     uint16_t port_low, port_high; /* inclusive range to listen in; default: any free port */
-    uint32_t connections; /* TCP connections per pair, 1..64; default 1 */
-    uint32_t slice_bytes; /* 4096..1048576; default: chosen by size */
-    uint32_t isa; /* enum coll_isa */
-    uint32_t no_checksums; /* 1: payloads carry no CRC (headers still do) */
-    uint32_t no_detection; /* 1: silence is never held against a peer (debuggers) */
-    uint64_t heartbeat_ns; /* idle links say so this often; default 250 ms */
-    uint64_t detection_ns; /* silence after which a peer is reported lost; default 5 s */
+    uint32_t connections;      /* TCP connections per pair, 1..64; default 1 */
+    uint32_t slice_bytes;      /* 4096..1048576; default: chosen by size */
+    uint32_t isa;              /* enum coll_isa */
+    uint32_t no_checksums;     /* 1: payloads carry no CRC (headers still do) */
+    uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
+    uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
+    uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
     uint64_t recovery_ns; /* how long a call that wants to end waits for the coordinator's
                                 * verdict; default 10 s */
 };
 
 /* A snapshot of what the engine refused and repaired since it was made. */
 struct coll_counters {
-    uint64_t refused_hello; /* handshakes that failed the key check or were malformed */
-    uint64_t refused_silent; /* connections that sent no hello in time */
-    uint64_t refused_version; /* hellos of another protocol version */
-    uint64_t refused_view; /* hellos to another peer, or of a view unknown here (yet) */
+    uint64_t refused_hello;       /* handshakes that failed the key check or were malformed */
+    uint64_t refused_silent;      /* connections that sent no hello in time */
+    uint64_t refused_version;     /* hellos of another protocol version */
+    uint64_t refused_view;        /* hellos to another peer, or of a view unknown here (yet) */
     uint64_t corrupt_frames; /* frames with a bad header or payload CRC, or nonsense fields */
     uint64_t connections_lost;
     uint64_t reconnects;
@@ -294,7 +294,7 @@ COLL_API coll_status coll_group_seal(struct coll_group *group,
  * in the view that it issues. COLL_OK also if it was taken before; COLL_INVALID_ARGUMENT if it is
  * of another round, or malformed. */
 COLL_API coll_status coll_group_judge(struct coll_group *group, const uint8_t *verdict,
-                                      size_t length);
+                                         size_t length);
 enum coll_round_message {
     COLL_ROUND_REPORT = 1, /* a report: of this peer, or of one that this peer was asked to reach */
     COLL_ROUND_TAKEN = 2, /* such a peer has taken the verdict: epoch, peer[16] */
@@ -370,7 +370,7 @@ COLL_API void coll_operation_notify(struct coll_operation *operation, int fd);
 /* Ask for its end, here and at all other peers, with `status`: the verdict follows, which may find
  * that it has succeeded. No effect once finished. */
 COLL_API void coll_operation_veto(struct coll_operation *operation, coll_status status,
-                                  const char *text);
+                                   const char *text);
 COLL_API void coll_operation_get_info(struct coll_operation *operation, struct coll_info *info);
 COLL_API coll_status coll_operation_link(struct coll_operation *operation, uint32_t i,
                                          struct coll_link_info *info);

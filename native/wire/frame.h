@@ -25,9 +25,9 @@ enum coll__frame_type {
     COLL__FRAME_SUPPLY = 5, /* the result of an operation that stands: payload is the whole of it,
                               * `offset` the number of the view that reduced it */
     COLL__FRAME_GOODBYE = 6, /* the sender leaves */
-    COLL__FRAME_VOID = 7, /* stands for a re-sent slice whose payload nobody needs any more;
+    COLL__FRAME_VOID = 7,    /* stands for a re-sent slice whose payload nobody needs any more;
                               * `offset` is what it took of the eager window */
-    COLL__FRAME_ALIVE = 8, /* heartbeat and acknowledgement; carries no sequence number */
+    COLL__FRAME_ALIVE = 8,   /* heartbeat and acknowledgement; carries no sequence number */
     COLL__FRAME_WATERMARK = 9, /* nothing but the watermark */
     /* A round, passed on for a peer whose own program is deaf; see wire/round.h. */
     COLL__FRAME_SEAL = 10, /* seal and report: payload is the epoch */
@@ -38,9 +38,9 @@ enum coll__frame_type {
 };
 
 enum coll__frame_flags {
-    COLL__FLAG_EAGER = 1, /* DATA sent without credit: counts against the receiver's window */
-    COLL__FLAG_ACK_NOW = 2, /* acknowledge without delay */
-    COLL__FLAG_ABSENT = 4, /* OPEN: not issued here; `offset` is the last number that was */
+    COLL__FLAG_EAGER = 1,    /* DATA sent without credit: counts against the receiver's window */
+    COLL__FLAG_ACK_NOW = 2,  /* acknowledge without delay */
+    COLL__FLAG_ABSENT = 4,   /* OPEN: not issued here; `offset` is the last number that was */
     COLL__FLAG_DONE = 8, /* OPEN: it has succeeded here */
     COLL__FLAG_NO_CRC = 16, /* the payload carries no checksum */
     COLL__FLAG_SUPPLY = 32 /* QUERY: send the result, it stands */
@@ -57,18 +57,18 @@ struct coll__descriptor {
 struct coll__frame {
     uint8_t type;
     uint16_t flags;
-    uint32_t length; /* payload bytes */
+    uint32_t length;       /* payload bytes */
     uint32_t payload_crc;
-    uint64_t sequence; /* of the link, from 1; 0: unsequenced */
+    uint64_t sequence;     /* of the link, from 1; 0: unsequenced */
     uint64_t acknowledged; /* every sequence number up to this one has arrived */
-    uint64_t consumed; /* eager payload bytes taken out of the receiver's window so far */
+    uint64_t consumed;     /* eager payload bytes taken out of the receiver's window so far */
     uint32_t group, tag;
     uint64_t term, view;
     uint64_t operation;
-    uint64_t watermark; /* every operation of the tag up to this one is settled */
+    uint64_t watermark;    /* every operation of the tag up to this one is settled */
     uint32_t attempt; /* how often the sender has begun the operation; the view fences it */
-    uint32_t message; /* DATA: of the plan; TOKEN: the round */
-    uint64_t offset; /* DATA: bytes from the start of the segment */
+    uint32_t message;      /* DATA: of the plan; TOKEN: the round */
+    uint64_t offset;       /* DATA: bytes from the start of the segment */
     struct coll__descriptor call;
 };
 
