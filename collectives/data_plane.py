@@ -53,7 +53,7 @@ class EnginePlane:
         if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
             return Unreachable(event.view, event.peer, event.text)
         if event.kind == lib.COLL_EVENT_PEER_LOST:
-            return PeerSuspected(event.view, event.peer, event.text)
+            return PeerSuspected(event.view, event.peer, event.text, event.certain)
         return Broken(event.view, event.text)
 
     def open(self, group_id: int, group: str) -> None:
@@ -64,7 +64,8 @@ class EnginePlane:
     def prepare(self, view: View, rank: int) -> None:
         """Start to connect to the peers of a coming view."""
         peers = tuple(
-            EnginePeer(peer.id, peer.name, _numeric(peer.addresses)) for peer in view.peers
+            EnginePeer(peer.id, peer.name, _numeric(peer.addresses), peer.process)
+            for peer in view.peers
         )
         self._opened().prepare(
             term=view.term,

@@ -50,6 +50,14 @@ def check(status: int) -> None:
         raise_status(status, text(lib.coll_last_error()))
 
 
+def process_identity() -> str:
+    """What names this process to others on its host; empty where the system does not tell."""
+    buffer = ffi.new("char[]", lib.COLL_PROCESS_IDENTITY_MAX + 1)
+    if lib.coll_process_identity(buffer, len(buffer)) != lib.COLL_OK:
+        return ""
+    return text(buffer)
+
+
 @dataclasses.dataclass(frozen=True)
 class Counters:
     """What an engine refused and repaired since it was made; ``coll_counters`` of the C API.
@@ -91,6 +99,7 @@ class Event:
     view: int
     peer: uuid.UUID
     text: str
+    certain: int = 0
 
 
 class Engine:
@@ -154,7 +163,7 @@ class Engine:
             return None
         event = self._event
         peer = uuid.UUID(bytes=bytes(ffi.buffer(event.peer)))
-        return Event(event.kind, event.view, peer, text(event.text))
+        return Event(event.kind, event.view, peer, text(event.text), event.certain)
 
     def counters(self) -> Counters:
         """A snapshot of the counters."""
@@ -177,6 +186,7 @@ class EnginePeer:
     id: uuid.UUID
     name: str
     addresses: tuple[str, ...]
+    process: str = ""
 
 
 class EngineGroup:
@@ -210,11 +220,13 @@ class EngineGroup:
             addresses = [ffi.new("char[]", a.encode()) for a in peer.addresses]
             array = ffi.new("const char *[]", addresses or [ffi.NULL])
             name = ffi.new("char[]", peer.name.encode())
-            keep.append((addresses, array, name))
+            process = ffi.new("char[]", peer.process.encode())
+            keep.append((addresses, array, name, process))
             c_peer.id = peer.id.bytes
             c_peer.name = name
             c_peer.addresses = array
             c_peer.address_count = len(addresses)
+            c_peer.process = process
         view = ffi.new("struct coll_view *")
         view.term, view.number, view.first_operation = term, number, first_operation
         view.rank, view.size = rank, len(peers)

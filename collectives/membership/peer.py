@@ -142,6 +142,7 @@ class _Machine:
             self.state.run if view is not None else messages.NO_RUN,
             view.term if view is not None else 0,
             view.number if view is not None else 0,
+            config.process,
         )
 
     def _call_sync(self, event: CallSync) -> None:
@@ -224,8 +225,12 @@ class _Machine:
     def _send_suspect(self, peer: uuid.UUID) -> None:
         view = self.state.view
         assert view is not None
-        text = clip(self.state.suspects[peer])
-        self.send(messages.Suspect(view.group_id, view.term, view.number, peer, text))
+        evidence = self.state.suspects[peer]
+        self.send(
+            messages.Suspect(
+                view.group_id, view.term, view.number, peer, clip(evidence.text), evidence.certain
+            )
+        )
 
     # -- what the data plane sees --
 
@@ -247,11 +252,14 @@ class _Machine:
             if news:
                 self._send_preparation()
         elif isinstance(event, plane.PeerSuspected):
-            if view is None or event.number != view.number or event.peer in state.suspects:
+            if view is None or event.number != view.number:
+                return
+            known = state.suspects.get(event.peer)
+            if known is not None and known.certain >= event.certain:
                 return
             if view.rank_of(event.peer) is None or event.peer in state.gone.values():
                 return
-            self.set(suspects={**state.suspects, event.peer: event.text})
+            self.set(suspects={**state.suspects, event.peer: event})
             self._send_suspect(event.peer)
         elif view is not None and event.number == view.number and not state.broken:
             self.set(broken=True)
@@ -472,7 +480,7 @@ class _Machine:
         state = self.state
         if message.index in state.gone or message.peer == state.config.id:
             return
-        suspects = {p: text for p, text in state.suspects.items() if p != message.peer}
+        suspects = {p: seen for p, seen in state.suspects.items() if p != message.peer}
         self.set(gone={**state.gone, message.index: message.peer}, suspects=suspects)
         self.actions.append(FailPlane(message.peer, message.left, message.text))
         self.reasons.append(message.text)

@@ -31,11 +31,17 @@ class Unreachable:
 
 @dataclasses.dataclass(frozen=True)
 class PeerSuspected:
-    """Evidence that ``peer`` of the committed view is dead."""
+    """Evidence that ``peer`` of the committed view is dead; given again when it gets better.
+
+    Attributes:
+        certain: 2: its process, on this host, was seen to die. 1: its port refuses connections, or
+            it said goodbye. 0: silence; it may live.
+    """
 
     number: int
     peer: uuid.UUID
     text: str
+    certain: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 /* An engine's birth and death, and what becomes of it in a forked child. */
 #include "engine/engine.h"
+#include "engine/process.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@ static void after_fork_in_child(void)
         atomic_store(&engine->forked, true);
         for (uint32_t i = 0; coll__transports[i]; i++)
             coll__transports[i]->fork_child(&engine->host);
+        coll__process_fork_child(engine);
         close(engine->host.reactor.wake.fd);
         close(engine->host.reactor.epoll_fd);
         close(engine->event_fd);

@@ -284,6 +284,8 @@ void coll__drop_early(struct coll_operation *operation);
 /* events.c */
 void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
                 uint64_t view, const uint8_t *peer, const char *text);
+void coll__emit_lost(struct coll_engine *engine, uint32_t group, uint64_t view,
+                     const uint8_t *peer, enum coll_certain certain, const char *text);
 
 /* progress.c */
 void coll__lock(struct coll_engine *engine);

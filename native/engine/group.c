@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/process.h"
 
 static const uint64_t SECOND = 1000000000;
 
@@ -85,6 +86,7 @@ static void release_link(struct coll__link *link)
     while (*at != link)
         at = &(*at)->next;
     *at = link->next;
+    coll__process_unwatch(link);
     coll__link_drop(link);
     link->transport->close(link);
 }
@@ -144,6 +146,7 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
     }
     link->references++;
     member->link = link;
+    coll__process_watch(link, peer->process);
     return COLL_OK;
 }
 
@@ -198,7 +201,7 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
     /* Evidence from before names the older view, and counts no more: it is given again. */
     for (uint32_t rank = 0; rank < view->size; rank++)
         if (view->members[rank].link)
-            view->members[rank].link->lost_reported = false;
+            view->members[rank].link->lost_reported = 0;
     /* Tags made by early frames counted from the prepared number. */
     view->first_operation = first_operation;
     for (struct coll__tag *tag = view->tags; tag; tag = tag->next) {
@@ -324,7 +327,7 @@ void coll__link_init(struct coll__link *link, struct coll__host *host,
 void coll__link_up(struct coll__link *link)
 {
     link->up = true;
-    link->lost_reported = false;
+    link->lost_reported = 0;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         report_if_ready(group);
 }
@@ -334,16 +337,16 @@ void coll__link_down(struct coll__link *link)
     link->up = false;
 }
 
-void coll__link_lost(struct coll__link *link, const char *text)
+void coll__link_lost(struct coll__link *link, const char *text, enum coll_certain certain)
 {
-    if (link->lost_reported)
+    if (link->lost_reported > certain)
         return;
-    link->lost_reported = true;
+    link->lost_reported = certain + 1;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         if (group->committed &&
             coll__rank_of(group->committed, link->peer) < group->committed->size)
-            coll__emit(link->engine, COLL_EVENT_PEER_LOST, group->id, group->committed->number,
-                       link->peer, text);
+            coll__emit_lost(link->engine, group->id, group->committed->number, link->peer, certain,
+                            text);
 }
 
 const uint8_t *coll__view_key(struct coll__host *host, uint32_t group_id, uint64_t term,

@@ -219,17 +219,38 @@ enum coll_event_kind {
     COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
     COLL_EVENT_BROKEN = 3 /* the group broke (an operation raised here or elsewhere) */
 };
+/* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
+enum coll_certain {
+    COLL_CERTAIN_SILENCE = 0, /* nothing is heard, or no connection comes about: it may live */
+    COLL_CERTAIN_REFUSED = 1, /* its port refuses connections, or it said goodbye */
+    COLL_CERTAIN_PROCESS = 2 /* its process, on this host, was seen to die */
+};
 struct coll_event {
     uint32_t kind;
     uint32_t group; /* the group's id */
     uint64_t view; /* the view's number */
     uint8_t peer[16];
-    char text[232];
+    uint32_t certain; /* COLL_EVENT_PEER_LOST: enum coll_certain */
+    char text[476];
 };
 /* A descriptor that is readable while events are queued; owned by the engine. */
 COLL_API int coll_engine_event_fd(struct coll_engine *engine);
 /* COLL_OK and the oldest event, or COLL_IN_PROGRESS when there is none. */
 COLL_API coll_status coll_engine_next_event(struct coll_engine *engine, struct coll_event *event);
+
+/* ---- processes: whether a peer on the same host has died ------------------------------------- */
+
+enum coll_process_state {
+    COLL_PROCESS_UNKNOWN = 0, /* on another host, in another namespace, or it cannot be told */
+    COLL_PROCESS_ALIVE = 1,
+    COLL_PROCESS_DEAD = 2
+};
+#define COLL_PROCESS_IDENTITY_MAX 127
+/* What names this process to others on its host: "BOOT-ID/PID-NAMESPACE/PID/START-TIME", at most
+ * COLL_PROCESS_IDENTITY_MAX bytes and a NUL. COLL_UNSUPPORTED if the system does not tell. */
+COLL_API coll_status coll_process_identity(char *buffer, size_t length);
+/* *state (enum coll_process_state): what has become of the process that bears this identity. */
+COLL_API coll_status coll_process_look(const char *identity, uint32_t *state);
 
 /* ---- groups and views -------------------------------------------------------------------- */
 
@@ -238,6 +259,7 @@ struct coll_peer {
     const char *name; /* for messages; at most 63 bytes are kept */
     const char *const *addresses; /* "HOST:PORT", tried in order */
     uint32_t address_count;
+    const char *process; /* its coll_process_identity; NULL or "": not known */
 };
 
 struct coll_view {
