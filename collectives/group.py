@@ -526,6 +526,26 @@ class Group:
         self._names = tuple(peer.name for peer in view.peers)
         self._failed = Failure()
 
+    def _fault_at(
+        self,
+        phase: str,
+        operation: int,
+        tag: int | None = None,
+        action: str = "kill",
+        *,
+        journal_fd: int = -1,
+        after_slices: int = 0,
+    ) -> None:
+        """For tests: kill or stop this process at a moment; see ``EngineGroup.fault_at``."""
+        self._native.fault_at(
+            phase,
+            operation,
+            tag=tag,
+            action=action,
+            journal_fd=journal_fd,
+            after_slices=after_slices,
+        )
+
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise errors.CollectiveError(

@@ -17,6 +17,16 @@ from collectives.options import Options
 _ISA = {"auto": lib.COLL_ISA_AUTO, "scalar": lib.COLL_ISA_SCALAR, "avx2": lib.COLL_ISA_AVX2}
 
 
+_PHASES = {
+    "issued": lib.COLL_PHASE_ISSUED,
+    "reduce_scatter": lib.COLL_PHASE_REDUCE_SCATTER,
+    "between": lib.COLL_PHASE_BETWEEN,
+    "all_gather": lib.COLL_PHASE_ALL_GATHER,
+    "complete": lib.COLL_PHASE_COMPLETE,
+    "tokens": lib.COLL_PHASE_TOKENS,
+}
+
+
 def text(pointer: Any) -> str:
     """A C string as str; bytes that are no UTF-8 (a truncated name) are replaced."""
     raw: bytes = ffi.string(pointer)
@@ -255,6 +265,36 @@ class EngineGroup:
         """Say goodbye and wait until the others have what this peer owes them."""
         status = lib.coll_group_flush(self.handle, nanoseconds(seconds))
         return bool(status == lib.COLL_OK)
+
+    def fault_at(
+        self,
+        phase: str,
+        operation: int,
+        *,
+        tag: int | None = None,
+        action: str = "kill",
+        journal_fd: int = -1,
+        after_slices: int = 0,
+    ) -> None:
+        """Kill or stop this process when an operation reaches a phase (coll_fault_at).
+
+        Args:
+            phase: ``"issued"``, ``"reduce_scatter"``, ``"between"``, ``"all_gather"``,
+                ``"complete"`` or ``"tokens"``; the header says what each is.
+            operation: its number in its tag; 0: the first that gets there.
+            tag: None: untagged.
+            action: ``"kill"`` or ``"stop"``.
+            journal_fd: gets the line ``PHASE OPERATION`` right before; -1: none.
+            after_slices: payloads of the phase to let pass first.
+        """
+        moment = ffi.new("struct coll_moment *")
+        moment.phase = _PHASES[phase]
+        moment.action = {"kill": lib.COLL_ACTION_KILL, "stop": lib.COLL_ACTION_STOP}[action]
+        moment.tag = lib.COLL_UNTAGGED if tag is None else tag
+        moment.operation = operation
+        moment.after_slices = after_slices
+        moment.journal_fd = journal_fd
+        check(lib.coll_fault_at(self.handle, moment))
 
     def close(self) -> None:
         """Release the group; pending operations end with an error."""

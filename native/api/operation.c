@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 
 static coll_status forked_error(void)
 {
@@ -152,6 +153,7 @@ static coll_status issue(struct coll_group *group, const struct coll_call *call,
     if (operation->number > group->last_operation)
         group->last_operation = operation->number;
     fill(operation, call, plan);
+    coll__reached(operation, COLL_PHASE_ISSUED);
     operation->references++;
     coll_status status = start(operation);
     if (status != COLL_OK)

@@ -121,6 +121,7 @@ static void dispose(struct coll_engine *engine)
         close(engine->event_fd);
     coll__pools_free(engine);
     free(engine->events);
+    free(engine->moment);
     free(engine->bind);
     free(engine->interface);
     free(engine->congestion);

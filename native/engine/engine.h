@@ -192,6 +192,7 @@ struct coll_engine {
     struct coll_event *events;
     uint32_t event_head, event_count;
     int event_fd;
+    struct coll__moment *moment; /* fault injection: coll_fault_at; NULL: none */
     /* pools */
     struct coll__slice *free_slices;
     uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "engine/process.h"
 
 static const uint64_t SECOND = 1000000000;
@@ -228,6 +229,7 @@ void coll__group_discard(struct coll_group *group)
 void coll__group_close(struct coll_group *group)
 {
     struct coll_engine *engine = group->engine;
+    coll__moment_forget(group);
     coll__group_discard(group);
     struct coll__view *view = group->committed;
     group->committed = NULL;

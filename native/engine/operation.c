@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 
 coll_status coll__operation_new(struct coll__view *view, uint32_t tag, uint64_t number,
                                 struct coll_operation **made)
@@ -160,8 +161,10 @@ void coll__operation_progress(struct coll_operation *operation)
 {
     if (operation->finished)
         return;
-    if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0)
+    if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0) {
+        coll__reached(operation, COLL_PHASE_COMPLETE);
         coll__agree_complete(&operation->agree);
+    }
     if (operation->agree.phase < COLL__COMPLETE)
         return;
     operation->references++;

@@ -372,6 +372,35 @@ enum coll_fault {
 COLL_API coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
                                  uint64_t after_slices);
 
+/* Moments of an operation, in their order. */
+enum coll_phase {
+    COLL_PHASE_ISSUED = 0, /* called here; no frame about it has been sent */
+    COLL_PHASE_REDUCE_SCATTER = 1, /* a payload to be reduced has come, and is not reduced yet */
+    COLL_PHASE_BETWEEN = 2, /* all is reduced that this rank reduces, its last slice is not passed
+                             * on, and no finished payload has come. Between several connections
+                             * payloads may overtake each other, and there may be no such moment */
+    COLL_PHASE_ALL_GATHER = 3, /* a finished payload has come, and does not count yet */
+    COLL_PHASE_COMPLETE = 4, /* everything has come; no token, and no result to the caller */
+    COLL_PHASE_TOKENS = 5, /* the first token has been handed to the socket. Operations that need
+                            * no tokens have no such moment */
+    COLL_PHASE_COUNT = 6
+};
+enum coll_action {
+    COLL_ACTION_KILL = 0, /* SIGKILL to this process */
+    COLL_ACTION_STOP = 1 /* SIGSTOP; after SIGCONT it goes on as if nothing had been */
+};
+struct coll_moment {
+    uint32_t phase, action;
+    uint32_t tag;
+    uint64_t operation; /* its number in its tag; 0: the first that gets there */
+    uint64_t after_slices; /* REDUCE_SCATTER and ALL_GATHER: how many payloads of the phase to let
+                            * pass first */
+    int journal_fd; /* gets the line "PHASE OPERATION" right before; -1: none */
+};
+/* Do `action` when the operation reaches `phase`, once. One moment per engine; a later one replaces
+ * it, NULL takes it back. */
+COLL_API coll_status coll_fault_at(struct coll_group *group, const struct coll_moment *moment);
+
 #ifdef __cplusplus
 }
 #endif
