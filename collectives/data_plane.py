@@ -46,6 +46,9 @@ class EnginePlane:
     def next_event(self) -> PlaneEvent | None:
         """The oldest event, None when there is none."""
         event = self._engine.next_event()
+        while event is not None and event.kind == lib.COLL_EVENT_STALLED:
+            logger.warning("%s", event.text)  # membership has no part in it
+            event = self._engine.next_event()
         if event is None:
             return None
         if event.kind == lib.COLL_EVENT_VIEW_READY:

@@ -21,6 +21,7 @@ from collectives._native import ffi, lib
 from collectives._native.engine import Counters, Engine, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
 from collectives.data_plane import EnginePlane
+from collectives.dump import Dumps
 from collectives.membership.agent import Agent
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
@@ -80,7 +81,8 @@ class Group:
         self._me = agent.state.config.id
         self._pid = os.getpid()
         self._closed = False
-        self._failed = Failure()
+        self._dumps = Dumps.of(options)
+        self._failed = Failure(dump=self._dump)
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
         self._scratch = _Scratch()
@@ -159,7 +161,7 @@ class Group:
             self._meet(limit)
         left = max(0.0, deadline - time.monotonic())
         outcome = self._agent.sync(self._native.last_operation(), left, broken=self._failed.told)
-        self._failed = Failure()
+        self._failed = Failure(dump=self._dump)
         if outcome.view != self._view:
             self._set_view(outcome.view)
             for listener in self._listeners:
@@ -490,12 +492,17 @@ class Group:
             work.cancel(f"interrupted by {type(interrupt).__name__}")
 
     def _refused(self, status: int) -> None:
-        if status not in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
-            self._failed.told = True
         message = text(lib.coll_last_error())
+        if status in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
+            raise_status(status, message)
         lib.coll_group_state(self._handle, self._scratch.culprit)
         culprit = self._scratch.culprit[0]
-        raise_status(status, message, peer=self._names[culprit] if culprit >= 0 else "")
+        with self._failed.telling():
+            raise_status(status, message, peer=self._names[culprit] if culprit >= 0 else "")
+
+    def _dump(self, error: errors.CollectiveError) -> None:
+        if self._dumps is not None:
+            self._dumps.write(error, self._view, self._rank, self._native.operations())
 
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
@@ -524,7 +531,7 @@ class Group:
         self._rank = rank
         self._size = view.size
         self._names = tuple(peer.name for peer in view.peers)
-        self._failed = Failure()
+        self._failed = Failure(dump=self._dump)
 
     def _fault_at(
         self,

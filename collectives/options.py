@@ -30,6 +30,11 @@ class Options:
             debuggers).
         heartbeat: seconds between the heartbeats of an idle link; at most a quarter of the shortest
             detection time of any peer.
+        stall_warning: seconds that an operation may take before a warning in the log says who is
+            absent; None: never.
+        dump: directory that gets a JSON file of the operations in flight whenever a call raises
+            what broke the group, the latest 16 of each group; None: ``$COLLECTIVES_DUMP``, and
+            none where that is not set.
 
     Raises:
         InvalidArgument: a value is out of its range.
@@ -47,6 +52,8 @@ class Options:
     timeout: float = 300.0
     detection: float | None = 5.0
     heartbeat: float = 0.25
+    stall_warning: float | None = 10.0
+    dump: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.bind, str) or isinstance(self.advertise, str):
@@ -70,7 +77,7 @@ class Options:
                 raise InvalidArgument(
                     f"Options.port_range is {self.port_range}; it needs 1 <= low <= high <= 65535"
                 )
-        for field in ("timeout", "heartbeat", "detection"):
+        for field in ("timeout", "heartbeat", "detection", "stall_warning"):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise InvalidArgument(f"Options.{field} is {value}; it is in seconds, above 0")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NoReturn
 
 from collectives import errors
@@ -61,9 +62,26 @@ class Result:
 
 @dataclasses.dataclass
 class Failure:
-    """Whether the caller has been told that the group is broken, in its present view."""
+    """Whether the caller has been told that the group is broken, in its present view.
+
+    Attributes:
+        told: it has.
+        dump: called with the error that tells it first.
+    """
 
     told: bool = False
+    dump: Callable[[errors.CollectiveError], None] | None = None
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Around what raises the error."""
+        first, self.told = not self.told, True
+        try:
+            yield
+        except errors.CollectiveError as error:
+            if first and self.dump is not None:
+                self.dump(error)
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,8 +297,8 @@ class Work:
         if status == lib.COLL_FORKED:
             check(status)
         if status != lib.COLL_OK:
-            self._failure.told = True
-            raise_operation(self._handle, status, self._names)
+            with self._failure.telling():
+                raise_operation(self._handle, status, self._names)
         info = ffi.new("struct coll_info *")
         lib.coll_operation_get_info(self._handle, info)
         self._result = make_result(self._value, self._contributors, info)

@@ -7,6 +7,7 @@ What lives here translates; it decides nothing. Membership drives it through
 from __future__ import annotations
 
 import dataclasses
+import math
 import uuid
 from typing import Any, NoReturn
 
@@ -24,6 +25,15 @@ _PHASES = {
     "all_gather": lib.COLL_PHASE_ALL_GATHER,
     "complete": lib.COLL_PHASE_COMPLETE,
     "tokens": lib.COLL_PHASE_TOKENS,
+}
+
+
+_PROGRESS = {
+    lib.COLL_PROGRESS_NOT_ISSUED: "not called here",
+    lib.COLL_PROGRESS_RUNNING: "running",
+    lib.COLL_PROGRESS_COMPLETE: "complete",
+    lib.COLL_PROGRESS_SETTLED: "settled",
+    lib.COLL_PROGRESS_AWAITING: "awaiting its result",
 }
 
 
@@ -145,6 +155,7 @@ class Engine:
         c.no_detection = options.detection is None
         c.heartbeat_ns = nanoseconds(options.heartbeat)
         c.detection_ns = nanoseconds(options.detection or 5.0)
+        c.stall_ns = nanoseconds(options.stall_warning or math.inf)
         out = ffi.new("struct coll_engine **")
         check(lib.coll_engine_create(c, peer_id.bytes, out))
         self.handle = out[0]
@@ -197,6 +208,37 @@ class EnginePeer:
     name: str
     addresses: tuple[str, ...]
     process: str = ""
+
+
+def _described(state: Any, peers: Any) -> dict[str, Any]:
+    moves = state.kind in (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST)
+    return {
+        "number": state.number,
+        "tag": None if state.tag == lib.COLL_UNTAGGED else state.tag,
+        "view": state.view,
+        "attempt": state.attempt,
+        "kind": text(lib.coll_kind_name(state.kind)),
+        "dtype": text(lib.coll_dtype_name(state.dtype)) if moves else None,
+        "op": text(lib.coll_redop_name(state.op)) if state.kind == lib.COLL_ALL_REDUCE else None,
+        "root": state.root if state.kind == lib.COLL_BROADCAST else None,
+        "count": state.count,
+        "phase": _PROGRESS[state.progress],
+        "status": text(lib.coll_status_text(state.status)),
+        "seconds": state.age_ns * 1e-9,
+        "pending_bytes": state.pending_bytes,
+        "peers": [
+            {
+                "rank": rank,
+                "name": text(peers[rank].name),
+                "me": rank == state.rank,
+                "seen": bool(peers[rank].seen),
+                "absent_since": peers[rank].last_operation if peers[rank].said_absent else None,
+                "sent_bytes": peers[rank].sent_bytes,
+                "received_bytes": peers[rank].received_bytes,
+            }
+            for rank in range(state.size)
+        ],
+    }
 
 
 class EngineGroup:
@@ -265,6 +307,26 @@ class EngineGroup:
         """Say goodbye and wait until the others have what this peer owes them."""
         status = lib.coll_group_flush(self.handle, nanoseconds(seconds))
         return bool(status == lib.COLL_OK)
+
+    def operations(self) -> list[dict[str, Any]]:
+        """The operations in flight and those that failed lately (coll_group_operations).
+
+        Ready for JSON. Another thread's operation that starts or ends meanwhile may be missing.
+        """
+        state = ffi.new("struct coll_operation_state *")
+        found: list[dict[str, Any]] = []
+        capacity = 0
+        peers = ffi.NULL
+        while self.handle is not None:
+            status = lib.coll_group_operations(self.handle, len(found), state, peers, capacity)
+            if status != lib.COLL_OK:
+                return found
+            if state.size > capacity:
+                capacity = state.size
+                peers = ffi.new("struct coll_operation_peer[]", capacity)
+                continue
+            found.append(_described(state, peers))
+        return found
 
     def fault_at(
         self,

@@ -83,6 +83,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->info.view = operation->view->number;
     operation->info.entered_ns = coll__now();
     operation->info.links = operation->view->size;
+    operation->warn_at = operation->info.entered_ns + engine->host.options.stall_ns;
     operation->stall_check = operation->info.entered_ns + COLL__STALL_NS;
     if (call->timeout_ns > 0)
         operation->deadline = operation->info.entered_ns + call->timeout_ns;

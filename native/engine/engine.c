@@ -99,6 +99,8 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
         engine->host.options.heartbeat_ns = 250000000;
     if (engine->host.options.detection_ns == 0)
         engine->host.options.detection_ns = 5000000000;
+    if (engine->host.options.stall_ns == 0)
+        engine->host.options.stall_ns = 10000000000;
     engine->events = calloc(COLL__EVENT_QUEUE, sizeof *engine->events);
     engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!engine->events)

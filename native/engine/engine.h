@@ -100,6 +100,7 @@ struct coll_operation {
     uint8_t *wants_open;                     /* per rank: has asked */
     /* time */
     uint64_t deadline, stall_check;
+    uint64_t warn_at;                        /* 0: the stall was reported */
     struct coll_info info;
     int notify_fd;
 };
@@ -164,6 +165,7 @@ struct coll_group {
     int32_t broken_culprit;
     char broken_text[COLL__TEXT];
     bool closed;
+    struct coll__ended *ended;   /* operations that failed lately, for inspection */
 };
 
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
@@ -285,8 +287,15 @@ void coll__drop_early(struct coll_operation *operation);
 /* events.c */
 void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
                 uint64_t view, const uint8_t *peer, const char *text);
-void coll__emit_lost(struct coll_engine *engine, uint32_t group, uint64_t view,
-                     const uint8_t *peer, enum coll_certain certain, const char *text);
+void coll__emit_lost(struct coll_engine *engine, uint32_t group, uint64_t view, const uint8_t *peer,
+                     enum coll_certain certain, const char *text);
+
+/* inspect.c */
+bool coll__inspect(const struct coll_group *group, uint32_t i, struct coll_operation_state *state,
+                   struct coll_operation_peer *peers, uint32_t capacity);
+/* The operation ends with an error. */
+void coll__inspect_keep(const struct coll_operation *operation);
+void coll__inspect_free(struct coll_group *group);
 
 /* progress.c */
 void coll__lock(struct coll_engine *engine);

@@ -230,6 +230,7 @@ void coll__group_close(struct coll_group *group)
 {
     struct coll_engine *engine = group->engine;
     coll__moment_forget(group);
+    coll__inspect_free(group);
     coll__group_discard(group);
     struct coll__view *view = group->committed;
     group->committed = NULL;

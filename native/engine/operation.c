@@ -125,6 +125,8 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     operation->info.done_ns = coll__now();
     if (text && *text)
         operation->error = strdup(text);
+    if (status != COLL_OK)
+        coll__inspect_keep(operation);
     let_go_of_buffers(operation);
     if (operation->shadow) {
         if (status != COLL_OK)
@@ -237,6 +239,21 @@ static int32_t describe_missing(const struct coll_operation *operation, char *te
     return -1;
 }
 
+/* Once: who is absent, long before the timeout says so. */
+static void warn(struct coll_operation *operation, uint64_t now)
+{
+    const struct coll__view *view = operation->view;
+    char text[COLL__TEXT], call[128], name[80], missing[600];
+    coll__name_describe(operation, name, sizeof name);
+    coll__call_describe(&operation->call, call, sizeof call);
+    describe_missing(operation, missing, sizeof missing);
+    snprintf(text, sizeof text, "'%s' (rank %u) has waited %.1f s in %s, %s: %s",
+             view->members[view->rank].name, view->rank,
+             (double)(now - operation->info.entered_ns) / 1e9, call, name, missing);
+    operation->warn_at = 0;
+    coll__emit(operation->engine, COLL_EVENT_STALLED, view->group->id, view->number, NULL, text);
+}
+
 void coll__operation_tick(struct coll_operation *operation, uint64_t now)
 {
     if (operation->finished || operation->agree.phase == COLL__ABSENT)
@@ -254,6 +271,8 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now)
         coll__operation_fail(operation, COLL_TIMEOUT, culprit, text);
         return;
     }
+    if (operation->warn_at != 0 && now >= operation->warn_at)
+        warn(operation, now);
     if (now < operation->stall_check)
         return;
     /* A mismatch that puts no frame in flight is found here, and so is who is absent. */

@@ -181,6 +181,7 @@ struct coll_engine_options {
     uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
     uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
     uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
+    uint64_t stall_ns;         /* a wait that is worth a warning; default 10 s */
 };
 
 /* A snapshot of what the engine refused and repaired since it was made. */
@@ -217,7 +218,9 @@ enum coll_event_kind {
     COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
                                       * was tried. Repeated while it lasts, once a second */
     COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
-    COLL_EVENT_BROKEN = 3 /* the group broke (an operation raised here or elsewhere) */
+    COLL_EVENT_BROKEN = 3, /* the group broke (an operation raised here or elsewhere) */
+    COLL_EVENT_STALLED =
+        4 /* an operation waits for long; text names who is absent. Once for each */
 };
 /* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
 enum coll_certain {
@@ -360,6 +363,40 @@ COLL_API const char *coll_operation_error(struct coll_operation *operation);
 COLL_API int32_t coll_operation_culprit(struct coll_operation *operation);
 /* Free the operation; an unfinished one is aborted first. */
 COLL_API void coll_operation_release(struct coll_operation *operation);
+
+/* ---- what goes on: for people, after an error or a long wait ---------------------------------- */
+
+enum coll_progress {
+    COLL_PROGRESS_NOT_ISSUED = 0, /* others have called it, this process has not */
+    COLL_PROGRESS_RUNNING = 1,
+    COLL_PROGRESS_COMPLETE = 2, /* this rank holds its result; others may not */
+    COLL_PROGRESS_SETTLED = 3,
+    COLL_PROGRESS_AWAITING = 4 /* it stands, and the result has still to be supplied */
+};
+struct coll_operation_state {
+    uint64_t number, view;
+    uint64_t count; /* of the call, as far as it is known */
+    uint64_t age_ns; /* since it was called here, until it ended; 0: not called */
+    uint64_t pending_bytes; /* still to be received */
+    uint32_t tag, kind, dtype, op, root;
+    uint32_t progress;
+    uint32_t status; /* COLL_IN_PROGRESS, or how it ended */
+    uint32_t attempt;
+    uint32_t rank, size; /* of this process, and of the view */
+};
+struct coll_operation_peer {
+    char name[64];
+    uint32_t seen; /* 1: it has called the operation, as far as is known here */
+    uint32_t said_absent; /* 1: it said that it had not; its last operation was... */
+    uint64_t last_operation;
+    uint64_t sent_bytes, received_bytes; /* to and from it, for this operation */
+};
+/* The i-th operation of the group: those in flight, then those of the newest view with errors that
+ * ended with one (64 at most), as they were then. The first `capacity` ranks of its view are
+ * written to `peers`. COLL_INVALID_ARGUMENT past the last. */
+COLL_API coll_status coll_group_operations(struct coll_group *group, uint32_t i,
+                                           struct coll_operation_state *state,
+                                           struct coll_operation_peer *peers, uint32_t capacity);
 
 /* ---- faults: for tests, costs one null check when unused ----------------------------------- */
 
