@@ -49,13 +49,12 @@ class EnginePlane:
     def next_event(self) -> PlaneEvent | None:
         """The oldest event, None when there is none."""
         while True:
-            if self.group is not None:
-                letter = self.group.next_message()
-                if letter is not None:
-                    kind, data = letter
-                    if kind == lib.COLL_ROUND_REPORT:
-                        return Reported(data)
-                    return VerdictTaken(data[:32], uuid.UUID(bytes=data[32:48]))
+            letter = None if self.group is None else self.group.next_message()
+            if letter is not None:
+                kind, data = letter
+                if kind == lib.COLL_ROUND_REPORT:
+                    return Reported(data)
+                return VerdictTaken(data[:32], uuid.UUID(bytes=data[32:48]))
             event = self._engine.next_event()
             if event is None:
                 return None
@@ -64,11 +63,13 @@ class EnginePlane:
             if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
                 return Unreachable(event.view, event.peer, event.text)
             if event.kind == lib.COLL_EVENT_PEER_LOST:
-                return PeerSuspected(event.view, event.peer, event.text)
+                return PeerSuspected(event.view, event.peer, event.text, event.certain)
             if event.kind == lib.COLL_EVENT_VETO:
                 return Vetoed(event.view, event.text)
             if event.kind == lib.COLL_EVENT_OUT:
                 return GivenUp(event.view, event.text)
+            if event.kind == lib.COLL_EVENT_STALLED:
+                logger.warning("%s", event.text)  # membership has no part in it
 
     def open(self, group_id: int, group: str) -> None:
         """Open the group under the run's number for it."""
@@ -78,7 +79,8 @@ class EnginePlane:
     def prepare(self, view: View, rank: int) -> None:
         """Start to connect to the peers of a coming view."""
         peers = tuple(
-            EnginePeer(peer.id, peer.name, _numeric(peer.addresses)) for peer in view.peers
+            EnginePeer(peer.id, peer.name, _numeric(peer.addresses), peer.process)
+            for peer in view.peers
         )
         self._opened().prepare(
             term=view.term,

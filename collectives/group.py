@@ -21,6 +21,7 @@ from collectives._native import ffi, lib
 from collectives._native.engine import Counters, Engine, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
 from collectives.data_plane import EnginePlane
+from collectives.dump import Dumps
 from collectives.membership.agent import Agent
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
@@ -87,6 +88,7 @@ class Group:
         self._closed = False
         self._told = False  # whether the caller knows that the group is broken
         self._history: dict[int, tuple[str, ...]] = {}  # names by view, since the last sync
+        self._dumps = Dumps.of(options)
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
         self._scratch = _Scratch()
@@ -496,7 +498,7 @@ class Group:
         except errors.CollectiveError:
             raise
         except BaseException as interrupt:
-            work.abandon(f"'{self.name}' was interrupted by {type(interrupt).__name__}", _MERCY)
+            work.abandon(interrupt, _MERCY)
             raise
 
     def _take(self, scratch: _Scratch, value: Any, keep: Any) -> Work | None:
@@ -510,15 +512,23 @@ class Group:
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
         if work is not None:
-            work.abandon(f"'{self.name}' was interrupted by {type(interrupt).__name__}", _MERCY)
+            work.abandon(interrupt, _MERCY)
 
     def _refused(self, status: int) -> None:
-        if status not in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
-            self._told = True
         message = text(lib.coll_last_error())
+        if status in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
+            raise_status(status, message)
         lib.coll_group_state(self._handle, self._scratch.culprit)
         peer = self._known.get(bytes(ffi.buffer(self._scratch.culprit)), "")
-        raise_status(status, message, peer=peer)
+        try:
+            raise_status(status, message, peer=peer)
+        except errors.CollectiveError as error:
+            self.has_failed(error)
+            raise
+
+    def _dump(self, error: errors.CollectiveError) -> None:
+        if self._dumps is not None:
+            self._dumps.write(error, self._view, self._rank, self._native.operations())
 
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
@@ -566,9 +576,31 @@ class Group:
             names = self._history[view] = tuple(peer.name for peer in found.peers)
         return names
 
-    def has_failed(self) -> None:
-        """The caller is being told that the group is broken."""
-        self._told = True
+    def has_failed(self, error: BaseException) -> None:
+        """The caller is being told that the group is broken, by this error."""
+        first, self._told = not self._told, True
+        if first and self._dumps is not None and isinstance(error, errors.CollectiveError):
+            self._dumps.write(error, self._view, self._rank, self._native.operations())
+
+    def _fault_at(
+        self,
+        phase: str,
+        operation: int,
+        tag: int | None = None,
+        action: str = "kill",
+        *,
+        journal_fd: int = -1,
+        after_slices: int = 0,
+    ) -> None:
+        """For tests: kill or stop this process at a moment; see ``EngineGroup.fault_at``."""
+        self._native.fault_at(
+            phase,
+            operation,
+            tag=tag,
+            action=action,
+            journal_fd=journal_fd,
+            after_slices=after_slices,
+        )
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

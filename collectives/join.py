@@ -6,7 +6,7 @@ import os
 import socket
 import uuid
 
-from collectives._native.engine import Engine
+from collectives._native.engine import Engine, process_identity
 from collectives.data_plane import EnginePlane
 from collectives.errors import InvalidArgument
 from collectives.group import Group
@@ -81,6 +81,7 @@ def join(
             plane=plane,
             peer_id=peer_id,
             addresses=_advertised(options, engine.addresses),
+            process=process_identity(),
         )
         agent.join(timeout)
         return Group(engine, plane, agent, options)

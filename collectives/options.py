@@ -33,6 +33,11 @@ class Options:
             ``outcome_unknown``, and this peer is out of the run.
         heartbeat: seconds between the heartbeats of an idle link; at most a quarter of the shortest
             detection time of any peer.
+        stall_warning: seconds that an operation may take before a warning in the log says who is
+            absent; None: never.
+        dump: directory that gets a JSON file of the operations in flight whenever a call raises
+            what broke the group, the latest 16 of each group; None: ``$COLLECTIVES_DUMP``, and
+            none where that is not set.
 
     Raises:
         InvalidArgument: a value is out of its range.
@@ -51,6 +56,8 @@ class Options:
     detection: float | None = 5.0
     recovery: float = 10.0
     heartbeat: float = 0.25
+    stall_warning: float | None = 10.0
+    dump: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.bind, str) or isinstance(self.advertise, str):
@@ -74,7 +81,7 @@ class Options:
                 raise InvalidArgument(
                     f"Options.port_range is {self.port_range}; it needs 1 <= low <= high <= 65535"
                 )
-        for field in ("timeout", "heartbeat", "detection", "recovery"):
+        for field in ("timeout", "heartbeat", "detection", "recovery", "stall_warning"):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise InvalidArgument(f"Options.{field} is {value}; it is in seconds, above 0")

@@ -69,8 +69,8 @@ class Owner(Protocol):
     def ended_in(self, view: int) -> tuple[str, ...]:
         """The names of the members of a view, by rank; the caller's view is at least this one."""
 
-    def has_failed(self) -> None:
-        """The caller is being told that the group is broken."""
+    def has_failed(self, error: BaseException) -> None:
+        """The caller is being told that the group is broken, by this error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +209,9 @@ class Work:
             self._handle, lib.COLL_CANCELLED, f"{message}; call sync() and go on".encode()
         )
 
-    def abandon(self, reason: str, seconds: float) -> None:
+    def abandon(self, interrupt: BaseException, seconds: float) -> None:
         """Cancel it, wait so long for the decision, then let go of the arrays in any case."""
+        reason = f"'{self._owner.name}' was interrupted by {type(interrupt).__name__}"
         self.cancel(reason)
         deadline = time.monotonic() + seconds
         while lib.coll_test(self._handle) == lib.COLL_IN_PROGRESS:
@@ -219,7 +220,7 @@ class Work:
                 break
             lib.coll_wait(self._handle, nanoseconds(left))
         if lib.coll_test(self._handle) != lib.COLL_OK:
-            self._owner.has_failed()
+            self._owner.has_failed(interrupt)
         ffi.release(self._handle)
 
     def telemetry(self) -> Telemetry:
@@ -304,8 +305,11 @@ class Work:
         lib.coll_operation_get_info(self._handle, info)
         names = self._owner.ended_in(info.view)
         if status != lib.COLL_OK:
-            self._owner.has_failed()
-            raise_operation(self._handle, status, names)
+            try:
+                raise_operation(self._handle, status, names)
+            except errors.CollectiveError as error:
+                self._owner.has_failed(error)
+                raise
         contributors = names if self._root is None else (self._root,)
         self._result = make_result(self._value, contributors, info)
         return self._result

@@ -115,6 +115,8 @@ class Crew:
         options: keyword arguments of ``collectives.Options``; a sequence: one per process.
         join: further keyword arguments of ``collectives.join``.
         token: the run's.
+        environment: further variables of the processes.
+        joiner: what each process calls to join; as ``crew:join``.
     """
 
     def __init__(
@@ -124,8 +126,10 @@ class Crew:
         join: dict[str, Any] | None = None,
         token: str | None = None,
         environment: dict[str, str] | None = None,
+        joiner: str = "crew:join",
     ) -> None:
         self.size = size
+        self._joiner = joiner
         self._options = options or {}
         self._join = join or {}
         self._environment = environment
@@ -148,7 +152,7 @@ class Crew:
             **self._join,
             **join,
         }
-        member.start("crew:join", self.coordinator.address, arguments, options)
+        member.start(self._joiner, self.coordinator.address, arguments, options)
         return member
 
     def __enter__(self) -> Crew:

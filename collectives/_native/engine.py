@@ -7,6 +7,7 @@ What lives here translates; it decides nothing. Membership drives it through
 from __future__ import annotations
 
 import dataclasses
+import math
 import uuid
 from typing import Any, NoReturn
 
@@ -15,6 +16,25 @@ from collectives._native import ffi, lib
 from collectives.options import Options
 
 _ISA = {"auto": lib.COLL_ISA_AUTO, "scalar": lib.COLL_ISA_SCALAR, "avx2": lib.COLL_ISA_AVX2}
+
+
+_PHASES = {
+    "issued": lib.COLL_PHASE_ISSUED,
+    "reduce_scatter": lib.COLL_PHASE_REDUCE_SCATTER,
+    "between": lib.COLL_PHASE_BETWEEN,
+    "all_gather": lib.COLL_PHASE_ALL_GATHER,
+    "complete": lib.COLL_PHASE_COMPLETE,
+    "tokens": lib.COLL_PHASE_TOKENS,
+}
+
+
+_PROGRESS = {
+    lib.COLL_PROGRESS_NOT_ISSUED: "not called here",
+    lib.COLL_PROGRESS_RUNNING: "running",
+    lib.COLL_PROGRESS_COMPLETE: "complete",
+    lib.COLL_PROGRESS_SETTLED: "settled",
+    lib.COLL_PROGRESS_AWAITING: "awaiting its result",
+}
 
 
 def text(pointer: Any) -> str:
@@ -50,6 +70,14 @@ def check(status: int) -> None:
     """Raise the last error of this thread unless ``status`` is a success."""
     if status not in (lib.COLL_OK, lib.COLL_IN_PROGRESS):
         raise_status(status, text(lib.coll_last_error()))
+
+
+def process_identity() -> str:
+    """What names this process to others on its host; empty where the system does not tell."""
+    buffer = ffi.new("char[]", lib.COLL_PROCESS_IDENTITY_MAX + 1)
+    if lib.coll_process_identity(buffer, len(buffer)) != lib.COLL_OK:
+        return ""
+    return text(buffer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +121,7 @@ class Event:
     view: int
     peer: uuid.UUID
     text: str
+    certain: int = 0
 
 
 class Engine:
@@ -129,6 +158,7 @@ class Engine:
         c.heartbeat_ns = nanoseconds(options.heartbeat)
         c.detection_ns = nanoseconds(options.detection or 5.0)
         c.recovery_ns = nanoseconds(options.recovery)
+        c.stall_ns = nanoseconds(options.stall_warning or math.inf)
         out = ffi.new("struct coll_engine **")
         check(lib.coll_engine_create(c, peer_id.bytes, out))
         self.handle = out[0]
@@ -157,7 +187,7 @@ class Engine:
             return None
         event = self._event
         peer = uuid.UUID(bytes=bytes(ffi.buffer(event.peer)))
-        return Event(event.kind, event.view, peer, text(event.text))
+        return Event(event.kind, event.view, peer, text(event.text), event.certain)
 
     def counters(self) -> Counters:
         """A snapshot of the counters."""
@@ -180,6 +210,38 @@ class EnginePeer:
     id: uuid.UUID
     name: str
     addresses: tuple[str, ...]
+    process: str = ""
+
+
+def _described(state: Any, peers: Any) -> dict[str, Any]:
+    moves = state.kind in (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST)
+    return {
+        "number": state.number,
+        "tag": None if state.tag == lib.COLL_UNTAGGED else state.tag,
+        "view": state.view,
+        "attempt": state.attempt,
+        "kind": text(lib.coll_kind_name(state.kind)),
+        "dtype": text(lib.coll_dtype_name(state.dtype)) if moves else None,
+        "op": text(lib.coll_redop_name(state.op)) if state.kind == lib.COLL_ALL_REDUCE else None,
+        "root": state.root if state.kind == lib.COLL_BROADCAST else None,
+        "count": state.count,
+        "phase": _PROGRESS[state.progress],
+        "status": text(lib.coll_status_text(state.status)),
+        "seconds": state.age_ns * 1e-9,
+        "pending_bytes": state.pending_bytes,
+        "peers": [
+            {
+                "rank": rank,
+                "name": text(peers[rank].name),
+                "me": rank == state.rank,
+                "seen": bool(peers[rank].seen),
+                "absent_since": peers[rank].last_operation if peers[rank].said_absent else None,
+                "sent_bytes": peers[rank].sent_bytes,
+                "received_bytes": peers[rank].received_bytes,
+            }
+            for rank in range(state.size)
+        ],
+    }
 
 
 class EngineGroup:
@@ -213,11 +275,13 @@ class EngineGroup:
             addresses = [ffi.new("char[]", a.encode()) for a in peer.addresses]
             array = ffi.new("const char *[]", addresses or [ffi.NULL])
             name = ffi.new("char[]", peer.name.encode())
-            keep.append((addresses, array, name))
+            process = ffi.new("char[]", peer.process.encode())
+            keep.append((addresses, array, name, process))
             c_peer.id = peer.id.bytes
             c_peer.name = name
             c_peer.addresses = array
             c_peer.address_count = len(addresses)
+            c_peer.process = process
         view = ffi.new("struct coll_view *")
         view.term, view.number, view.first_operation = term, number, first_operation
         view.rank, view.size = rank, len(peers)
@@ -273,6 +337,56 @@ class EngineGroup:
         """Say goodbye and wait until the others have what this peer owes them."""
         status = lib.coll_group_flush(self.handle, nanoseconds(seconds))
         return bool(status == lib.COLL_OK)
+
+    def operations(self) -> list[dict[str, Any]]:
+        """The operations in flight and those that failed lately (coll_group_operations).
+
+        Ready for JSON. Another thread's operation that starts or ends meanwhile may be missing.
+        """
+        state = ffi.new("struct coll_operation_state *")
+        found: list[dict[str, Any]] = []
+        capacity = 0
+        peers = ffi.NULL
+        while self.handle is not None:
+            status = lib.coll_group_operations(self.handle, len(found), state, peers, capacity)
+            if status != lib.COLL_OK:
+                return found
+            if state.size > capacity:
+                capacity = state.size
+                peers = ffi.new("struct coll_operation_peer[]", capacity)
+                continue
+            found.append(_described(state, peers))
+        return found
+
+    def fault_at(
+        self,
+        phase: str,
+        operation: int,
+        *,
+        tag: int | None = None,
+        action: str = "kill",
+        journal_fd: int = -1,
+        after_slices: int = 0,
+    ) -> None:
+        """Kill or stop this process when an operation reaches a phase (coll_fault_at).
+
+        Args:
+            phase: ``"issued"``, ``"reduce_scatter"``, ``"between"``, ``"all_gather"``,
+                ``"complete"`` or ``"tokens"``; the header says what each is.
+            operation: its number in its tag; 0: the first that gets there.
+            tag: None: untagged.
+            action: ``"kill"`` or ``"stop"``.
+            journal_fd: gets the line ``PHASE OPERATION`` right before; -1: none.
+            after_slices: payloads of the phase to let pass first.
+        """
+        moment = ffi.new("struct coll_moment *")
+        moment.phase = _PHASES[phase]
+        moment.action = {"kill": lib.COLL_ACTION_KILL, "stop": lib.COLL_ACTION_STOP}[action]
+        moment.tag = lib.COLL_UNTAGGED if tag is None else tag
+        moment.operation = operation
+        moment.after_slices = after_slices
+        moment.journal_fd = journal_fd
+        check(lib.coll_fault_at(self.handle, moment))
 
     def close(self) -> None:
         """Release the group; pending operations end with an error."""

@@ -61,6 +61,7 @@ class Agent:
         peer_id: the UUID of this incarnation. It is used up once the peer has left or was
             evicted: joining again takes a new one.
         addresses: ``HOST:PORT`` at which other peers reach the data plane.
+        process: ``process_identity()``; empty: nobody sees it die at once.
 
     Raises:
         InvalidArgument: an argument makes no sense; nothing was sent.
@@ -79,6 +80,7 @@ class Agent:
         plane: DataPlane,
         peer_id: uuid.UUID | None = None,
         addresses: tuple[str, ...] = (),
+        process: str = "",
         versions: tuple[int, int] = messages.VERSIONS,
     ) -> None:
         self._address = parse_address(address)
@@ -95,6 +97,7 @@ class Agent:
             token=(token or "").encode(),
             coordinator=str(self._address),
             versions=versions,
+            process=process,
         )
         _check(config)
         self._versions = versions

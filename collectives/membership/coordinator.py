@@ -224,7 +224,7 @@ def _register(turn: Turn, route: bytes, hello: Hello) -> Group:
         turn.set(groups=with_item(turn.state.groups, hello.group, Group(group_id, hello.group)))
     group = turn.group(hello.group)
     name = _unique_name(group, hello.name)
-    peer = Peer(hello.peer, name, hello.addresses, hello.unit)
+    peer = Peer(hello.peer, name, hello.addresses, hello.unit, hello.process)
     registered = Registered(peer, hello.min_size, route, number, turn.now)
     group = turn.set_group(hello.group, peers=with_item(group.peers, hello.peer, registered))
     turn.because(f"{name!r} asks to be admitted", hello.group)

@@ -140,19 +140,25 @@ class ListOf:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A fixed sequence of fields; more of them, from a newer version, are ignored."""
+    """A fixed sequence of fields; more of them, from a newer version, are ignored.
+
+    An older version sends at least the first ``required`` (None: all); ``build`` has defaults for
+    the others.
+    """
 
     parts: tuple[Field, ...]
     take: Callable[[Any], tuple[Any, ...]]
     build: Callable[..., Any]
+    required: int | None = None
 
     def encode(self, value: Any) -> Any:
         values = self.take(value)
         return [part.encode(entry) for part, entry in zip(self.parts, values, strict=True)]
 
     def decode(self, raw: Any) -> Any:
-        if type(raw) is not list or len(raw) < len(self.parts):
-            raise MalformedError(f"is not a list of at least {len(self.parts)} entries")
+        required = len(self.parts) if self.required is None else self.required
+        if type(raw) is not list or len(raw) < required:
+            raise MalformedError(f"is not a list of at least {required} entries")
         return self.build(
             *(part.decode(entry) for part, entry in zip(self.parts, raw, strict=False))
         )

@@ -66,6 +66,7 @@ MAX_ADDRESS = 128
 MAX_TEXT = 512
 MAX_REPORT = 1024 * 1024
 MAX_TO_COORDINATOR = MAX_REPORT + 64 * 1024
+MAX_PROCESS = 127
 MAX_TO_PEER = 4 * 1024 * 1024
 
 _U64 = Int()
@@ -76,9 +77,10 @@ _TEXT = Text(MAX_TEXT)
 _ADDRESSES = ListOf(Text(MAX_ADDRESS, empty=False), MAX_ADDRESSES)
 _NAMES = ListOf(_NAME, MAX_PEERS)
 _PEER = Record(
-    (Uuid(), _NAME, _ADDRESSES, Text(MAX_NAME)),
-    take=lambda peer: (peer.id, peer.name, peer.addresses, peer.unit),
+    (Uuid(), _NAME, _ADDRESSES, Text(MAX_NAME), Text(MAX_PROCESS)),
+    take=lambda peer: (peer.id, peer.name, peer.addresses, peer.unit, peer.process),
     build=Peer,
+    required=4,
 )
 _VIEW = Record(
     (_NAME, _U32, _U64, _U64, ListOf(_PEER, MAX_PEERS), Bytes(32, 32), _U64),
@@ -165,6 +167,7 @@ class Hello(Message):
     run: uuid.UUID = _wire(Uuid(), NO_RUN)
     term: int = _wire(_U64, 0)
     number: int = _wire(_U64, 0)
+    process: str = _wire(Text(MAX_PROCESS), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +231,10 @@ class SyncReached(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Suspect(Message):
-    """Evidence that another member of the committed view is dead."""
+    """Evidence that another member of the committed view is dead, and how good it is.
+
+    ``certain`` is that of ``plane.PeerSuspected``.
+    """
 
     kind: ClassVar[str] = "suspect"
     group_id: int = _wire(_U32)

@@ -151,6 +151,7 @@ class _Machine:
             self.state.run if view is not None else messages.NO_RUN,
             view.term if view is not None else 0,
             view.number if view is not None else 0,
+            config.process,
         )
 
     def _call_sync(self, event: CallSync) -> None:

@@ -53,6 +53,7 @@ class PeerConfig:
         again: after so long an unanswered Hello, Leave or Suspect is sent again.
         keepalive: so often the peer says where it stands.
         stale: a missing link that the data plane has not repeated for so long is there now.
+        process: what names this process to others on its host; empty: not known.
     """
 
     id: uuid.UUID
@@ -67,6 +68,7 @@ class PeerConfig:
     again: float = 0.5
     keepalive: float = 1.0
     stale: float = 2.5
+    process: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

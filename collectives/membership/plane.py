@@ -33,7 +33,9 @@ class Unreachable:
 class PeerSuspected:
     """Evidence that ``peer`` of the committed view is dead; repeated while it lasts.
 
-    ``certain``: 2: its process was seen to die, 1: its port refuses connections, 0: silence.
+    Attributes:
+        certain: 2: its process, on this host, was seen to die. 1: its port refuses connections, or
+            it said goodbye. 0: silence; it may live.
     """
 
     number: int

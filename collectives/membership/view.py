@@ -15,12 +15,15 @@ class Peer:
         name: for people; unique in a view (the coordinator appends ``-2`` and so on).
         addresses: ``HOST:PORT`` of its data plane, to be tried in order.
         unit: peers of the same unit are admitted and dropped together; empty: alone.
+        process: what names the process to others on its host, so that they see it die; empty: not
+            known.
     """
 
     id: uuid.UUID
     name: str
     addresses: tuple[str, ...]
     unit: str = ""
+    process: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

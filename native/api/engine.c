@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "wire/bytes.h"
 
 /* A handle that came through fork() is dead: its locks may be held by threads that do not exist
@@ -255,6 +256,17 @@ void coll_group_close(struct coll_group *group)
     coll__group_close(group);
     coll__unlock(group->engine);
     free(group);
+}
+
+coll_status coll_fault_at(struct coll_group *group, const struct coll_moment *moment)
+{
+    if (moment && (moment->phase >= COLL_PHASE_COUNT || moment->action > COLL_ACTION_STOP))
+        return coll__error(COLL_INVALID_ARGUMENT, "%u is no phase or %u is no action",
+                           moment->phase, moment->action);
+    ENTER(group->engine);
+    coll_status status = coll__moment_set(group, moment);
+    coll__unlock(group->engine);
+    return status;
 }
 
 coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,

@@ -1,5 +1,6 @@
 /* An engine's birth and death, and what becomes of it in a forked child. */
 #include "engine/engine.h"
+#include "engine/process.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@ static void after_fork_in_child(void)
         atomic_store(&engine->forked, true);
         for (uint32_t i = 0; coll__transports[i]; i++)
             coll__transports[i]->fork_child(&engine->host);
+        coll__process_fork_child(engine);
         close(engine->host.reactor.wake.fd);
         close(engine->host.reactor.epoll_fd);
         close(engine->event_fd);
@@ -99,6 +101,8 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
         engine->host.options.detection_ns = 5000000000;
     if (engine->host.options.recovery_ns == 0)
         engine->host.options.recovery_ns = 10000000000;
+    if (engine->host.options.stall_ns == 0)
+        engine->host.options.stall_ns = 10000000000;
     engine->events = calloc(COLL__EVENT_QUEUE, sizeof *engine->events);
     engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!engine->events)
@@ -121,6 +125,7 @@ static void dispose(struct coll_engine *engine)
         close(engine->event_fd);
     coll__pools_free(engine);
     free(engine->events);
+    free(engine->moment);
     free(engine->bind);
     free(engine->interface);
     free(engine->congestion);

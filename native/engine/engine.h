@@ -119,6 +119,7 @@ struct coll_operation {
     uint32_t supplier; /* rank that holds the result we await */
     /* time */
     uint64_t deadline, stall_check;
+    uint64_t warn_at;                        /* 0: the stall was reported */
     struct coll_info info;
     int notify_fd;
 };
@@ -201,6 +202,7 @@ struct coll_group {
     struct coll__letter *letters, **letters_tail;
     uint8_t *report; /* of the round that sealed us; malloc'ed */
     uint32_t report_length;
+    struct coll__ended *ended;   /* operations that failed lately, for inspection */
 };
 
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
@@ -229,6 +231,7 @@ struct coll_engine {
     struct coll_event *events;
     uint32_t event_head, event_count;
     int event_fd;
+    struct coll__moment *moment; /* fault injection: coll_fault_at; NULL: none */
     /* pools */
     struct coll__slice *free_slices;
     uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */
@@ -370,6 +373,15 @@ void coll__drop_later(struct coll_group *group, const struct coll__link *link);
 /* events.c */
 void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
                 uint64_t view, const uint8_t *peer, const char *text);
+void coll__emit_lost(struct coll_engine *engine, uint32_t group, uint64_t view, const uint8_t *peer,
+                     enum coll_certain certain, const char *text);
+
+/* inspect.c */
+bool coll__inspect(const struct coll_group *group, uint32_t i, struct coll_operation_state *state,
+                   struct coll_operation_peer *peers, uint32_t capacity);
+/* The operation ends with an error. */
+void coll__inspect_keep(const struct coll_operation *operation);
+void coll__inspect_free(struct coll_group *group);
 
 /* progress.c */
 void coll__lock(struct coll_engine *engine);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "wire/bytes.h"
 
 enum { AHEAD_MAX = 1 << 20 }; /* operations that a peer may be ahead of us in one tag */
@@ -54,6 +55,7 @@ void coll__tell_tokens(struct coll_operation *operation)
         coll__operation_frame(operation, COLL__FRAME_TOKEN, &frame);
         frame.message = round;
         tell(operation, rank, &frame);
+        coll__reached(operation, COLL_PHASE_TOKENS);
     }
 }
 

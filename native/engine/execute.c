@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "wire/crc32c.h"
 
 static uint32_t choose_slice(const struct coll_operation *operation, uint64_t segment_bytes)
@@ -203,9 +204,11 @@ coll_status coll__execute_data(struct coll_operation *operation, uint32_t rank,
     struct coll__run *run = &operation->run[index];
     uint64_t at = run->begin + frame->offset;
     uint8_t *output = operation->output + at;
+    bool reduces = step->kind == COLL_STEP_RECV_REDUCE;
+    coll__reached(operation, reduces ? COLL_PHASE_REDUCE_SCATTER : COLL_PHASE_ALL_GATHER);
     if (operation->shadow && run->first_write && !(placement && placement->direct))
         COLL_TRY(save(operation, at, frame->length));
-    if (step->kind == COLL_STEP_RECV_REDUCE) {
+    if (reduces) {
         struct coll__fpenv env;
         size_t count = frame->length / operation->element;
         coll__fpenv_enter(&env);
@@ -218,6 +221,7 @@ coll_status coll__execute_data(struct coll_operation *operation, uint32_t rank,
     }
     run->arrived += frame->length;
     operation->pending_bytes -= frame->length;
+    coll__reached(operation, COLL_PHASE_BETWEEN);
     for (int32_t i = run->first_dependent; i >= 0; i = operation->run[i].next_dependent)
         if (operation->plan->steps[i].kind == COLL_STEP_SEND)
             COLL_TRY(send_range(operation, (uint32_t)i, frame->offset, frame->length));

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
+#include "engine/process.h"
 
 static const uint64_t SECOND = 1000000000;
 
@@ -28,6 +30,7 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
     }
     link->references++;
     member->link = link;
+    coll__process_watch(link, peer->process);
     return COLL_OK;
 }
 
@@ -76,7 +79,7 @@ void coll__group_install(struct coll_group *group, struct coll__view *view)
     /* Evidence from before names the older view, and counts no more: it is given again. */
     for (uint32_t rank = 0; rank < view->size; rank++)
         if (view->members[rank].link)
-            view->members[rank].link->lost_reported = false;
+            view->members[rank].link->lost_reported = 0;
     coll__seal_open(&group->seal, view->term, view->number);
     if (previous)
         coll__view_retire(previous);
@@ -120,6 +123,7 @@ void coll__group_out(struct coll_group *group, coll_status status, const char *t
 void coll__group_close(struct coll_group *group)
 {
     struct coll_engine *engine = group->engine;
+    coll__moment_forget(group);
     coll__group_discard(group);
     end_all(group, COLL_CLOSED, -1, "the group was closed while the operation was pending", true);
     coll__drop_later(group, NULL);
@@ -129,6 +133,7 @@ void coll__group_close(struct coll_group *group)
         coll__view_retire(view);
     coll__tags_free(group);
     coll__letters_free(group);
+    coll__inspect_free(group);
     struct coll_group **at = &engine->groups;
     while (*at != group)
         at = &(*at)->next;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 
 static coll_status check_call(const struct coll__view *view, const struct coll_call *call)
 {
@@ -62,6 +63,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call)
     }
     operation->info.number = operation->number;
     operation->info.entered_ns = coll__now();
+    operation->warn_at = operation->info.entered_ns + engine->host.options.stall_ns;
     operation->stall_check = operation->info.entered_ns + COLL__STALL_NS;
     if (call->timeout_ns > 0)
         operation->deadline = operation->info.entered_ns + call->timeout_ns;
@@ -159,6 +161,7 @@ coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
     if (operation->number > group->last_operation)
         group->last_operation = operation->number;
     fill(operation, call);
+    coll__reached(operation, COLL_PHASE_ISSUED);
     operation->references++;
     if (!group->seal.sealed) /* else it starts with the verdict */
         coll__operation_start(operation);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 
 struct coll_operation *coll__operation_find(struct coll_group *group, uint32_t tag, uint64_t number)
 {
@@ -157,6 +158,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     if (text && *text)
         operation->error = strdup(text);
     if (status != COLL_OK) {
+        coll__inspect_keep(operation);
         operation->info.view = operation->view->number;
         coll__operation_quiesce(operation);
         restore(operation);
@@ -227,8 +229,10 @@ void coll__operation_progress(struct coll_operation *operation)
 {
     if (operation->finished || operation->let_go || operation->group->seal.sealed)
         return;
-    if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0)
+    if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0) {
+        coll__reached(operation, COLL_PHASE_COMPLETE);
         coll__agree_complete(&operation->agree);
+    }
     if (operation->agree.phase < COLL__COMPLETE || operation->agree.phase == COLL__AWAITING)
         return;
     operation->references++;
@@ -254,11 +258,28 @@ static void give_up(struct coll_operation *operation, uint64_t now)
     coll__operation_veto(operation, COLL_TIMEOUT, culprit, text);
 }
 
+/* Once: who is absent, long before the timeout says so. */
+static void warn(struct coll_operation *operation, uint64_t now)
+{
+    const struct coll__view *view = operation->view;
+    char text[COLL__TEXT], call[128], name[80], missing[600];
+    coll__name_describe(operation, name, sizeof name);
+    coll__call_describe(&operation->call, call, sizeof call);
+    coll__missing_describe(operation, missing, sizeof missing);
+    snprintf(text, sizeof text, "'%s' (rank %u) has waited %.1f s in %s, %s: %s",
+             view->members[view->rank].name, view->rank,
+             (double)(now - operation->info.entered_ns) / 1e9, call, name, missing);
+    operation->warn_at = 0;
+    coll__emit(operation->engine, COLL_EVENT_STALLED, view->group->id, view->number, NULL, text);
+}
+
 void coll__operation_tick(struct coll_operation *operation, uint64_t now)
 {
     struct coll_group *group = operation->group;
     if (operation->deadline != 0 && now >= operation->deadline && operation->veto.status == COLL_OK)
         give_up(operation, now);
+    if (operation->warn_at != 0 && now >= operation->warn_at)
+        warn(operation, now);
     if (now < operation->stall_check)
         return;
     operation->stall_check = now + COLL__STALL_NS;

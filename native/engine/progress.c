@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine/engine.h"
+#include "engine/process.h"
 
 enum { BATCH = 32 };
 /* Before a driver sleeps. Waking another process costs tens of microseconds, so a shorter spin ends
@@ -70,6 +71,7 @@ static void tick(struct coll_engine *engine, uint64_t about)
     engine->next_tick = now + TICK_NS;
     for (uint32_t i = 0; coll__transports[i]; i++)
         coll__transports[i]->tick(&engine->host, now, paused);
+    coll__process_tick(engine);
     for (struct coll_group *group = engine->groups; group; group = group->next)
         coll__group_tick(group, now);
 }

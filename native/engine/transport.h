@@ -60,7 +60,10 @@ struct coll__link {
     uint32_t references; /* views that use it */
     bool up; /* can carry frames now */
     bool goodbye; /* the peer said that it leaves */
-    bool lost_reported;
+    uint32_t lost_reported; /* 0: no; else 1 + how certain it was */
+    uint64_t lost_at; /* when that was */
+    struct coll__watch *process; /* the peer's, on this host; NULL: not watched (any more) */
+    bool process_died;
     /* outgoing, in order of urgency */
     struct coll__slice *control_head, **control_tail;
     struct coll__flow *small_flows, *bulk_flows; /* rings; NULL when empty */
@@ -127,8 +130,8 @@ void coll__peer_consumed(struct coll__link *link, uint64_t consumed);
 /* The link can carry frames (again), or can not. */
 void coll__link_up(struct coll__link *link);
 void coll__link_down(struct coll__link *link);
-/* Evidence that the peer is dead. */
-void coll__link_lost(struct coll__link *link, const char *text);
+/* Evidence that the peer is dead; reported once, and again when it gets better. */
+void coll__link_lost(struct coll__link *link, const char *text, enum coll_certain certain);
 /* The key of a view that links group `group` to `peer`, NULL if this engine has no such view. */
 const uint8_t *coll__view_key(struct coll__host *host, uint32_t group, uint64_t term,
                               uint64_t number, const uint8_t peer[16]);

@@ -4,6 +4,9 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/process.h"
+
+static const uint64_t LOST_AGAIN_NS = 1000000000;
 
 uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16])
 {
@@ -63,6 +66,7 @@ static void release_link(struct coll__link *link)
     *at = link->next;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         coll__drop_later(group, link);
+    coll__process_unwatch(link);
     coll__link_drop(link);
     link->transport->close(link);
 }
@@ -112,7 +116,7 @@ void coll__link_init(struct coll__link *link, struct coll__host *host,
 void coll__link_up(struct coll__link *link)
 {
     link->up = true;
-    link->lost_reported = false;
+    link->lost_reported = 0;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         coll__view_report_if_ready(group);
 }
@@ -122,16 +126,19 @@ void coll__link_down(struct coll__link *link)
     link->up = false;
 }
 
-void coll__link_lost(struct coll__link *link, const char *text)
+void coll__link_lost(struct coll__link *link, const char *text, enum coll_certain certain)
 {
-    if (link->lost_reported)
+    /* Again, when it gets better or a second has passed: whoever collects it may be new. */
+    uint64_t now = coll__now();
+    if (link->lost_reported > certain && now - link->lost_at < LOST_AGAIN_NS)
         return;
-    link->lost_reported = true;
+    link->lost_reported = certain + 1;
+    link->lost_at = now;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         if (group->committed &&
             coll__rank_of(group->committed, link->peer) < group->committed->size)
-            coll__emit(link->engine, COLL_EVENT_PEER_LOST, group->id, group->committed->number,
-                       link->peer, text);
+            coll__emit_lost(link->engine, group->id, group->committed->number, link->peer, certain,
+                            text);
 }
 
 /* The committed or the prepared view that goes by this name, NULL: neither. */

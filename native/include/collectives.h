@@ -183,8 +183,9 @@ struct coll_engine_options {
     uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
     uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
     uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
-    uint64_t recovery_ns; /* how long a call that wants to end waits for the coordinator's
+    uint64_t recovery_ns;      /* how long a call that wants to end waits for the coordinator's
                                 * verdict; default 10 s */
+    uint64_t stall_ns;         /* a wait that is worth a warning; default 10 s */
 };
 
 /* A snapshot of what the engine refused and repaired since it was made. */
@@ -224,19 +225,41 @@ enum coll_event_kind {
     COLL_EVENT_VETO = 3, /* an operation wants to end with an error: have a round opened. Repeated
                           * after a round that did not decide it */
     COLL_EVENT_ROUND = 4, /* coll_group_next_message has something for the coordinator */
-    COLL_EVENT_OUT = 5 /* no verdict came in time: this peer is out of the view */
+    COLL_EVENT_OUT = 5, /* no verdict came in time: this peer is out of the view */
+    COLL_EVENT_STALLED = 6 /* an operation waits for long; text names who is absent. Once for each */
+};
+/* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
+enum coll_certain {
+    COLL_CERTAIN_SILENCE = 0, /* nothing is heard, or no connection comes about: it may live */
+    COLL_CERTAIN_REFUSED = 1, /* its port refuses connections, or it said goodbye */
+    COLL_CERTAIN_PROCESS = 2 /* its process, on this host, was seen to die */
 };
 struct coll_event {
     uint32_t kind;
     uint32_t group; /* the group's id */
     uint64_t view; /* the view's number */
     uint8_t peer[16];
-    char text[232];
+    uint32_t certain; /* COLL_EVENT_PEER_LOST: enum coll_certain */
+    char text[476];
 };
 /* A descriptor that is readable while events are queued; owned by the engine. */
 COLL_API int coll_engine_event_fd(struct coll_engine *engine);
 /* COLL_OK and the oldest event, or COLL_IN_PROGRESS when there is none. */
 COLL_API coll_status coll_engine_next_event(struct coll_engine *engine, struct coll_event *event);
+
+/* ---- processes: whether a peer on the same host has died ------------------------------------- */
+
+enum coll_process_state {
+    COLL_PROCESS_UNKNOWN = 0, /* on another host, in another namespace, or it cannot be told */
+    COLL_PROCESS_ALIVE = 1,
+    COLL_PROCESS_DEAD = 2
+};
+#define COLL_PROCESS_IDENTITY_MAX 127
+/* What names this process to others on its host: "BOOT-ID/PID-NAMESPACE/PID/START-TIME", at most
+ * COLL_PROCESS_IDENTITY_MAX bytes and a NUL. COLL_UNSUPPORTED if the system does not tell. */
+COLL_API coll_status coll_process_identity(char *buffer, size_t length);
+/* *state (enum coll_process_state): what has become of the process that bears this identity. */
+COLL_API coll_status coll_process_look(const char *identity, uint32_t *state);
 
 /* ---- groups and views -------------------------------------------------------------------- */
 
@@ -245,6 +268,7 @@ struct coll_peer {
     const char *name; /* for messages; at most 63 bytes are kept */
     const char *const *addresses; /* "HOST:PORT", tried in order */
     uint32_t address_count;
+    const char *process; /* its coll_process_identity; NULL or "": not known */
 };
 
 struct coll_view {
@@ -384,6 +408,40 @@ COLL_API int coll_operation_unknown(struct coll_operation *operation);
  * are not touched after this. */
 COLL_API void coll_operation_release(struct coll_operation *operation);
 
+/* ---- what goes on: for people, after an error or a long wait ---------------------------------- */
+
+enum coll_progress {
+    COLL_PROGRESS_NOT_ISSUED = 0, /* others have called it, this process has not */
+    COLL_PROGRESS_RUNNING = 1,
+    COLL_PROGRESS_COMPLETE = 2, /* this rank holds its result; others may not */
+    COLL_PROGRESS_SETTLED = 3,
+    COLL_PROGRESS_AWAITING = 4 /* it stands, and the result has still to be supplied */
+};
+struct coll_operation_state {
+    uint64_t number, view;
+    uint64_t count; /* of the call, as far as it is known */
+    uint64_t age_ns; /* since it was called here, until it ended; 0: not called */
+    uint64_t pending_bytes; /* still to be received */
+    uint32_t tag, kind, dtype, op, root;
+    uint32_t progress;
+    uint32_t status; /* COLL_IN_PROGRESS, or how it ended */
+    uint32_t attempt;
+    uint32_t rank, size; /* of this process, and of the view */
+};
+struct coll_operation_peer {
+    char name[64];
+    uint32_t seen; /* 1: it has called the operation, as far as is known here */
+    uint32_t said_absent; /* 1: it said that it had not; its last operation was... */
+    uint64_t last_operation;
+    uint64_t sent_bytes, received_bytes; /* to and from it, for this operation */
+};
+/* The i-th operation of the group: those in flight, then those of the newest view with errors that
+ * ended with one (64 at most), as they were then. The first `capacity` ranks of its view are
+ * written to `peers`. COLL_INVALID_ARGUMENT past the last. */
+COLL_API coll_status coll_group_operations(struct coll_group *group, uint32_t i,
+                                           struct coll_operation_state *state,
+                                           struct coll_operation_peer *peers, uint32_t capacity);
+
 /* ---- faults: for tests, costs one null check when unused ----------------------------------- */
 
 enum coll_fault {
@@ -394,6 +452,35 @@ enum coll_fault {
  * have been sent on it. */
 COLL_API coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
                                  uint64_t after_slices);
+
+/* Moments of an operation, in their order. */
+enum coll_phase {
+    COLL_PHASE_ISSUED = 0, /* called here; no frame about it has been sent */
+    COLL_PHASE_REDUCE_SCATTER = 1, /* a payload to be reduced has come, and is not reduced yet */
+    COLL_PHASE_BETWEEN = 2, /* all is reduced that this rank reduces, its last slice is not passed
+                             * on, and no finished payload has come. Between several connections
+                             * payloads may overtake each other, and there may be no such moment */
+    COLL_PHASE_ALL_GATHER = 3, /* a finished payload has come, and does not count yet */
+    COLL_PHASE_COMPLETE = 4, /* everything has come; no token, and no result to the caller */
+    COLL_PHASE_TOKENS = 5, /* the first token has been handed to the socket. Operations that need
+                            * no tokens have no such moment */
+    COLL_PHASE_COUNT = 6
+};
+enum coll_action {
+    COLL_ACTION_KILL = 0, /* SIGKILL to this process */
+    COLL_ACTION_STOP = 1 /* SIGSTOP; after SIGCONT it goes on as if nothing had been */
+};
+struct coll_moment {
+    uint32_t phase, action;
+    uint32_t tag;
+    uint64_t operation; /* its number in its tag; 0: the first that gets there */
+    uint64_t after_slices; /* REDUCE_SCATTER and ALL_GATHER: how many payloads of the phase to let
+                            * pass first */
+    int journal_fd; /* gets the line "PHASE OPERATION" right before; -1: none */
+};
+/* Do `action` when the operation reaches `phase`, once. One moment per engine; a later one replaces
+ * it, NULL takes it back. */
+COLL_API coll_status coll_fault_at(struct coll_group *group, const struct coll_moment *moment);
 
 #ifdef __cplusplus
 }

@@ -198,11 +198,21 @@ def test_nothing_out_of_bounds_can_be_sent():
         encode(dataclasses.replace(HELLO, min_size=0))
 
 
+def test_a_peer_without_the_fields_of_a_newer_version_has_their_defaults():
+    from collectives.membership.view import Peer
+
+    older = [uuid.UUID(int=3).bytes, "lab-3", ["h:1"], "unit"]
+    assert messages._PEER.decode(older) == Peer(uuid.UUID(int=3), "lab-3", ("h:1",), "unit")
+    with pytest.raises(MalformedError, match="at least 4 entries"):
+        messages._PEER.decode(older[:3])
+
+
 def test_the_largest_view_fits_a_message():
     from collectives.membership.view import Peer, View
 
     peers = tuple(
-        Peer(uuid.uuid4(), "n" * 59 + f"{i:04d}", ("a" * 128,) * 16, "u" * 63) for i in range(1024)
+        Peer(uuid.uuid4(), "n" * 59 + f"{i:04d}", ("a" * 128,) * 16, "u" * 63, "p" * 127)
+        for i in range(1024)
     )
     data = encode(messages.Prepare(View("g", 1, 1, 1, peers, b"k" * 32)))
     assert len(data) <= messages.MAX_TO_PEER

@@ -152,6 +152,16 @@ def test_evidence_is_repeated_until_the_coordinator_has_decided():
     assert sent(actions, messages.Alive)[0].gone == 1
 
 
+def test_better_evidence_is_told_at_once_and_worse_is_no_news():
+    machine = Machine().member()
+    machine.do(plane.PeerSuspected(1, OTHER, "silent", 0))
+    (better,) = sent(machine.do(plane.PeerSuspected(1, OTHER, "killed", 2)), messages.Suspect)
+    assert (better.text, better.certain) == ("killed", 2)
+    assert not machine.do(plane.PeerSuspected(1, OTHER, "refused", 1))
+    again = sent(machine.wait(2.0), messages.Suspect)
+    assert again and {evidence.certain for evidence in again} == {2}
+
+
 def test_departures_of_another_view_change_nothing():
     machine = Machine().member()
     assert machine.hear(messages.Gone(3, 1, 9, 0, OTHER, False, "dead")) == []

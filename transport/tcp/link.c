@@ -325,6 +325,7 @@ static void report_death(struct tcp_link *link, uint64_t now)
 {
     const struct coll_engine_options *options = &link->base.host->options;
     char text[200];
+    enum coll_certain certain = COLL_CERTAIN_SILENCE;
     if (!link->was_up || options->no_detection)
         return;
     if (link->base.up) {
@@ -340,6 +341,8 @@ static void report_death(struct tcp_link *link, uint64_t now)
                                              link->refusals >= link->address_count));
         if (!refused && down <= options->detection_ns && !link->base.goodbye)
             return;
+        if (refused || link->base.goodbye)
+            certain = COLL_CERTAIN_REFUSED;
         if (link->base.goodbye)
             snprintf(text, sizeof text, "it said goodbye and closed its connections");
         else
@@ -348,7 +351,7 @@ static void report_death(struct tcp_link *link, uint64_t now)
                      refused ? "its port refuses new ones" : "it cannot be reached any more",
                      link->why);
     }
-    coll__link_lost(&link->base, text);
+    coll__link_lost(&link->base, text, certain);
 }
 
 /* Every connection carries heartbeats of its own: one that stays silent while the others are heard
