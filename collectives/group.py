@@ -38,8 +38,6 @@ OPS: dict[str, int] = {
 """The reductions."""
 
 _FLUSH_SECONDS = 5.0
-_MERCY = 0.15
-"""Seconds that an interrupted call waits for the coordinator to decide what becomes of it."""
 _OK = lib.COLL_OK
 _IN_PROGRESS = lib.COLL_IN_PROGRESS
 _run = lib.coll_run
@@ -184,10 +182,13 @@ class Group:
             self._blocking(None)
         except (errors.PeerLost, errors.TooFewPeers):
             pass  # this is the call that mends it
-        except errors.CollectiveError as error:
-            # Either it broke just now, or it was broken before, which this call mends too. But a
-            # mismatch is an error on all ranks, also on those that hear of it only now.
-            if self._scratch.issued or (isinstance(error, errors.MismatchError) and not told):
+        except (errors.MismatchError, errors.Cancelled) as error:
+            # It broke just now, or it was broken before, which this call mends, too. But a mismatch
+            # is an error on all ranks, also on those that hear of it only now.
+            if not told and (self._scratch.issued or isinstance(error, errors.MismatchError)):
+                raise
+        except errors.CollectiveError:
+            if self._scratch.issued:
                 raise
 
     def leave(self, *, timeout: float = 10.0) -> None:
@@ -498,7 +499,7 @@ class Group:
         except errors.CollectiveError:
             raise
         except BaseException as interrupt:
-            work.abandon(interrupt, _MERCY)
+            work.abandon(interrupt)
             raise
 
     def _take(self, scratch: _Scratch, value: Any, keep: Any) -> Work | None:
@@ -512,7 +513,7 @@ class Group:
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
         if work is not None:
-            work.abandon(interrupt, _MERCY)
+            work.abandon(interrupt)
 
     def _refused(self, status: int) -> None:
         message = text(lib.coll_last_error())
@@ -577,7 +578,7 @@ class Group:
         return names
 
     def has_failed(self, error: BaseException) -> None:
-        """The caller is being told that the group is broken, by this error."""
+        """The caller knows that the group is broken, by this error."""
         first, self._told = not self._told, True
         if first and self._dumps is not None and isinstance(error, errors.CollectiveError):
             self._dumps.write(error, self._view, self._rank, self._native.operations())

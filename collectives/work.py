@@ -14,6 +14,8 @@ from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import check, nanoseconds, raise_status, text
 
+MERCY = 0.15
+"""Seconds that a cancelled or interrupted call waits for the coordinator to decide about it."""
 SLICE_NS = 100_000_000
 """How long a wait stays in the core before Python may handle signals: Ctrl-C works in every one."""
 
@@ -70,7 +72,7 @@ class Owner(Protocol):
         """The names of the members of a view, by rank; the caller's view is at least this one."""
 
     def has_failed(self, error: BaseException) -> None:
-        """The caller is being told that the group is broken, by this error."""
+        """The caller knows that the group is broken, by this error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,31 +198,31 @@ class Work:
     def cancel(self, reason: str = "") -> None:
         """Ask for its end, here and at all other peers, where it raises ``Cancelled``.
 
-        The coordinator decides: waiting raises ``Cancelled``, or returns the result if the
-        operation had succeeded somewhere. No effect once it has ended. A cancelled operation leaves
-        the group broken until every member calls ``sync()``.
+        The coordinator decides, which takes a moment; this waits for it, at most 150 ms. Then
+        waiting raises ``Cancelled``, or returns the result if the operation had succeeded
+        somewhere. No effect once it has ended. A cancelled operation leaves the group broken until
+        every member calls ``sync()``.
 
         Args:
             reason: for the others' message.
         """
-        message = f"operation {self.telemetry().number} was cancelled"
+        if self.done():
+            return
+        message = f"'{self._owner.name}' cancelled operation {self.telemetry().number}"
         message += f": {reason}" if reason else ""
-        lib.coll_operation_veto(
-            self._handle, lib.COLL_CANCELLED, f"{message}; call sync() and go on".encode()
-        )
-
-    def abandon(self, interrupt: BaseException, seconds: float) -> None:
-        """Cancel it, wait so long for the decision, then let go of the arrays in any case."""
-        reason = f"'{self._owner.name}' was interrupted by {type(interrupt).__name__}"
-        self.cancel(reason)
-        deadline = time.monotonic() + seconds
+        error = errors.Cancelled(f"{message}; call sync() and go on")
+        self._owner.has_failed(error)
+        lib.coll_operation_veto(self._handle, lib.COLL_CANCELLED, str(error).encode())
+        deadline = time.monotonic() + MERCY
         while lib.coll_test(self._handle) == lib.COLL_IN_PROGRESS:
             left = deadline - time.monotonic()
             if left <= 0:
-                break
+                return
             lib.coll_wait(self._handle, nanoseconds(left))
-        if lib.coll_test(self._handle) != lib.COLL_OK:
-            self._owner.has_failed(interrupt)
+
+    def abandon(self, interrupt: BaseException) -> None:
+        """Cancel it, and let go of its arrays even if nothing is decided yet."""
+        self.cancel(f"interrupted by {type(interrupt).__name__}")
         ffi.release(self._handle)
 
     def telemetry(self) -> Telemetry:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -173,7 +174,7 @@ def counted(group: Any) -> Any:
     return group.counters()
 
 
-def give_up(group: Any, size: int) -> None:
+def give_up(group: Any, size: int, pid: int) -> None:
     """Rank 0 cancels while half a slice is with the kernel, since rank 1 reads nothing any more."""
     array = inputs(1, group.rank, size)
     work = group.all_reduce_async(array, timeout=PATIENCE)
@@ -187,6 +188,8 @@ def give_up(group: Any, size: int) -> None:
                 sent, since = now, time.monotonic()
             assert not work.done()
             time.sleep(0.001)
+        # Decided once rank 1 reports, which it cannot while it stands still.
+        threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
         work.cancel("test")
     with pytest.raises(collectives.Cancelled):
         work.wait()
@@ -350,10 +353,9 @@ def test_a_stalled_network_that_recovers_costs_nothing_but_time():
 def test_a_link_goes_on_after_an_operation_was_cancelled_in_mid_send():
     with Crew(2, {"detection": 20.0}) as crew:
         for member in crew.members:
-            member.start(give_up, 64 << 20)
-        crew.members[0].result().get()
-        crew.members[1].signal(signal.SIGCONT)
-        crew.members[1].result().get()
+            member.start(give_up, 64 << 20, crew.members[1].pid)
+        for member in crew.members:
+            member.result().get()
         assert crew.get(go_on) == [True, True]
 
 

@@ -356,7 +356,7 @@ def leave_by_error(group: collectives.Group, address: str) -> tuple[str, str, st
     array = np.ones(1 << 20)
     try:
         group.barrier()  # rank 1 may be through, and gone, before this is
-        group.all_reduce(array, timeout=FOREVER)
+        group.all_reduce(array, timeout=FOREVER, on_failure="raise")
     except collectives.PeerLost as error:
         now = time.monotonic()
         assert (array == 1).all()
@@ -388,7 +388,7 @@ def leave_early(group: collectives.Group) -> float:
     work.wait()
     large = np.ones(10)
     with pytest.raises(collectives.PeerLost, match="left") as caught:
-        group.all_reduce(large, timeout=FOREVER)
+        group.all_reduce(large, timeout=FOREVER, on_failure="raise")
     assert caught.value.peer == group.peers[2].name
     return float(array[0])
 

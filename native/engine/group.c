@@ -146,7 +146,7 @@ static bool give_up(struct coll_group *group, uint64_t now)
     for (struct coll__tag *tag = group->tags; tag; tag = tag->next) {
         for (struct coll_operation *at = tag->oldest; at; at = at->newer) {
             if (at->veto.status == COLL_OK ||
-                now - at->veto.since < group->engine->host.options.recovery_ns)
+                now < at->veto.since + group->engine->host.options.recovery_ns)
                 continue;
             char text[COLL__TEXT];
             snprintf(text, sizeof text,

@@ -158,7 +158,8 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     if (text && *text)
         operation->error = strdup(text);
     if (status != COLL_OK) {
-        coll__inspect_keep(operation);
+        if (operation->agree.phase != COLL__ABSENT)
+            coll__inspect_keep(operation);
         operation->info.view = operation->view->number;
         coll__operation_quiesce(operation);
         restore(operation);
@@ -208,6 +209,9 @@ void coll__operation_veto(struct coll_operation *operation, coll_status status, 
         return;
     if (veto->status == COLL_OK)
         veto->since = coll__now();
+    /* It must not stand because all have it complete: they have different things. */
+    if (status == COLL_MISMATCH && operation->agree.phase == COLL__COMPLETE)
+        operation->agree.phase = COLL__RUNNING;
     veto->status = status;
     veto->culprit = culprit;
     free(veto->text);
@@ -227,7 +231,8 @@ void coll__operation_let_go(struct coll_operation *operation)
 
 void coll__operation_progress(struct coll_operation *operation)
 {
-    if (operation->finished || operation->let_go || operation->group->seal.sealed)
+    if (operation->finished || operation->let_go || operation->group->seal.sealed ||
+        operation->veto.status == COLL_MISMATCH)
         return;
     if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0) {
         coll__reached(operation, COLL_PHASE_COMPLETE);

@@ -254,6 +254,8 @@ static void judge_operation(struct coll_operation *operation, const struct coll_
     enum coll__judgement judgement = COLL__STANDS;
     if (!find_stand(verdict, operation, &stand))
         judgement = verdict->status != COLL_OK ? COLL__FAILS : COLL__REPEATS;
+    if (judgement == COLL__FAILS)
+        coll__inspect_keep(operation); /* where it stood is forgotten next */
     uint64_t ran_in = operation->view->number;
     switch (coll__agree_judge(&operation->agree, judgement, view->rank, view->size)) {
     case COLL__SUCCEED:
