@@ -308,7 +308,7 @@ class Work:
         names = self._owner.ended_in(info.view)
         if status != lib.COLL_OK:
             try:
-                raise_operation(self._handle, status, names)
+                raise_operation(self._handle, status, names, self._root)
             except errors.CollectiveError as error:
                 self._owner.has_failed(error)
                 raise
@@ -317,9 +317,11 @@ class Work:
         return self._result
 
 
-def raise_operation(handle: Any, status: int, names: tuple[str, ...]) -> NoReturn:
+def raise_operation(
+    handle: Any, status: int, names: tuple[str, ...], root: str | None = None
+) -> NoReturn:
     """Raise the error of a finished operation; ``names`` are those of its view, by rank."""
     culprit = lib.coll_operation_culprit(handle)
-    peer = names[culprit] if 0 <= culprit < len(names) else ""
+    peer = names[culprit] if 0 <= culprit < len(names) else root or ""
     unknown = bool(lib.coll_operation_unknown(handle))
     raise_status(status, text(lib.coll_operation_error(handle)), peer=peer, unknown=unknown)

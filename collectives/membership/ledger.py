@@ -61,8 +61,8 @@ class Timing:
     abandoned: float = 30.0
     report_patience: float = 5.0
     relay_after: float = 0.2
-    refused_patience: float = 0.4
-    silent_patience: float = 1.0
+    refused_patience: float = 0.3
+    silent_patience: float = 0.5
     pairs_patience: float = 1.5
     challenge_life: float = 10.0
     pause: float = 2.0

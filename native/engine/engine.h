@@ -176,6 +176,13 @@ struct coll__view {
     struct coll__member members[];
 };
 
+/* A member that went since the last sync. */
+struct coll__gone {
+    struct coll__gone *next;
+    uint8_t id[16];
+    char name[64];
+};
+
 /* A message of a round for the coordinator, which the membership layer takes away. */
 struct coll__letter {
     struct coll__letter *next;
@@ -199,6 +206,7 @@ struct coll_group {
     char broken_text[COLL__TEXT];
     struct coll__early *later, **later_tail; /* frames of views to come */
     uint32_t later_count;
+    struct coll__gone *gone;
     struct coll__letter *letters, **letters_tail;
     uint8_t *report; /* of the round that sealed us; malloc'ed */
     uint32_t report_length;
@@ -258,6 +266,8 @@ void coll__pools_free(struct coll_engine *engine);
 /* group.c */
 struct coll_group *coll__group_find(struct coll_engine *engine, uint32_t id);
 uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16]); /* size: none */
+/* Forget who went before the last sync. */
+void coll__gone_free(struct coll_group *group);
 void coll__group_tick(struct coll_group *group, uint64_t now);
 coll_status coll__group_prepare(struct coll_group *group, const struct coll_view *given);
 coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,

@@ -94,6 +94,7 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
                            (unsigned long long)number, (unsigned long long)term);
     end_all(group, COLL_CANCELLED, -1, "the view changed while the operation was pending", false);
     group->prepared = NULL;
+    coll__gone_free(group);
     view->first_operation = first_operation;
     coll__group_install(group, view);
     coll__tags_enter(group, first_operation);
@@ -101,6 +102,15 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
         group->last_operation = first_operation - 1;
     coll__take_later(group);
     return COLL_OK;
+}
+
+void coll__gone_free(struct coll_group *group)
+{
+    while (group->gone) {
+        struct coll__gone *gone = group->gone;
+        group->gone = gone->next;
+        free(gone);
+    }
 }
 
 void coll__group_discard(struct coll_group *group)
@@ -133,6 +143,7 @@ void coll__group_close(struct coll_group *group)
         coll__view_retire(view);
     coll__tags_free(group);
     coll__letters_free(group);
+    coll__gone_free(group);
     coll__inspect_free(group);
     struct coll_group **at = &engine->groups;
     while (*at != group)

@@ -71,8 +71,6 @@ void coll__inspect_keep(const struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
     struct coll_group *group = operation->group;
-    if (!operation->issued)
-        return;
     if (group->ended && (group->ended->term != view->term || group->ended->view != view->number))
         coll__inspect_free(group);
     struct coll__ended **at = &group->ended;

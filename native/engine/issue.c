@@ -1,4 +1,5 @@
 /* Issuing: from a caller's arguments to an operation that runs in the committed view. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,6 +125,19 @@ static coll_status start(struct coll_operation *operation)
     return COLL_OK;
 }
 
+static void veto_rootless(struct coll_operation *operation)
+{
+    char text[COLL__TEXT], name[80];
+    const struct coll__gone *gone = operation->group->gone;
+    while (gone && memcmp(gone->id, operation->root, sizeof gone->id) != 0)
+        gone = gone->next;
+    coll__name_describe(operation, name, sizeof name);
+    snprintf(text, sizeof text,
+             "the root of broadcast, %s, is gone: '%s'; call sync() and choose another root", name,
+             gone ? gone->name : "a peer of an older view");
+    coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
+}
+
 void coll__operation_start(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
@@ -131,8 +145,7 @@ void coll__operation_start(struct coll_operation *operation)
     if (operation->call.kind == COLL_BROADCAST) {
         operation->call.root = coll__rank_of(view, operation->root);
         if (operation->call.root == view->size) {
-            coll__operation_veto(operation, COLL_PEER_LOST, -1,
-                                 "the root of a broadcast is gone; call sync() and choose another");
+            veto_rootless(operation);
             return;
         }
     }

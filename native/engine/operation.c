@@ -158,7 +158,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     if (text && *text)
         operation->error = strdup(text);
     if (status != COLL_OK) {
-        if (operation->agree.phase != COLL__ABSENT)
+        if (operation->agree.phase != COLL__ABSENT || !operation->issued)
             coll__inspect_keep(operation);
         operation->info.view = operation->view->number;
         coll__operation_quiesce(operation);

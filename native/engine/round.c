@@ -75,13 +75,21 @@ static void write_entry(struct coll__writer *writer, uint32_t tag, uint64_t numb
     coll__write32(writer, root);
 }
 
+/* Who has nothing to receive is complete at once, which says nothing of the others: a barrier that
+ * the dead never reached does not stand. It does once somebody has the proof that all came. */
+static uint32_t standing_of(const struct coll_operation *operation)
+{
+    bool empty = operation->bytes == 0 && operation->agree.phase == COLL__COMPLETE;
+    return empty ? (uint32_t)COLL__RUNNING : operation->agree.phase;
+}
+
 static void write_operation(struct coll__writer *writer, const struct coll_operation *operation)
 {
     uint32_t flags = operation->agree.retained ? COLL__ENTRY_RETAINED : 0;
     if (!(operation->asked.flags & (COLL_NOT_ATOMIC | COLL_NO_REPEAT)))
         flags |= COLL__ENTRY_REPEATABLE;
     bool rooted = operation->call.kind == COLL_BROADCAST;
-    write_entry(writer, operation->tag, operation->number, operation->agree.phase, flags,
+    write_entry(writer, operation->tag, operation->number, standing_of(operation), flags,
                 rooted && operation->call.root < operation->view->size ? operation->call.root
                                                                        : COLL__NO_RANK);
 }
@@ -227,6 +235,23 @@ static coll_status next_view(struct coll_group *group, const struct coll__verdic
     return status;
 }
 
+static void remember_gone(struct coll_group *group, const struct coll__view *next)
+{
+    const struct coll__view *present = group->committed;
+    for (uint32_t rank = 0; rank < present->size; rank++) {
+        const struct coll__member *member = &present->members[rank];
+        if (coll__rank_of(next, member->id) < next->size)
+            continue;
+        struct coll__gone *gone = calloc(1, sizeof *gone);
+        if (!gone)
+            return; /* a message will lack a name */
+        memcpy(gone->id, member->id, sizeof gone->id);
+        memcpy(gone->name, member->name, sizeof gone->name);
+        gone->next = group->gone;
+        group->gone = gone;
+    }
+}
+
 static bool find_stand(const struct coll__verdict *verdict, const struct coll_operation *operation,
                        struct coll__stand *stand)
 {
@@ -327,6 +352,7 @@ static coll_status judge(struct coll_group *group, const uint8_t *bytes, size_t 
     char error[COLL__TEXT];
     snprintf(error, sizeof error, "%.*s", (int)verdict.text_length, verdict.text);
     coll__group_discard(group);
+    remember_gone(group, view);
     coll__group_install(group, view);
     coll__tags_enter(group, 0);
     judge_all(group, &verdict, error);
