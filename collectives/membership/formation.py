@@ -56,6 +56,8 @@ def settle(turn: Turn, name: str) -> None:
             return
     group = turn.group(name)
     if group.view is None:
+        if group.recollections or turn.now < group.held:
+            return  # members of an earlier run may come back
         peers = next_peers(group)
         if peers and not missing_peers(group, peers):
             _prepare(turn, name, peers, f"{len(peers)} peers are there: {_names_of(peers)}")
@@ -316,6 +318,8 @@ def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
         else:
             text = f"{_names(absent or [p.name for p in group.members])} must call sync()"
         return Waiting(missing, present, clip(text))
+    if group.recollections or group.held:
+        return Waiting(0, present, "members of an earlier run may come back to it first")
     if group.preparing is not None:
         return Waiting(0, present, f"view {group.preparing.view.number} is being prepared")
     missing = missing_peers(group, peers)

@@ -13,7 +13,7 @@ import hmac
 import uuid
 from collections.abc import Mapping
 
-from collectives.membership.messages import Hello, Message, StatusQuery
+from collectives.membership.messages import Hello, Message, Recollect, StatusQuery
 from collectives.membership.view import Peer, View
 
 MAX_GROUPS = 4096
@@ -39,7 +39,13 @@ class Timing:
         prepare_silence: who says neither Prepared nor Unreachable for so long is dropped.
         abandoned: when peers wait for admission and not one member has spoken for so long, the
             members are taken for dead: all were killed at once, nobody is left to report it. A
-            single member is never judged so.
+            single member of several is never judged so.
+        registration: so long after a restart members may take to come back before those who did
+            not are taken for dead.
+        recollection: a member of a run that this coordinator does not know is there while it
+            repeats itself within this time.
+        reunion: while somebody waits here who already waited in an earlier run, members of that
+            run may come for so long before a first view is formed without them.
         challenge_life: a challenge must be answered within this time.
         pause: a clock that jumped by more says that the coordinator itself stood still; it then
             accuses nobody of silence.
@@ -51,13 +57,19 @@ class Timing:
     hesitation: float = 2.5
     prepare_silence: float = 15.0
     abandoned: float = 30.0
+    registration: float = 10.0
+    recollection: float = 2.0
+    reunion: float = 3.0
     challenge_life: float = 10.0
     pause: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Registered:
-    """A peer that has said Hello and has not departed."""
+    """A peer that has said Hello and has not departed.
+
+    ``route`` is empty if it has not been heard since the coordinator was restarted.
+    """
 
     peer: Peer
     min_size: int
@@ -119,6 +131,27 @@ class Departure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Returning:
+    """The members of a group are coming back to a restarted coordinator, since ``since``.
+
+    ``suspects``: whom the members that are back hold for dead: the accuser and the evidence.
+    """
+
+    since: float
+    suspects: Mapping[uuid.UUID, tuple[Peer, str]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recollection:
+    """What a member of a run that this coordinator does not know says of it, last heard ``at``."""
+
+    route: bytes
+    run: uuid.UUID
+    word: Recollect
+    at: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Reason:
     """A decision in words, kept for ``collectives status``."""
 
@@ -137,6 +170,9 @@ class Group:
         sync: the number of the sync of ``view`` that is under way or comes next.
         reached: members that are in it.
         peers: everybody who has not departed, by arrival.
+        returning: not None until the members have come back after a restart.
+        recollections: members of a run that has to be restored from their words.
+        held: until when no first view is formed (see ``Timing.reunion``).
     """
 
     id: int
@@ -149,6 +185,9 @@ class Group:
     preparing: Preparation | None = None
     peers: Mapping[uuid.UUID, Registered] = dataclasses.field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
+    returning: Returning | None = None
+    recollections: Mapping[uuid.UUID, Recollection] = dataclasses.field(default_factory=dict)
+    held: float = 0.0
 
     @property
     def members(self) -> tuple[Peer, ...]:
@@ -187,6 +226,7 @@ class CoordinatorState:
         routes: who is behind which connection (proved, where there is a token).
         departed: peers whose UUID is used up, the oldest first.
         refused: how much traffic was refused, by reason.
+        force: one member's word is enough to restore a run.
     """
 
     run: uuid.UUID
@@ -201,6 +241,7 @@ class CoordinatorState:
     refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
     counter: int = 0
     ticked: float | None = None
+    force: bool = False
 
 
 # ---- events -----------------------------------------------------------------------------------

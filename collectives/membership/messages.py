@@ -24,6 +24,13 @@ A peer's life on the wire::
       Leave             ──────►
                         ◄──────     LeaveDone
 
+    with a coordinator that has lost its memory:
+
+      Hello             ──────►
+                        ◄──────     Recall
+      Recollect         ──────►
+                        ◄──────     Identify             once enough members have said so
+
 Requests are sent again until they are answered, and every one of them may be repeated without
 harm. ``Alive`` says where a peer stands; the coordinator answers with what the peer missed.
 """
@@ -61,7 +68,7 @@ SHOWN = 32
 MAX_ADDRESSES = 16
 MAX_ADDRESS = 128
 MAX_TEXT = 512
-MAX_TO_COORDINATOR = 256 * 1024
+MAX_TO_COORDINATOR = 1024 * 1024
 MAX_TO_PEER = 4 * 1024 * 1024
 
 _U64 = Int()
@@ -173,8 +180,8 @@ class Proof(Message):
 class Alive(Message):
     """Where the peer stands.
 
-    Its committed and its prepared view (0: none), and of how many departures from the committed
-    one it knows.
+    The term and number of its committed view, the number of its prepared view (0: none), and of
+    how many departures from the committed one it knows.
     """
 
     kind: ClassVar[str] = "alive"
@@ -245,6 +252,26 @@ class Leave(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Recollect(Message):
+    """All that a member knows of its run, for a coordinator that knows nothing of it.
+
+    The highest term that it heard of, its committed view, the number of that view's next (or
+    pending) sync, who is gone from it in the order of the announcements, and the view that it
+    has connected for and that may be committed elsewhere already (0: none).
+    """
+
+    kind: ClassVar[str] = "recollect"
+    peer: uuid.UUID = _wire(Uuid())
+    run: uuid.UUID = _wire(Uuid())
+    term: int = _wire(_U64)
+    view: View = _wire(_VIEW)
+    sync: int = _wire(_U64)
+    gone: tuple[uuid.UUID, ...] = _wire(ListOf(Uuid(), MAX_PEERS), ())
+    prepared_term: int = _wire(_U64, 0)
+    prepared: int = _wire(_U64, 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class StatusQuery(Message):
     """Somebody, not necessarily a peer, wants to know how the run is."""
 
@@ -290,6 +317,19 @@ class Identify(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Recall(Message):
+    """The coordinator does not know the peer's run: say Recollect.
+
+    ``text`` says what is still missing before the run can go on here; ``run`` is the
+    coordinator's own.
+    """
+
+    kind: ClassVar[str] = "recall"
+    run: uuid.UUID = _wire(Uuid())
+    text: str = _wire(_TEXT)
+
+
+@dataclasses.dataclass(frozen=True)
 class Welcome(Message):
     """The Hello was accepted; what was agreed, and the name that the peer has in the run."""
 
@@ -325,7 +365,7 @@ class Prepare(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Abandon(Message):
-    """The view in preparation will not come; forget it."""
+    """The view in preparation, of this term or an older one, will not come; forget it."""
 
     kind: ClassVar[str] = "abandon"
     group_id: int = _wire(_U32)
@@ -386,11 +426,15 @@ class Gone(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Evicted(Message):
-    """This peer is out of the run, or was not let in (``admitted`` false)."""
+    """This peer is out of the run, or was not let in (``admitted`` false).
+
+    ``run`` is set if it is the coordinator of another run that says so.
+    """
 
     kind: ClassVar[str] = "evicted"
     text: str = _wire(_TEXT)
     admitted: bool = _wire(Flag(), True)
+    run: uuid.UUID = _wire(Uuid(), NO_RUN)
 
 
 @dataclasses.dataclass(frozen=True)
