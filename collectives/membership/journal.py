@@ -82,6 +82,13 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file; another coordinator may have it then."""
+        if self._lock >= 0:
+            # A child forked a moment ago may not have closed its copy yet.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the descriptors and leave the lock to whoever else has it: for a forked child."""
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -300,7 +307,7 @@ def _forked() -> None:
     # The lock belongs to the open file, which a forked child shares: a data loader's worker would
     # hold it beyond the coordinator's end.
     for journal in list(_JOURNALS):
-        journal.close()
+        journal.drop()
 
 
 os.register_at_fork(after_in_child=_forked)
