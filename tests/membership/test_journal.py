@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import os
 import random
 import resource
@@ -188,7 +189,7 @@ def test_the_file_is_written_anew_when_it_has_grown(tmp_path):
         Journal(path)
     journal.close()
     assert max(sizes) < 4096 + 200
-    assert sum(after < before for before, after in zip(sizes, sizes[1:], strict=False)) >= 5
+    assert sum(after < before for before, after in itertools.pairwise(sizes)) >= 5
     assert read(path) == entries
     assert sorted(p.name for p in tmp_path.iterdir()) == ["j", "j.lock"]
 
