@@ -65,6 +65,10 @@ def coordinator(
     ):
         kind = "with a run token" if secret else "without a run token: anybody may join"
         typer.echo(f"coordinator at {running.listens_on}, {kind}")
+        if running.state.term > 1:
+            typer.echo(f"going on with run {running.state.run}, term {running.state.term}")
+        elif force:
+            typer.echo("will restore a run by the word of one member: this may split a group")
         while running.running and not select.select([stopped], [], [], _LOOK)[0]:
             pass
         if running.error is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from collectives.membership.admission import missing_peers, next_peers, peers_text
 from collectives.membership.ledger import CoordinatorState, Group
 from collectives.membership.majority import standing
-from collectives.membership.messages import MAX_TO_PEER
+from collectives.membership.messages import MAX_TO_PEER, SHOWN
 
 
 def snapshot(state: CoordinatorState, now: float) -> dict[str, Any]:
@@ -103,10 +103,8 @@ def _returns(state: CoordinatorState, group: Group, now: float) -> list[str]:
     if group.returning is not None:
         left = max(0.0, group.returning.since + state.timing.registration - now)
         absent = [peer.name for peer in group.members if not group.peers[peer.id].route]
-        waits.append(
-            f"the restarted coordinator waits {left:.0f} s more for {', '.join(absent)} to come"
-            " back"
-        )
+        names = ", ".join(absent[:SHOWN])
+        waits.append(f"the restarted coordinator waits {left:.0f} s more for {names} to come back")
     remembered = standing(group.recollections, now, state.timing.recollection)
     if remembered is not None:
         waits.append(remembered.text)
