@@ -141,6 +141,8 @@ def _check_proof(turn: Turn, route: bytes, message: Proof) -> None:
         if route not in turn.state.routes:
             turn.send(route, Identify())
         return
+    if message.nonce not in (b"", pending.nonce):
+        return  # the answer to another challenge; that to ours is on its way
     turn.set(challenges=without(turn.state.challenges, route))
     request = pending.request
     who = request.peer if isinstance(request, Hello) else request.client

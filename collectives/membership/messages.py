@@ -170,10 +170,15 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Proof(Message):
-    """The answer to a challenge: HMAC-SHA256 with the run's token."""
+    """The answer to a challenge: HMAC-SHA256 with the run's token.
+
+    ``nonce`` is the challenge's, so that an answer to a coordinator that is no more is not taken
+    for a wrong one by its successor.
+    """
 
     kind: ClassVar[str] = "proof"
     mac: bytes = _wire(Bytes(32, 32))
+    nonce: bytes = _wire(Bytes(0, 32), b"")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -324,7 +324,8 @@ class _Machine:
             return
         if self.state.phase is Phase.CONNECTING:
             self.set(phase=Phase.CHALLENGED)
-        self.send(messages.Proof(prove(config.token, message.nonce, config.id)))
+        mac = prove(config.token, message.nonce, config.id)
+        self.send(messages.Proof(mac, message.nonce))
 
     def _recalled(self, message: messages.Recall) -> None:
         """A coordinator without memory asks what there was."""

@@ -63,7 +63,8 @@ def _query(parsed: Address, token: str | None, timeout: float) -> dict[str, Any]
                 picture: dict[str, Any] = json.loads(answer.json)
                 return picture
             if isinstance(answer, messages.Challenge):
-                message = messages.Proof(prove((token or "").encode(), answer.nonce, query.client))
+                mac = prove((token or "").encode(), answer.nonce, query.client)
+                message = messages.Proof(mac, answer.nonce)
             elif isinstance(answer, messages.Denied):
                 raise NotAuthorized(
                     f"the coordinator at {parsed} refused the query: {answer.text}; pass the run's"

@@ -9,9 +9,10 @@ from test_coordinator import Desk, of, peer_id
 
 from collectives.membership import messages, plane
 from collectives.membership.durable import durable, restore
-from collectives.membership.ledger import CoordinatorState, Received, Tick
+from collectives.membership.ledger import CoordinatorState, Received, Tick, prove
 from collectives.membership.messages import (
     Alive,
+    Challenge,
     Commit,
     Evicted,
     Gone,
@@ -133,6 +134,18 @@ def test_a_coordinator_that_stands_still_gives_the_time_again():
     new.event(Tick())
     new.pass_time(9.0, speaking=(0,))
     assert len(new.group.members) == 2
+
+
+def test_an_answer_to_the_old_coordinators_challenge_is_not_a_wrong_one():
+    old = Desk(token=b"secret")
+    stale = of(Challenge, old.hello(0))[0].nonce
+    new = restarted(old)
+    new.state = dataclasses.replace(new.state, token=b"secret")
+    nonce = of(Challenge, new.hello(0))[0].nonce
+    assert nonce != stale
+    for n, answers in ((stale, []), (nonce, [Welcome])):
+        sent = new.say(0, messages.Proof(prove(b"secret", n, peer_id(0)), n))
+        assert [type(m) for _, m in sent if not isinstance(m, Waiting)] == answers
 
 
 def test_a_sync_goes_on_after_the_restart():
