@@ -35,7 +35,9 @@ def join(
     all members call ``group.sync()``. While it waits it logs for whom.
 
     Args:
-        address: the coordinator's ``HOST:PORT``; None: ``$COLLECTIVES_COORDINATOR``.
+        address: the coordinator's ``HOST:PORT``; None: ``$COLLECTIVES_COORDINATOR``. Where it may
+            be restarted elsewhere, all its addresses, separated by commas: the peer goes to the
+            next one while the present one is silent or serves another run.
         group: name of the group.
         name: this peer's name, for people; None: made of host name and process id. The
             coordinator makes it unique.

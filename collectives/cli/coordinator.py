@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Annotated
 import typer
 
 from collectives.errors import InvalidArgument
+
+_LOOK = 0.5  # seconds between looks whether the coordinator ended by itself
 
 
 def coordinator(
@@ -32,6 +35,23 @@ def coordinator(
         str,
         typer.Option(metavar="NAME", help="Environment variable that holds the run token."),
     ] = "COLLECTIVES_TOKEN",
+    journal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="File from which a coordinator that is started again goes on with the run. It"
+            " holds the run's secrets. Without one, a successor needs a majority of the members.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Restore a run without its journal by the word of a single member. If the other"
+            " members can still go on elsewhere, the group is split in two halves that both"
+            " believe to be the whole.",
+        ),
+    ] = False,
 ) -> None:
     """Run the process that decides who is in the run, until SIGINT or SIGTERM."""
     from collectives.membership.server import Coordinator
@@ -39,10 +59,20 @@ def coordinator(
     secret = token if token is not None else os.environ.get(token_env)
     if secret is None and token_env != "COLLECTIVES_TOKEN":
         raise InvalidArgument(f"${token_env} holds no run token; set it, or leave out --token-env")
-    with stop_signal() as stopped, Coordinator(bind, token=secret or None) as running:
+    with (
+        stop_signal() as stopped,
+        Coordinator(bind, token=secret or None, journal=journal, force=force) as running,
+    ):
         kind = "with a run token" if secret else "without a run token: anybody may join"
         typer.echo(f"coordinator at {running.listens_on}, {kind}")
-        stopped.recv(1)
+        if running.state.term > 1:
+            typer.echo(f"going on with run {running.state.run}, term {running.state.term}")
+        elif force:
+            typer.echo("will restore a run by the word of one member: this may split a group")
+        while running.running and not select.select([stopped], [], [], _LOOK)[0]:
+            pass
+        if running.error is not None:
+            raise running.error
         typer.echo("coordinator stopped")
 
 

@@ -71,6 +71,19 @@ def parse_address(text: str, *, default_port: int | None = DEFAULT_PORT) -> Addr
     return Address(host, int(port_text))
 
 
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """Take a list of addresses apart: ``HOST:PORT,HOST:PORT``; those named twice count once.
+
+    Raises:
+        InvalidArgument: one of them is no address, or has port 0.
+    """
+    found = tuple(dict.fromkeys(parse_address(part) for part in text.split(",")))
+    for address in found:
+        if address.port == 0:
+            raise InvalidArgument(f"address {str(address)!r} has port 0; name the coordinator's")
+    return found
+
+
 def is_numeric(address: Address) -> bool:
     """Whether the host is an IP address, so that there is nothing to resolve."""
     try:

@@ -27,7 +27,13 @@ from collectives.errors import (
     TooFewPeers,
 )
 from collectives.membership import messages, peer
-from collectives.membership.address import is_numeric, parse_address, resolve
+from collectives.membership.address import (
+    Address,
+    is_numeric,
+    parse_address,
+    parse_addresses,
+    resolve,
+)
 from collectives.membership.fields import MalformedError
 from collectives.membership.messages import OtherVersionError, decode, encode
 from collectives.membership.peer import SyncOutcome
@@ -49,7 +55,7 @@ class Agent:
     """One process's membership in one group.
 
     Args:
-        address: the coordinator's.
+        address: the coordinator's; several, to be tried in turn, are separated by commas.
         group: name of the group.
         name: this peer's name, for people; the coordinator makes it unique.
         min_size: the group's first view forms when so many peers are there.
@@ -83,9 +89,9 @@ class Agent:
         process: str = "",
         versions: tuple[int, int] = messages.VERSIONS,
     ) -> None:
-        self._address = parse_address(address)
-        if self._address.port == 0:
-            raise InvalidArgument(f"address {address!r} has port 0; name the coordinator's")
+        addresses_to_try = parse_addresses(address)
+        self._address = addresses_to_try[0]
+        self._endpoint = ""
         self._timeout = (options or Options()).timeout
         config = peer.PeerConfig(
             id=peer_id or uuid.uuid4(),
@@ -96,6 +102,7 @@ class Agent:
             unit=unit,
             token=(token or "").encode(),
             coordinator=str(self._address),
+            coordinators=tuple(str(one) for one in addresses_to_try),
             versions=versions,
             process=process,
         )
@@ -364,10 +371,7 @@ class Agent:
             # What is said while nobody listens is queued and arrives late; little of it is enough,
             # as all of it is said again.
             socket.setsockopt(zmq.SNDHWM, 32)
-            if is_numeric(self._address):
-                socket.connect(self._address.endpoint)
-            else:
-                threading.Thread(target=self._resolve, args=(loop,), daemon=True).start()
+            self._dial(self._address)
             loop.add_reader(self._plane.event_fd, self._drain_plane)
             started.set()
             tasks = [
@@ -391,24 +395,41 @@ class Agent:
             self._socket = None
             context.destroy(linger=200)
 
-    def _resolve(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _dial(self, address: Address) -> None:
+        """Speak with the coordinator at this address from now on."""
+        self._address = address
+        if self._endpoint and self._socket is not None:
+            self._socket.disconnect(self._endpoint)
+            self._endpoint = ""
+        if is_numeric(address):
+            self._connect(address, address.endpoint)
+        else:
+            threading.Thread(target=self._resolve, args=(address,), daemon=True).start()
+
+    def _connect(self, address: Address, endpoint: str) -> None:
+        if self._socket is not None and address == self._address and not self._endpoint:
+            self._socket.connect(endpoint)
+            self._endpoint = endpoint
+
+    def _resolve(self, address: Address) -> None:
         """Find the address of a name, in a thread that nobody has to wait for: it may take long."""
-        while self._socket is not None:
+        loop = self._loop
+        assert loop is not None
+        while self._socket is not None and address == self._address:
             try:
-                endpoint = resolve(self._address).endpoint
+                endpoint = resolve(address).endpoint
             except OSError as error:
                 self._probe = error.strerror or str(error)
                 time.sleep(TICK)
                 continue
             with contextlib.suppress(RuntimeError):  # the agent was closed meanwhile
-                loop.call_soon_threadsafe(self._dial, endpoint)
+                loop.call_soon_threadsafe(self._resolved, address, endpoint)
             return
 
-    def _dial(self, endpoint: str) -> None:
-        if self._socket is not None:
-            self._socket.connect(endpoint)
-            if self._state.phase is peer.Phase.CONNECTING:
-                self._handle(peer.Start())
+    def _resolved(self, address: Address, endpoint: str) -> None:
+        self._connect(address, endpoint)
+        if self._state.phase is peer.Phase.CONNECTING:
+            self._handle(peer.Start())
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:
@@ -478,6 +499,9 @@ class Agent:
         plane = self._plane
         if isinstance(action, peer.Send):
             self._send(action.message)
+        elif isinstance(action, peer.Dial):
+            logger.warning("%s %s; trying %s", self._prefix(), action.why, action.address)
+            self._dial(parse_address(action.address))
         elif isinstance(action, peer.OpenPlane):
             plane.open(action.group_id, action.group)
         elif isinstance(action, peer.PreparePlane):

@@ -15,7 +15,7 @@ import dataclasses
 import hmac
 import uuid
 
-from collectives.membership import formation, rounds, suspects
+from collectives.membership import formation, recall, restart, rounds, suspects
 from collectives.membership.ledger import (
     MAX_CHALLENGES,
     MAX_GROUPS,
@@ -51,6 +51,7 @@ from collectives.membership.messages import (
     Prepare,
     Prepared,
     Proof,
+    Recollect,
     Report,
     Skew,
     StatusQuery,
@@ -143,6 +144,8 @@ def _check_proof(turn: Turn, route: bytes, message: Proof) -> None:
         if route not in turn.state.routes:
             turn.send(route, Identify())
         return
+    if message.nonce not in (b"", pending.nonce):
+        return  # the answer to another challenge; that to ours is on its way
     turn.set(challenges=without(turn.state.challenges, route))
     request = pending.request
     who = request.peer if isinstance(request, Hello) else request.client
@@ -171,11 +174,17 @@ def _hello(turn: Turn, route: bytes, hello: Hello) -> None:
     group = turn.state.groups.get(hello.group)
     new = group is None or hello.peer not in group.peers
     if group is None or hello.peer not in group.peers:
+        if recall.must_recall(turn, hello):
+            _ensure_group(turn, hello.group)
+            recall.recall(turn, route, hello)
+            return
         refusal = _refusal(turn, group, hello)
         if refusal:
             turn.refuse("peer not let in")
             turn.because(f"refused {hello.name!r}: {refusal}")
-            turn.send(route, Evicted(refusal, hello.number > 0))
+            foreign = hello.number > 0 and hello.run != turn.state.run
+            other = turn.state.run if foreign else NO_RUN
+            turn.send(route, Evicted(refusal, hello.number > 0, other))
             return
         group = _register(turn, route, hello)
     registered = group.peers[hello.peer]
@@ -183,7 +192,9 @@ def _hello(turn: Turn, route: bytes, hello: Hello) -> None:
         turn.set(routes=without(turn.state.routes, registered.route))
     turn.set(routes=with_item(turn.state.routes, route, key))
     # What was told over the old connection may not have arrived.
-    registered = turn.set_peer(hello.group, hello.peer, route=route, heard=turn.now, told=None)
+    registered = turn.set_peer(
+        hello.group, hello.peer, route=route, heard=turn.now, told=None, min_size=hello.min_size
+    )
     turn.send(
         route,
         Welcome(
@@ -199,12 +210,32 @@ def _hello(turn: Turn, route: bytes, hello: Hello) -> None:
         formation.settle(turn, hello.group)
     if not new or not formation.is_preparing(turn.group(hello.group), hello.peer):
         _catch_up(turn, hello.group, hello.peer, Alive(group.id, hello.term, hello.number))
+    _forgotten(turn, hello)
+    restart.check(turn, hello.group)
+
+
+def _forgotten(turn: Turn, hello: Hello) -> None:
+    """Let go of a member that is in a newer view than the coordinator remembers.
+
+    Where the run was restored from others' words or from an old copy of the journal, it cannot
+    go back, and the others cannot follow it.
+    """
+    group = turn.group(hello.group)
+    view = group.view
+    if view is None or view.rank_of(hello.peer) is None:
+        return
+    if (hello.term, hello.number) > (view.term, view.number):
+        peer = group.peers[hello.peer].peer
+        text = f"{peer.name!r} is in view {hello.number}, which the coordinator does not remember"
+        turn.because(text, hello.group)
+        formation.depart(turn, hello.group, Departure(peer, left=False, text=text))
+        formation.settle(turn, hello.group)
 
 
 def _refusal(turn: Turn, group: Group | None, hello: Hello) -> str:
     """Why a peer that is not registered cannot be; "" if it can."""
-    if hello.run not in (NO_RUN, turn.state.run):
-        return "this coordinator does not know your run (it was restarted without its memory)"
+    if hello.number > 0 and hello.run not in (NO_RUN, turn.state.run):
+        return "this coordinator does not know your run, and has another one"
     if hello.number > 0:
         return "you are no member of the run any more"
     if group is None and len(turn.state.groups) >= MAX_GROUPS:
@@ -217,18 +248,28 @@ def _refusal(turn: Turn, group: Group | None, hello: Hello) -> str:
 def _register(turn: Turn, route: bytes, hello: Hello) -> Group:
     number = turn.state.counter + 1
     turn.set(counter=number)
-    if hello.group not in turn.state.groups:
-        used = {group.id for group in turn.state.groups.values()}
-        # Frames carry the id; one that was given up is not used again while anybody may use it.
-        group_id = next(i for i in range(number, number + MAX_GROUPS + 1) if i not in used)
-        turn.set(groups=with_item(turn.state.groups, hello.group, Group(group_id, hello.group)))
-    group = turn.group(hello.group)
+    group = _ensure_group(turn, hello.group)
+    if group.number == 0 and hello.run not in (NO_RUN, turn.state.run):
+        # It waited in a run that this coordinator does not know; its members cannot be far.
+        held = turn.now + turn.state.timing.reunion
+        group = turn.set_group(hello.group, held=held)
     name = _unique_name(group, hello.name)
     peer = Peer(hello.peer, name, hello.addresses, hello.unit, hello.process)
     registered = Registered(peer, hello.min_size, route, number, turn.now)
     group = turn.set_group(hello.group, peers=with_item(group.peers, hello.peer, registered))
     turn.because(f"{name!r} asks to be admitted", hello.group)
     return group
+
+
+def _ensure_group(turn: Turn, name: str) -> Group:
+    if name not in turn.state.groups:
+        number = turn.state.counter + 1
+        turn.set(counter=number)
+        used = {group.id for group in turn.state.groups.values()}
+        # Frames carry the id; one that was given up is not used again while anybody may use it.
+        group_id = next(i for i in range(number, number + MAX_GROUPS + 1) if i not in used)
+        turn.set(groups=with_item(turn.state.groups, name, Group(group_id, name)))
+    return turn.group(name)
 
 
 def _unique_name(group: Group, wanted: str) -> str:
@@ -257,6 +298,9 @@ def _from_peer(turn: Turn, route: bytes, message: Message) -> None:
         turn.send(route, farewell(turn.state.departed[key]))
         return
     group = turn.state.groups.get(name)
+    if group is not None and isinstance(message, Recollect) and message.peer == peer:
+        recall.recollect(turn, name, route, message)
+        return
     if group is None or peer not in group.peers:
         turn.set(routes=without(turn.state.routes, route))
         turn.send(route, Identify())
@@ -371,6 +415,8 @@ def _suspect(turn: Turn, name: str, peer: uuid.UUID, message: Suspect) -> None:
     members = {member.id for member in group.members}
     if peer not in members or message.peer == peer:
         turn.refuse("message out of place")
+    elif message.peer in members and turn.group(name).returning is not None:
+        restart.hold_suspicion(turn, name, peer, message.peer, message.text, message.certain)
     elif message.peer in members:
         suspects.mark(turn, name, peer, message.peer, message.text, message.certain)
 
@@ -409,13 +455,15 @@ def _tick(turn: Turn) -> None:
         turn.set(challenges=kept)
     for name in list(state.groups):
         _drop_silent(turn, name)
+        restart.check(turn, name)
+        recall.check(turn, name)
         formation.check_preparation(turn, name)
         formation.check_abandoned(turn, name)
         suspects.check(turn, name)
         rounds.check(turn, name)
         formation.tell_waiting(turn, name)
         group = turn.group(name)
-        if not group.peers and group.number == 0:
+        if not group.peers and not group.recollections and group.number == 0:
             turn.set(groups=without(turn.state.groups, name))
 
 
@@ -440,7 +488,10 @@ def _restart_clocks(turn: Turn) -> None:
         coming = group.preparing
         if coming is not None:
             coming = dataclasses.replace(coming, since=turn.now)
-        turn.set_group(name, peers=peers, preparing=coming, suspects={})
+        returning = group.returning
+        if returning is not None:
+            returning = dataclasses.replace(returning, since=turn.now)
+        turn.set_group(name, peers=peers, preparing=coming, returning=returning, suspects={})
         rounds.restart_clocks(turn, name)
 
 

@@ -63,6 +63,8 @@ def settle(turn: Turn, name: str) -> None:
     if group.round is not None:
         return
     if group.view is None:
+        if group.recollections or turn.now < group.held:
+            return  # members of an earlier run may come back
         peers = next_peers(group)
         if peers and not missing_peers(group, peers):
             _prepare(turn, name, peers, f"{len(peers)} peers are there: {_names_of(peers)}")
@@ -82,6 +84,8 @@ def _settle_sync(turn: Turn, name: str) -> None:
     why = []
     if group.broken is not None:
         why.append("an operation had failed")
+    if group.renew:
+        why.append("the run was restored from the members' words")
     if len(peers) > len(members):
         why.append(f"{_names_of(peers[len(members) :])} came")
     if why:
@@ -118,6 +122,7 @@ def _commit(turn: Turn, name: str, coming: Preparation) -> None:
         preparing=None,
         issued=None,
         broken=None,
+        renew=False,
         suspects={},
         reached={},
         sync=1,
@@ -323,6 +328,8 @@ def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
         else:
             text = f"{_names(absent or [p.name for p in group.members])} must call sync()"
         return Waiting(missing, present, clip(text))
+    if group.recollections or group.held:
+        return Waiting(0, present, "members of an earlier run may come back to it first")
     if group.preparing is not None:
         return Waiting(0, present, f"view {group.preparing.view.number} is being prepared")
     missing = missing_peers(group, peers)

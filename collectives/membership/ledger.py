@@ -13,7 +13,7 @@ import hmac
 import uuid
 from collections.abc import Mapping
 
-from collectives.membership.messages import Hello, Message, StatusQuery
+from collectives.membership.messages import Hello, Message, Recollect, StatusQuery
 from collectives.membership.report import Epoch, Error, Report
 from collectives.membership.view import Peer, View
 
@@ -40,7 +40,13 @@ class Timing:
         prepare_silence: who says neither Prepared nor Unreachable for so long is dropped.
         abandoned: when peers wait for admission and not one member has spoken for so long, the
             members are taken for dead: all were killed at once, nobody is left to report it. A
-            single member is never judged so.
+            single member of several is never judged so.
+        registration: so long after a restart members may take to come back before those who did
+            not are taken for dead.
+        recollection: a member of a run that this coordinator does not know is there while it
+            repeats itself within this time.
+        reunion: while somebody waits here who already waited in an earlier run, members of that
+            run may come for so long before a first view is formed without them.
         report_patience: who does not report in a round, or does not take its verdict, so long
             after others have is evicted.
         relay_after: after so long, members are asked to pass on what some do not hear.
@@ -64,13 +70,19 @@ class Timing:
     refused_patience: float = 0.3
     silent_patience: float = 0.5
     pairs_patience: float = 1.5
+    registration: float = 10.0
+    recollection: float = 2.0
+    reunion: float = 3.0
     challenge_life: float = 10.0
     pause: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Registered:
-    """A peer that has said Hello and has not departed."""
+    """A peer that has said Hello and has not departed.
+
+    ``route`` is empty if it has not been heard since the coordinator was restarted.
+    """
 
     peer: Peer
     min_size: int
@@ -168,9 +180,32 @@ class Issued:
     number: int
     data: bytes
     text: str
-    since: float
-    asked: float
+    since: float = 0.0
+    asked: float = 0.0
     taken: frozenset[uuid.UUID] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Returning:
+    """The members of a group are coming back to a restarted coordinator, since ``since``.
+
+    ``suspects``: whom the members that are back hold for dead: the accuser and the evidence.
+    """
+
+    since: float
+    suspects: Mapping[uuid.UUID, tuple[uuid.UUID, str, int]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recollection:
+    """What a member of a run that this coordinator does not know says of it, last heard ``at``."""
+
+    route: bytes
+    run: uuid.UUID
+    word: Recollect
+    at: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +227,15 @@ class Group:
         rounds: how many were opened in this term.
         issued: the verdict that issued ``view``; None if a sync did.
         broken: the error that operations raise until the next sync; None: they run.
+        renew: the next sync makes a new view in any case: members may be broken without this
+            coordinator's knowledge.
         suspects: (accuser, accused) among the members.
         sync: the number of the sync of ``view`` that is under way or comes next.
         reached: members that are in it, with the number of their last operation.
         peers: everybody who has not departed, by arrival.
+        returning: not None until the members have come back after a restart.
+        recollections: members of a run that has to be restored from their words.
+        held: until when no first view is formed (see ``Timing.reunion``).
     """
 
     id: int
@@ -206,6 +246,7 @@ class Group:
     rounds: int = 0
     issued: Issued | None = None
     broken: Error | None = None
+    renew: bool = False
     suspects: Mapping[tuple[uuid.UUID, uuid.UUID], Suspicion] = dataclasses.field(
         default_factory=dict
     )
@@ -214,6 +255,9 @@ class Group:
     preparing: Preparation | None = None
     peers: Mapping[uuid.UUID, Registered] = dataclasses.field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
+    returning: Returning | None = None
+    recollections: Mapping[uuid.UUID, Recollection] = dataclasses.field(default_factory=dict)
+    held: float = 0.0
 
     @property
     def members(self) -> tuple[Peer, ...]:
@@ -252,6 +296,7 @@ class CoordinatorState:
         routes: who is behind which connection (proved, where there is a token).
         departed: peers whose UUID is used up, the oldest first.
         refused: how much traffic was refused, by reason.
+        force: one member's word is enough to restore a run.
     """
 
     run: uuid.UUID
@@ -266,6 +311,7 @@ class CoordinatorState:
     refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
     counter: int = 0
     ticked: float | None = None
+    force: bool = False
 
 
 # ---- events -----------------------------------------------------------------------------------

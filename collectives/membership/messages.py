@@ -27,6 +27,13 @@ A peer's life on the wire::
       Leave             ──────►
                         ◄──────     LeaveDone
 
+    with a coordinator that has lost its memory:
+
+      Hello             ──────►
+                        ◄──────     Recall
+      Recollect         ──────►
+                        ◄──────     Identify             once enough members have said so
+
 Requests are sent again until they are answered, and every one of them may be repeated without
 harm. ``Alive`` says where a peer stands; the coordinator answers with what the peer missed.
 """
@@ -172,17 +179,23 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Proof(Message):
-    """The answer to a challenge: HMAC-SHA256 with the run's token."""
+    """The answer to a challenge: HMAC-SHA256 with the run's token.
+
+    ``nonce`` is the challenge's, so that an answer to a coordinator that is no more is not taken
+    for a wrong one by its successor.
+    """
 
     kind: ClassVar[str] = "proof"
     mac: bytes = _wire(Bytes(32, 32))
+    nonce: bytes = _wire(Bytes(0, 32), b"")
 
 
 @dataclasses.dataclass(frozen=True)
 class Alive(Message):
     """Where the peer stands.
 
-    Its committed and its prepared view (0: none), and whether the committed one is sealed.
+    The term and number of its committed view, the number of its prepared view (0: none), and
+    whether the committed one is sealed.
     """
 
     kind: ClassVar[str] = "alive"
@@ -286,6 +299,25 @@ class Leave(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Recollect(Message):
+    """All that a member knows of its run, for a coordinator that knows nothing of it.
+
+    The highest term that it heard of, its committed view, the number of that view's next (or
+    pending) sync, and the view that it has connected for and that may be committed elsewhere
+    already (0: none).
+    """
+
+    kind: ClassVar[str] = "recollect"
+    peer: uuid.UUID = _wire(Uuid())
+    run: uuid.UUID = _wire(Uuid())
+    term: int = _wire(_U64)
+    view: View = _wire(_VIEW)
+    sync: int = _wire(_U64)
+    prepared_term: int = _wire(_U64, 0)
+    prepared: int = _wire(_U64, 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class StatusQuery(Message):
     """Somebody, not necessarily a peer, wants to know how the run is."""
 
@@ -331,6 +363,19 @@ class Identify(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Recall(Message):
+    """The coordinator does not know the peer's run: say Recollect.
+
+    ``text`` says what is still missing before the run can go on here; ``run`` is the
+    coordinator's own.
+    """
+
+    kind: ClassVar[str] = "recall"
+    run: uuid.UUID = _wire(Uuid())
+    text: str = _wire(_TEXT)
+
+
+@dataclasses.dataclass(frozen=True)
 class Welcome(Message):
     """The Hello was accepted; what was agreed, and the name that the peer has in the run."""
 
@@ -366,7 +411,7 @@ class Prepare(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Abandon(Message):
-    """The view in preparation will not come; forget it."""
+    """The view in preparation, of this term or an older one, will not come; forget it."""
 
     kind: ClassVar[str] = "abandon"
     group_id: int = _wire(_U32)
@@ -449,11 +494,15 @@ class Verdict(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Evicted(Message):
-    """This peer is out of the run, or was not let in (``admitted`` false)."""
+    """This peer is out of the run, or was not let in (``admitted`` false).
+
+    ``run`` is set if it is the coordinator of another run that says so.
+    """
 
     kind: ClassVar[str] = "evicted"
     text: str = _wire(_TEXT)
     admitted: bool = _wire(Flag(), True)
+    run: uuid.UUID = _wire(Uuid(), NO_RUN)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from collectives.errors import (
     NotAuthorized,
     VersionSkew,
 )
-from collectives.membership import messages, plane
+from collectives.membership import messages, plane, whereabouts
 from collectives.membership.ledger import prove
 from collectives.membership.messages import Message, clip
 from collectives.membership.peer_state import (
@@ -33,6 +33,7 @@ from collectives.membership.peer_state import (
     CallLeave,
     CallSync,
     CommitPlane,
+    Dial,
     DiscardPlane,
     EndPlane,
     Event,
@@ -73,6 +74,8 @@ def waits_for(state: PeerState) -> str:
         return f"the first answer of {where}"
     if state.phase is Phase.CHALLENGED:
         return f"{where} to check the run token"
+    if state.recall:
+        return f"{where} to restore the run: {state.recall}"
     if state.phase is Phase.LEAVING:
         return f"{where} to confirm the departure"
     if state.coming is not None:
@@ -117,6 +120,7 @@ class _Machine:
         if self.state.phase is Phase.OUT:
             return
         if isinstance(event, Start):
+            self.set(dialled=self.now)
             self.send(self._hello())
         elif isinstance(event, Received):
             self.set(heard=self.now)
@@ -137,7 +141,8 @@ class _Machine:
     def _hello(self) -> messages.Hello:
         self.set(introduced=self.now)
         config, view = self.state.config, self.state.view
-        # Before its first view a peer has nothing to lose: it may join any run.
+        # Before its first view a peer has nothing to lose: it may join any run. Where it waited
+        # tells a coordinator without memory that there is a run whose members will come.
         return messages.Hello(
             config.id,
             config.group,
@@ -148,7 +153,7 @@ class _Machine:
             config.versions[0],
             config.versions[1],
             messages.FEATURES,
-            self.state.run if view is not None else messages.NO_RUN,
+            self.state.run,
             view.term if view is not None else 0,
             view.number if view is not None else 0,
             config.process,
@@ -182,6 +187,7 @@ class _Machine:
         self.send(messages.Leave(self.state.group_id, clip(event.text), event.aborted))
 
     def _tick(self) -> None:
+        self._look_elsewhere()
         state = self.state
         quiet = float("inf") if state.sent is None else self.now - state.sent
         unknown = state.unknown or state.phase in (Phase.CONNECTING, Phase.CHALLENGED)
@@ -194,6 +200,21 @@ class _Machine:
             self.send(messages.Leave(state.group_id))
         else:
             self._say_where_we_stand()
+
+    def _look_elsewhere(self) -> None:
+        """Try the coordinator's next address if it is time to."""
+        move = whereabouts.next_address(self.state, self.now)
+        self.set(ticked=self.now)
+        if move is None:
+            return
+        index, why = move
+        address = self.state.config.coordinators[index]
+        config = dataclasses.replace(self.state.config, coordinator=address)
+        self.set(config=config, at=index, dialled=self.now, recall="", unknown=True)
+        if self.state.phase is Phase.CHALLENGED:
+            self.set(phase=Phase.CONNECTING)
+        self.actions.append(Dial(address, why))
+        self.send(self._hello())
 
     def _say_where_we_stand(self) -> None:
         """Repeat whatever has not been answered, or just say Alive."""
@@ -217,7 +238,9 @@ class _Machine:
 
     def _send_alive(self) -> None:
         state = self.state
-        term, number = (0, 0) if state.view is None else (state.view.term, state.view.number)
+        term, number = (state.term, 0)
+        if state.view is not None:
+            term, number = state.view.term, state.view.number
         prepared = 0 if state.coming is None else state.coming.number
         self.send(messages.Alive(state.group_id, term, number, prepared, bool(state.sealed)))
 
@@ -315,6 +338,8 @@ class _Machine:
             if last is None or self.now - last >= self.state.config.again / 5:
                 self.set(unknown=True)
                 self.send(self._hello())
+        elif isinstance(message, messages.Recall):
+            self._recalled(message)
         elif isinstance(message, messages.Welcome):
             self._welcome(message)
         elif isinstance(message, messages.Denied):
@@ -347,13 +372,42 @@ class _Machine:
             return
         if self.state.phase is Phase.CONNECTING:
             self.set(phase=Phase.CHALLENGED)
-        self.send(messages.Proof(prove(config.token, message.nonce, config.id)))
+        mac = prove(config.token, message.nonce, config.id)
+        self.send(messages.Proof(mac, message.nonce))
+
+    def _recalled(self, message: messages.Recall) -> None:
+        """A coordinator without memory asks what there was."""
+        state = self.state
+        view, coming = state.view, state.coming
+        if view is None:
+            return
+        if message.text != state.recall:
+            self.set(recall=message.text)
+            self.reasons.append(f"waiting for {waits_for(self.state)}")
+        prepared = coming if coming is not None and state.ready else None
+        self.send(
+            messages.Recollect(
+                state.config.id,
+                state.run,
+                state.term,
+                view,
+                state.syncs,
+                0 if prepared is None else prepared.term,
+                0 if prepared is None else prepared.number,
+            )
+        )
 
     def _welcome(self, message: messages.Welcome) -> None:
         state = self.state
         if state.view is not None and message.run != state.run:
             return  # it would have evicted us; a stale answer
-        if state.coming is not None and (message.run, message.term) != (state.run, state.term):
+        if message.run == state.run and message.term < state.term:
+            return  # a coordinator that was replaced, and does not know it
+        restarted = (message.run, message.term) != (state.run, state.term)
+        # A view that we are ready for may have been committed before the restart; the coordinator
+        # will tell.
+        perhaps_committed = message.run == state.run and state.ready
+        if state.coming is not None and restarted and not perhaps_committed:
             self.set(coming=None, ready=False, unreachable={})
             self.actions.append(DiscardPlane())
         if state.opened and message.group_id != state.group_id:
@@ -367,6 +421,8 @@ class _Machine:
             name=message.name,
             highest=highest,
             unknown=False,
+            recall="",
+            refused={},
         )
         if state.phase in (Phase.CONNECTING, Phase.CHALLENGED):
             self.set(phase=Phase.WAITING)
@@ -375,6 +431,8 @@ class _Machine:
             )
         elif state.phase is Phase.LEAVING:
             self.send(messages.Leave(message.group_id))
+        elif state.coming is not None and state.ready and restarted:
+            self._send_preparation()
         elif state.sync is not None:
             self._send_sync()
 
@@ -383,6 +441,11 @@ class _Machine:
         if state.phase is Phase.LEAVING:
             self._out(None)  # it wanted to go
             return
+        if state.view is not None and message.run not in (messages.NO_RUN, state.run):
+            # Another run's coordinator: ours may be at another address.
+            self.set(refused={**state.refused, state.at: message.text})
+            if len(self.state.refused) < len(state.config.coordinators):
+                return
         cure = (
             "call collectives.join() again" if message.admitted else "mend the cause and join again"
         )
@@ -475,12 +538,15 @@ class _Machine:
     def _abandon(self, message: messages.Abandon) -> None:
         state = self.state
         about = (message.term, message.number)
-        if message.group_id != state.group_id or message.term != state.term:
+        coming = state.coming
+        if message.group_id != state.group_id or message.term > state.term:
             return
-        if state.coming is not None and about == (state.coming.term, state.coming.number):
+        if coming is not None and message.number == coming.number and message.term >= coming.term:
             self.set(coming=None, ready=False, unreachable={})
             self.actions.append(DiscardPlane())
             self.reasons.append(f"view {message.number} will not come")
+            if state.sync is not None:
+                self._send_sync()
         self.set(highest=max(state.highest, about))
 
     def _commit(self, message: messages.Commit) -> None:
@@ -579,6 +645,7 @@ __all__ = [
     "CallLeave",
     "CallSync",
     "CommitPlane",
+    "Dial",
     "DiscardPlane",
     "Event",
     "EndPlane",

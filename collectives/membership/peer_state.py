@@ -49,9 +49,12 @@ class PeerConfig:
     """What a peer is told once. Times are in seconds.
 
     Attributes:
-        coordinator: its address, for messages to people.
+        coordinator: its address, for messages to people; that of the one in use if it has several.
+        coordinators: all its addresses, to be tried in turn.
         again: after so long an unanswered Hello, Leave or Suspect is sent again.
         keepalive: so often the peer says where it stands.
+        silence: a coordinator that says nothing for so long is tried at its next address.
+        stay: so long a coordinator that does not know the run is given to restore it.
         stale: a missing link that the data plane has not repeated for so long is there now.
         process: what names this process to others on its host; empty: not known.
     """
@@ -64,9 +67,12 @@ class PeerConfig:
     unit: str = ""
     token: bytes = dataclasses.field(default=b"", repr=False)
     coordinator: str = "the coordinator"
+    coordinators: tuple[str, ...] = ()
     versions: tuple[int, int] = messages.VERSIONS
     again: float = 0.5
     keepalive: float = 1.0
+    silence: float = 3.0
+    stay: float = 10.0
     stale: float = 2.5
     process: str = ""
 
@@ -108,6 +114,10 @@ class PeerState:
         heard, sent, introduced: when the coordinator last spoke, when it was last spoken to,
             and when it was last told Hello.
         unknown: the coordinator asked who this is and has not said Welcome since.
+        recall: what a coordinator that does not know the run lacks to restore it; "" else.
+        at, dialled: which of the coordinator's addresses is in use, and since when.
+        refused: why which of them are no use, by index: another run is there.
+        ticked: when time last passed.
     """
 
     config: PeerConfig
@@ -134,6 +144,11 @@ class PeerState:
     sent: float | None = None
     introduced: float | None = None
     unknown: bool = False
+    recall: str = ""
+    at: int = 0
+    dialled: float | None = None
+    refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    ticked: float | None = None
 
 
 # ---- events -----------------------------------------------------------------------------------
@@ -189,6 +204,14 @@ class Send:
     """Send to the coordinator."""
 
     message: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class Dial:
+    """Speak with the coordinator at another of its addresses from now on; ``why`` is for people."""
+
+    address: str
+    why: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +291,7 @@ class Reject:
 
 Action = (
     Send
+    | Dial
     | OpenPlane
     | PreparePlane
     | CommitPlane

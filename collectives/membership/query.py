@@ -11,7 +11,7 @@ import zmq
 
 from collectives.errors import CoordinatorUnreachable, NotAuthorized, VersionSkew
 from collectives.membership import messages
-from collectives.membership.address import parse_address, resolve
+from collectives.membership.address import Address, parse_addresses, resolve
 from collectives.membership.fields import MalformedError
 from collectives.membership.ledger import prove
 
@@ -22,7 +22,7 @@ def query_status(address: str, *, token: str | None = None, timeout: float = 5.0
     """The coordinator's ``status.snapshot``.
 
     Args:
-        address: the coordinator's.
+        address: the coordinator's; of several, separated by commas, the first that answers counts.
         token: the run token, if the run has one.
         timeout: seconds to wait for the answer.
 
@@ -32,7 +32,17 @@ def query_status(address: str, *, token: str | None = None, timeout: float = 5.0
         VersionSkew: no common protocol version.
         InvalidArgument: the address is none.
     """
-    parsed = parse_address(address)
+    parsed_all = parse_addresses(address)
+    failures = []
+    for parsed in parsed_all:
+        try:
+            return _query(parsed, token, timeout / len(parsed_all))
+        except CoordinatorUnreachable as error:
+            failures.append(str(error))
+    raise CoordinatorUnreachable("; ".join(failures))
+
+
+def _query(parsed: Address, token: str | None, timeout: float) -> dict[str, Any]:
     try:
         target = resolve(parsed)
     except OSError as error:
@@ -53,7 +63,8 @@ def query_status(address: str, *, token: str | None = None, timeout: float = 5.0
                 picture: dict[str, Any] = json.loads(answer.json)
                 return picture
             if isinstance(answer, messages.Challenge):
-                message = messages.Proof(prove((token or "").encode(), answer.nonce, query.client))
+                mac = prove((token or "").encode(), answer.nonce, query.client)
+                message = messages.Proof(mac, answer.nonce)
             elif isinstance(answer, messages.Denied):
                 raise NotAuthorized(
                     f"the coordinator at {parsed} refused the query: {answer.text}; pass the run's"

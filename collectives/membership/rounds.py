@@ -192,7 +192,8 @@ def check(turn: Turn, name: str) -> None:
     round_, issued = group.round, group.issued
     if round_ is not None:
         missing = [peer for peer in group.members if peer.id not in round_.reports]
-        if round_.first is not None and turn.now - round_.first > timing.report_patience:
+        since = turn.now if group.returning is not None else round_.first
+        if since is not None and turn.now - since > timing.report_patience:
             text = f"it did not report in round {round_.epoch.round} within"
             _evict(turn, name, missing, f"{text} {timing.report_patience:g} s")
         elif turn.now - round_.asked >= timing.relay_after:
@@ -201,7 +202,7 @@ def check(turn: Turn, name: str) -> None:
             for peer in group.members:
                 turn.tell(name, peer.id, _seal(group, round_.epoch, relay))
         return
-    if issued is None or not group.members:
+    if issued is None or not group.members or group.returning is not None:
         return
     late = [peer for peer in group.members if peer.id not in issued.taken]
     if not late or len(late) == len(group.members):

@@ -24,13 +24,16 @@ from collectives.errors import CollectiveError, InvalidArgument
 from collectives.membership import ledger
 from collectives.membership.address import Address, parse_address
 from collectives.membership.coordinator import decide
+from collectives.membership.durable import UnreadableError, changes, durable, restore
 from collectives.membership.fields import MalformedError
+from collectives.membership.journal import Journal, JournalError
 from collectives.membership.messages import (
     MAX_TO_COORDINATOR,
     OtherVersionError,
     decode,
     encode,
 )
+from collectives.membership.restart import resume
 
 logger = logging.getLogger("collectives.coordinator")
 
@@ -54,14 +57,21 @@ class Coordinator:
         bind: address to listen on; port 0: any free port, ``*``: all interfaces.
         token: the run token that peers must prove; None: anybody may join.
         timing: its patience; the default suits a LAN.
+        journal: file in which it keeps what a coordinator started after it must know; None: it
+            keeps nothing, and a successor needs the word of a majority of the members.
+        force: without a journal to start from, restore a run by the word of one member. If the
+            others can go on elsewhere, the group is split in two that both believe to be the
+            whole.
 
     Attributes:
         address: where it listens, ready to be given to ``join`` on this machine.
         listens_on: the same, as other machines see it (``*`` stays ``*``).
+        error: why it ended by itself, None while it did not: its journal could not be written.
 
     Raises:
         InvalidArgument: ``bind`` is no address.
-        CollectiveError: it cannot listen there; the message says why.
+        CollectiveError: it cannot listen there, or the journal cannot be used; the message says
+            why.
     """
 
     def __init__(
@@ -70,6 +80,8 @@ class Coordinator:
         *,
         token: str | None = None,
         timing: ledger.Timing | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        force: bool = False,
     ) -> None:
         if token == "":
             raise InvalidArgument("the run token is empty; give None for a run without one")
@@ -79,7 +91,10 @@ class Coordinator:
             seed=os.urandom(32),
             token=(token or "").encode(),
             timing=timing or ledger.Timing(),
+            force=force,
         )
+        self.error: CollectiveError | None = None
+        self._journal = None if journal is None else Journal(journal)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -91,6 +106,7 @@ class Coordinator:
         self._thread = threading.Thread(
             target=self._main, name="collectives-coordinator", daemon=True
         )
+        self._remember()
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
@@ -119,6 +135,37 @@ class Coordinator:
         """What the coordinator knows at the moment; immutable, safe to read from any thread."""
         return self._state
 
+    @property
+    def running(self) -> bool:
+        """Whether it still serves; if not and nobody closed it, ``error`` says why."""
+        return self._thread.is_alive()
+
+    def _remember(self) -> None:
+        """Take up the run in the journal, or begin a journal for this one."""
+        journal = self._journal
+        if journal is None:
+            return
+        try:
+            if journal.entries:
+                self._state = resume(restore(journal.entries, self._state), time.monotonic())
+                logger.info(
+                    "going on with run %s of the journal %s at term %d",
+                    self._state.run,
+                    journal.path,
+                    self._state.term,
+                )
+            # Before anybody can be told of it: no two coordinators may have one term.
+            journal.append(durable(self._state))
+        except UnreadableError as error:
+            journal.close()
+            raise JournalError(
+                f"the journal {journal.path} has entries that this release cannot read ({error});"
+                " start the release that wrote it"
+            ) from error
+        except BaseException:
+            journal.close()
+            raise
+
     def close(self) -> None:
         """Stop. Peers keep their views and go on without it; returns when the port is free."""
         loop, stop = self._loop, self._stop
@@ -132,12 +179,19 @@ class Coordinator:
     def _main(self) -> None:
         try:
             asyncio.run(self._serve())
+        except JournalError as error:
+            # What was decided is lost and was told to nobody; whoever asked will ask again.
+            self.error = error
+            logger.error("the coordinator stopped: %s", error)
         except Exception as error:
             if not self._started.is_set():
                 self._failure = error
             else:
+                self.error = CollectiveError(f"the coordinator ended by an internal error: {error}")
                 logger.exception("the coordinator ended by an internal error")
         finally:
+            if self._journal is not None:
+                self._journal.close()
             self._started.set()
 
     async def _serve(self) -> None:
@@ -209,6 +263,9 @@ class Coordinator:
             logger.exception("no decision about %s", type(event).__name__)
             decision = decide(self._state, ledger.Refused("internal error"), time.monotonic())
             packets = []
+        if self._journal is not None:
+            # On the disk before anybody hears of it, or a successor would not keep our word.
+            self._journal.append(changes(self._state, decision.state))
         self._state = decision.state
         if decision.reason:
             logger.info("%s", decision.reason)

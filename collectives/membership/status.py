@@ -7,7 +7,8 @@ from typing import Any
 
 from collectives.membership.admission import missing_peers, next_peers, peers_text
 from collectives.membership.ledger import CoordinatorState, Group
-from collectives.membership.messages import MAX_TO_PEER
+from collectives.membership.majority import standing
+from collectives.membership.messages import MAX_TO_PEER, SHOWN
 
 
 def snapshot(state: CoordinatorState, now: float) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def snapshot(state: CoordinatorState, now: float) -> dict[str, Any]:
         "run": str(state.run),
         "term": state.term,
         "token": bool(state.token),
-        "groups": [_group(group, now) for group in groups],
+        "groups": [_group(state, group, now) for group in groups],
         "refused": dict(sorted(state.refused.items())),
     }
 
@@ -42,7 +43,7 @@ def snapshot_json(state: CoordinatorState, now: float) -> bytes:
     return data
 
 
-def _group(group: Group, now: float) -> dict[str, Any]:
+def _group(state: CoordinatorState, group: Group, now: float) -> dict[str, Any]:
     view, coming = group.view, group.preparing
     members = {peer.id for peer in group.members}
     ranks = {peer.id: rank for rank, peer in enumerate(view.peers)} if view else {}
@@ -52,6 +53,8 @@ def _group(group: Group, now: float) -> dict[str, Any]:
         registered = group.peers[peer.id]
         if coming is not None and peer.id in in_coming:
             doing = "connected" if peer.id in coming.ready else "connecting"
+        elif not registered.route:
+            doing = "not back yet"
         elif peer.id in members:
             doing = "in sync()" if peer.id in group.reached else "running"
         else:
@@ -73,7 +76,7 @@ def _group(group: Group, now: float) -> dict[str, Any]:
         "situation": _situation(group),
         "view": None if view is None else {"number": view.number, "size": view.size},
         "preparing": None if coming is None else coming.view.number,
-        "waits_for": _waits_for(group),
+        "waits_for": _returns(state, group, now) + _waits_for(group),
         "peers": peers,
         "broken": "" if group.broken is None else group.broken.text,
         "reasons": [{"at": round(now - r.at, 3), "text": r.text} for r in group.reasons],
@@ -83,13 +86,31 @@ def _group(group: Group, now: float) -> dict[str, Any]:
 def _situation(group: Group) -> str:
     if group.preparing is not None:
         return f"preparing view {group.preparing.view.number}"
+    if group.view is None and group.recollections:
+        return "its members are coming back to a coordinator that does not remember them"
     if group.view is None:
         return "waiting for peers"
+    if group.returning is not None:
+        return f"view {group.view.number}, its members are coming back after a restart"
     if group.round is not None:
         return f"view {group.view.number}, deciding in round {group.round.epoch.round}"
     if group.reached:
         return f"view {group.view.number}, {len(group.reached)} of {len(group.members)} in sync()"
     return f"view {group.view.number}, running"
+
+
+def _returns(state: CoordinatorState, group: Group, now: float) -> list[str]:
+    """Who has to come back to a restarted coordinator before it goes on, one sentence each."""
+    waits = []
+    if group.returning is not None:
+        left = max(0.0, group.returning.since + state.timing.registration - now)
+        absent = [peer.name for peer in group.members if not group.peers[peer.id].route]
+        names = ", ".join(absent[:SHOWN])
+        waits.append(f"the restarted coordinator waits {left:.0f} s more for {names} to come back")
+    remembered = standing(group.recollections, now, state.timing.recollection)
+    if remembered is not None:
+        waits.append(remembered.text)
+    return waits
 
 
 def _waits_for(group: Group) -> list[str]:

@@ -88,8 +88,9 @@ class Turn:
         self.set(refused=with_item(self.state.refused, reason, before + count))
 
     def send(self, route: bytes, message: Message) -> None:
-        """Send over a connection."""
-        self._actions.append(Send(route, message))
+        """Send over a connection; who has not come back after a restart has none."""
+        if route:
+            self._actions.append(Send(route, message))
 
     def tell(self, group: str, peer: uuid.UUID, message: Message) -> None:
         """Send to a registered peer."""

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from collectives.errors import Evicted
 from collectives.membership import ledger, messages, peer, plane
 from collectives.membership.coordinator import decide
+from collectives.membership.durable import durable, restore
+from collectives.membership.restart import resume
 from collectives.membership.view import View
 
 
@@ -32,6 +34,7 @@ class Chances:
     death: float = 0.0  # of a peer, per second
     leave: float = 0.1  # of a peer, after each sync
     broken: float = 0.1  # of a peer, before each sync
+    restart: float = 0.0  # of the coordinator, from its journal, per second
     blocked: float = 0.0  # of each pair, for the whole history
 
 
@@ -168,7 +171,17 @@ class World:
         p.alive = True
         p.step(peer.Start())
 
+    def restart(self) -> None:
+        """The coordinator is killed, and another one starts from what is on the disk."""
+        self.log("the coordinator is restarted")
+        blank = dataclasses.replace(
+            ledger.CoordinatorState(uuid.UUID(int=1), b""), token=self.coordinator.token
+        )
+        self.coordinator = resume(restore(durable(self.coordinator), blank), self.now)
+
     def tick(self) -> None:
+        if not self.calm and self.random.random() < self.chances.restart * 0.25:
+            self.restart()
         self.decide(ledger.Tick())
         for p in self.peers:
             if not p.alive:

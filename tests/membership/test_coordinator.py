@@ -409,10 +409,12 @@ def test_a_member_comes_back_over_a_new_connection_and_hears_what_it_missed():
 
 
 def test_a_member_of_a_forgotten_run_is_told_so():
-    desk = Desk()
-    answer = of(Evicted, desk.hello(0, run=uuid.UUID(int=5), term=1, number=3))[0]
-    assert "does not know your run" in answer.text
-    assert not desk.state.groups
+    desk = Desk().form(2)
+    for group in ("g", "another"):
+        hello = desk.hello(5, group=group, run=uuid.UUID(int=5), term=1, number=3)
+        assert "does not know your run" in of(Evicted, hello)[0].text
+        assert of(Evicted, hello)[0].run == desk.state.run, "so that it may look elsewhere"
+    assert list(desk.state.groups) == ["g"]
 
 
 def test_several_groups_go_their_own_ways():

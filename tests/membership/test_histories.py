@@ -16,6 +16,8 @@ KINDS = {
     "a bad network": Chances(loss=0.1, repeat=0.1, reconnect=0.05),
     "peers that die": Chances(death=0.05),
     "peers that die on a bad network": Chances(loss=0.1, repeat=0.1, reconnect=0.05, death=0.03),
+    "a coordinator that dies": Chances(restart=0.2),
+    "a coordinator that dies, as peers do": Chances(loss=0.1, repeat=0.1, restart=0.2, death=0.03),
     "pairs that cannot talk": Chances(loss=0.05, repeat=0.1, death=0.02, blocked=0.2),
 }
 
