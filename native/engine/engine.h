@@ -319,7 +319,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
 /* The caller wants it to end with an error: the coordinator decides. The first one counts, but a
  * mismatch explains more than a timeout. */
 void coll__operation_veto(struct coll_operation *operation, coll_status status, int32_t culprit,
-                            const char *text);
+                          const char *text);
 /* The caller goes without waiting for the verdict: its buffers get their input back. */
 void coll__operation_let_go(struct coll_operation *operation);
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
@@ -336,7 +336,7 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
 
 /* issue.c */
 coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
-                                struct coll_operation **operation);
+                        struct coll_operation **operation);
 /* Begin an issued operation in the committed view. */
 void coll__operation_start(struct coll_operation *operation);
 

@@ -432,6 +432,8 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
     /* A stranger to the view has links because of another. */
     uint32_t rank = coll__rank_of(group->committed, link->peer);
     bool member = rank < group->committed->size;
+    if (frame->type == COLL__FRAME_GOODBYE && frame->length > 0)
+        return COLL_INVALID_ARGUMENT;
     if (member && frame->type == COLL__FRAME_GOODBYE)
         link->goodbye = true;
     else if (member && (frame->type == COLL__FRAME_SEAL || frame->type == COLL__FRAME_VERDICT))

@@ -226,7 +226,8 @@ enum coll_event_kind {
                           * after a round that did not decide it */
     COLL_EVENT_ROUND = 4, /* coll_group_next_message has something for the coordinator */
     COLL_EVENT_OUT = 5, /* no verdict came in time: this peer is out of the view */
-    COLL_EVENT_STALLED = 6 /* an operation waits for long; text names who is absent. Once for each */
+    COLL_EVENT_STALLED =
+        6 /* an operation waits for long; text names who is absent. Once for each */
 };
 /* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
 enum coll_certain {
@@ -318,7 +319,7 @@ COLL_API coll_status coll_group_seal(struct coll_group *group,
  * in the view that it issues. COLL_OK also if it was taken before; COLL_INVALID_ARGUMENT if it is
  * of another round, or malformed. */
 COLL_API coll_status coll_group_judge(struct coll_group *group, const uint8_t *verdict,
-                                         size_t length);
+                                      size_t length);
 enum coll_round_message {
     COLL_ROUND_REPORT = 1, /* a report: of this peer, or of one that this peer was asked to reach */
     COLL_ROUND_TAKEN = 2, /* such a peer has taken the verdict: epoch, peer[16] */
@@ -394,7 +395,7 @@ COLL_API void coll_operation_notify(struct coll_operation *operation, int fd);
 /* Ask for its end, here and at all other peers, with `status`: the verdict follows, which may find
  * that it has succeeded. No effect once finished. */
 COLL_API void coll_operation_veto(struct coll_operation *operation, coll_status status,
-                                   const char *text);
+                                  const char *text);
 COLL_API void coll_operation_get_info(struct coll_operation *operation, struct coll_info *info);
 COLL_API coll_status coll_operation_link(struct coll_operation *operation, uint32_t i,
                                          struct coll_link_info *info);
