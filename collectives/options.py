@@ -23,6 +23,8 @@ class Options:
         slice_bytes: bytes of payload in one frame, 4096 to 1048576; None: chosen by size. The
             result does not depend on it.
         checksums: whether payloads carry a CRC32C (headers always do).
+        agreement: False only to measure what the promises cost: then a result may be returned here
+            that others never get.
         isa: instruction set of the reduction kernels: ``"auto"``, ``"scalar"`` or ``"avx2"``. The
             result does not depend on it.
         timeout: seconds a call may take before it raises ``Timeout``.
@@ -51,6 +53,7 @@ class Options:
     congestion: str | None = None
     slice_bytes: int | None = None
     checksums: bool = True
+    agreement: bool = True
     isa: str = "auto"
     timeout: float = 300.0
     detection: float | None = 5.0

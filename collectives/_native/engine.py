@@ -154,6 +154,7 @@ class Engine:
         c.slice_bytes = options.slice_bytes or 0
         c.isa = _ISA[options.isa]
         c.no_checksums = not options.checksums
+        c.no_agreement = not options.agreement
         c.no_detection = options.detection is None
         c.heartbeat_ns = nanoseconds(options.heartbeat)
         c.detection_ns = nanoseconds(options.detection or 5.0)

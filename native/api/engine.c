@@ -217,6 +217,10 @@ static bool all_drained(const void *argument)
 
 static void say_goodbye(struct coll__view *view)
 {
+    /* First what the others wait for before they let go of results: nobody says it later. */
+    for (struct coll__tag *tag = view->group->tags; tag; tag = tag->next)
+        if (tag->settled > tag->told)
+            coll__tell_watermark(tag, view);
     struct coll__frame frame = {
         .type = COLL__FRAME_GOODBYE,
         .flags = COLL__FLAG_ACK_NOW,

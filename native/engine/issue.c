@@ -110,7 +110,8 @@ static coll_status start(struct coll_operation *operation)
     /* A small reduction depends on every rank's input, so having its result proves that all take
      * part with the same call. Everything else needs the tokens. */
     bool proves_itself = call->kind == COLL_ALL_REDUCE && call->count > 0 && operation->small;
-    coll__agree_issue(&operation->agree, proves_itself);
+    coll__agree_issue(&operation->agree,
+                      proves_itself || operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
     COLL_TRY(choose_plan(operation));

@@ -180,7 +180,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     if (tag) {
         /* Without memory for it nobody can be supplied: a round may evict us for that, no more. */
         if (status == COLL_OK && operation->agree.retained && operation->view->size > 1 &&
-            !operation->let_go)
+            !operation->let_go && !operation->engine->host.options.no_agreement)
             coll__tag_retain(tag, operation);
         coll__tag_settle(tag, operation);
     }

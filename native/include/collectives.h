@@ -181,6 +181,8 @@ struct coll_engine_options {
     uint32_t isa;              /* enum coll_isa */
     uint32_t no_checksums;     /* 1: payloads carry no CRC (headers still do) */
     uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
+    uint32_t no_agreement;     /* 1: success is what it looks like here, and nothing is kept for
+                                * others: only to measure what the promises cost */
     uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
     uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
     uint64_t recovery_ns;      /* how long a call that wants to end waits for the coordinator's
