@@ -76,7 +76,7 @@ def open_round(rules: Rules, state: State) -> Iterator[Step]:
             continue
         if any(op.veto and outstanding(op) for op in peer.ops):
             reason = f"peer {p} has a veto"
-        if peer.seal[3] and not rules.resumes_quietly:
+        if peer.seal[3] and not rules.resumes_quietly and not rules.asks_once:
             reason = f"peer {p} is sealed without a verdict"
     if coordinator.gone:
         reason = "members have gone"
@@ -91,11 +91,15 @@ def open_idly(state: State) -> Iterator[Step]:
         yield "a round is opened for no reason", _with(state, _opened(state.coordinator), faults)
 
 
-def restart(state: State) -> Iterator[Step]:
+def restart(rules: Rules, state: State) -> Iterator[Step]:
+    """That a peer is sealed it may learn later, since an old Seal may arrive even then."""
     faults = state.faults.less("restarts")
     if faults is not None:
         coordinator = state.coordinator
         after = coordinator._replace(term=coordinator.term + 1, round=0, open=0)
+        seals = (state.peers[p].seal for p in survivors_of(state))
+        if rules.asks_once and any(seal[3] and seal[:2] == after.view for seal in seals):
+            after = _opened(after)
         yield "the coordinator crashes and restarts", _with(state, after, faults)
 
 

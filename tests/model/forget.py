@@ -29,7 +29,6 @@ from model.state import (
 NOTHING: core.Agree = (core.ABSENT, 0, 0, 0)
 DONE = Op((core.SETTLED, 0, 0, 0), 0)
 FAILED = Op(NOTHING, 0, error=1)
-NO_FAULTS = Faults(total=0)
 
 
 def outcome(op: Op) -> tuple[str, int] | None:
@@ -37,6 +36,10 @@ def outcome(op: Op) -> tuple[str, int] | None:
     if op.error:
         return ("error", op.error)
     return ("success", op.attempt) if op.agree[0] == core.SETTLED else None
+
+
+def _sorted(found: set[tuple[str, int] | None]) -> str:
+    return " and ".join(f"{one[0]} {one[1]}" for one in sorted(filter(None, found)))
 
 
 def check(state: State, survivors: list[int]) -> bool:
@@ -47,16 +50,15 @@ def check(state: State, survivors: list[int]) -> bool:
     """
     ended = True
     for k, void in enumerate(state.coordinator.void):
-        told = {p: outcome(state.peers[p].ops[k]) for p in survivors}
-        found = set(told.values())
+        found = {outcome(state.peers[p].ops[k]) for p in survivors}
         if None in found:
             found.remove(None)
             ended = False
         if len(found) > 1:
-            raise Disagreement(f"operation {k + 1} ended differently: {told}")
+            raise Disagreement(f"operation {k + 1} ended differently: {_sorted(found)}")
         for one in found:
             if one and one[0] == "success" and 0 < one[1] <= void:
-                raise Disagreement(f"success of operation {k + 1} in a discarded attempt: {told}")
+                raise Disagreement(f"success of operation {k + 1} in attempt {one[1]}, discarded")
     return ended
 
 
@@ -93,8 +95,12 @@ def forget(rules: Rules, state: State) -> State | None:
         tuple(tidied),
         coordinator,
         _messages(rules, state, survivors),
-        state.faults if state.faults.total else NO_FAULTS,
+        _possible(state.faults),
     )
+
+
+def _possible(faults: Faults) -> Faults:
+    return Faults(*(min(left, faults.total) for left in faults))
 
 
 def _gone(peer: Peer, dead: int) -> Peer:
@@ -122,6 +128,7 @@ def _left(rules: Rules, peer: Peer) -> Peer:
 
 def _tidy(rules: Rules, peers: tuple[Peer, ...], peer: Peer) -> Peer:
     ops = list(peer.ops)
+    heeds = progresses(rules, peer)
     for k, op in enumerate(ops):
         phase = op.agree[0]
         if op.error and phase in (core.ABSENT, core.SETTLED):
@@ -129,6 +136,8 @@ def _tidy(rules: Rules, peers: tuple[Peer, ...], peer: Peer) -> Peer:
         elif phase == core.SETTLED:
             kept = op.kept and not _known_everywhere(rules, peers, peer, number_of(peer, k))
             ops[k] = Op(DONE.agree, op.attempt, kept=int(kept))
+        elif not heeds and op.agree[1]:
+            ops[k] = op._replace(agree=(phase, 0, 0, 0))  # tokens mean nothing any more
     inbox = []
     for frame in peer.inbox:
         kind, term, view, number, _ = frame

@@ -1,6 +1,7 @@
 """Each rule of the agreement, left out: the model must find what goes wrong.
 
-``MUTANTS`` pairs each with the smallest faults, of those tried, that show it.
+``MUTANTS`` pairs each with a small configuration that shows it, and in which all rules together
+hold.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from model.state import Configuration, Faults, Kind
 
 SMALL = Kind(retained=True)
 LARGE = Kind(retained=False)
-RAISE = Kind(retained=False, repeatable=False)
+FROM_2 = Kind(retained=True, root=2)
 
 
 class NoSealing(Rules):
@@ -96,6 +97,20 @@ class ResumesQuietly(Rules):
     resumes_quietly = True
 
 
+class AsksOnce(Rules):
+    """A restarted coordinator asks who is sealed when they register, and never again."""
+
+    name = "a restart that is deaf to later reports"
+    asks_once = True
+
+
+class RootlessRaises(Rules):
+    """Who issues an operation whose root has gone raises by itself, and breaks the group."""
+
+    name = "a root that has gone, raised without a round"
+    rootless_raises = True
+
+
 class AttemptsByHand(Rules):
     """A verdict leaves the attempt of what was not issued as it was."""
 
@@ -120,25 +135,27 @@ class TokensOfAnyView(Rules):
     name = "tokens without a view"
 
     def fence(self, seal: Seal, term: int, view: int) -> int:
-        return core.VOID if seal[3] else core.NOW
+        return core.LATER if seal[3] else core.NOW
 
 
-def _of(*ops: Kind, peers: int = 3, **faults: int) -> Configuration:
+def _of(*ops: Kind, peers: int = 2, **faults: int) -> Configuration:
     return Configuration("", peers, ops, Faults(**faults))
 
 
 MUTANTS: tuple[tuple[Rules, Configuration], ...] = (
-    (NoSealing(), _of(SMALL, deaths=1)),
+    (NoSealing(), _of(SMALL, rounds=1)),
     (VetoAnswers(), _of(SMALL, vetoes=1)),
     (ErrorBreaksAll(), _of(SMALL, SMALL, vetoes=1)),
-    (StandsIsFinal(), _of(SMALL, deaths=2, rounds=1)),
-    (SupplyOfAnyRound(), _of(SMALL, deaths=1, rounds=2)),
+    (StandsIsFinal(), _of(SMALL, peers=3, deaths=1, rounds=1)),
+    (SupplyOfAnyRound(), _of(SMALL, peers=3, deaths=1, rounds=1)),
     (ReportOfAnyRound(), _of(SMALL, rounds=2)),
-    (VerdictOfAnyRound(), _of(SMALL, SMALL, rounds=2)),
-    (ErrorsAreTold(), _of(SMALL, evictions=1)),
-    (WatermarkSkips(), _of(SMALL, SMALL, deaths=1)),
+    (VerdictOfAnyRound(), _of(SMALL, rounds=2)),
+    (ErrorsAreTold(), _of(SMALL, peers=3, evictions=1)),
+    (WatermarkSkips(), _of(SMALL, SMALL, rounds=1)),
     (ResumesQuietly(), _of(SMALL, rounds=1, restarts=1)),
+    (AsksOnce(), _of(SMALL, rounds=1, restarts=1)),
     (AttemptsByHand(), _of(SMALL, rounds=1)),
-    (NumbersAnew(), _of(SMALL, SMALL, deaths=1)),
+    (NumbersAnew(), _of(SMALL, SMALL, peers=3, deaths=1)),
     (TokensOfAnyView(), _of(LARGE, rounds=2)),
+    (RootlessRaises(), _of(SMALL, FROM_2, peers=3, deaths=1, vetoes=1)),
 )

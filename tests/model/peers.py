@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from model import core
+from collectives.membership.verdict import PEER_LOST
 from model.rules import OUT, VETOED, Rules, Told
 from model.state import (
     ALIVE,
@@ -66,10 +67,13 @@ def watermark_of(rules: Rules, peer: Peer) -> int:
 def issue(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[Step]:
     peer = state.peers[p]
     k = peer.issued
-    if k == len(peer.ops) or not progresses(rules, peer):
+    if k == len(peer.ops):
         return
     op = _issued(config, peer, k) if not peer.broken else peer.ops[k]._replace(error=peer.broken)
     after = with_op(peer, k, op)._replace(issued=k + 1)
+    if rules.rootless_raises and op.veto:
+        op = peer.ops[k]._replace(error=PEER_LOST)
+        after = with_op(after, k, op)._replace(broken=PEER_LOST)
     yield f"peer {p} issues operation {k + 1}", with_peer(state, p, after)
 
 
@@ -80,11 +84,9 @@ def _issued(config: Configuration, peer: Peer, k: int) -> Op:
     return op._replace(agree=core.issue(op.agree, kind.retained), veto=op.veto or int(rootless))
 
 
-def complete(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[Step]:
+def complete(config: Configuration, state: State, p: int) -> Iterator[Step]:
     """It may once all members of the view have issued it there; whoever died may have sent all."""
     peer = state.peers[p]
-    if not progresses(rules, peer):
-        return
     for k in range(peer.issued):
         op = peer.ops[k]
         if op.agree[0] != core.RUNNING or op.error:
@@ -144,7 +146,6 @@ def hear(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[
             continue
         op = peer.ops[k]
         if kind == TOKEN:
-            before = state
             if op.agree[0] == core.SETTLED:
                 continue
             rest = tuple(other for other in peer.inbox if other != frame)
@@ -164,8 +165,6 @@ def ask(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[S
     One that has left may have answered before.
     """
     peer = state.peers[p]
-    if not progresses(rules, peer):
-        return
     for k in range(peer.issued):
         op = peer.ops[k]
         if op.agree[0] not in (core.RUNNING, core.COMPLETE) or op.error:
@@ -302,10 +301,11 @@ def _judged(
 
 
 def leave(state: State, p: int) -> Iterator[Step]:
-    """Who is told that it is out raises everything."""
-    coordinator, peer = state.coordinator, state.peers[p]
-    if coordinator.members & ~coordinator.gone & 1 << p:
-        return
+    """Who is told that it is out raises everything, and has no part in anything.
+
+    A step for the mutants to which this matters: to have no part is nothing new.
+    """
+    peer = state.peers[p]
     ops = tuple(op if op.agree[0] == core.SETTLED else op._replace(error=OUT) for op in peer.ops)
     yield f"peer {p} is told that it is out", with_peer(
         state, p, peer._replace(life=LEFT, ops=ops)

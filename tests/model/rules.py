@@ -35,6 +35,8 @@ class Rules:
     vetoes_answer = False
     errors_are_told = False
     resumes_quietly = False
+    asks_once = False
+    rootless_raises = False
 
     def close(self, seal: Seal, epoch: Epoch) -> Seal | None:
         """The group is sealed in the round; None: its Seal is refused."""

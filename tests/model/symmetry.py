@@ -1,7 +1,7 @@
 """States that differ in the names of peers only are taken for one.
 
 Tokens go from rank r to r + 2^i, so the peers of a view may be rotated; where no operation has
-tokens they may be permuted at will; a root is like nobody else. The verdict names the first
+tokens they may be permuted at will. A root keeps its name. The verdict names the first
 holder of a result, by rank, as its supplier: which is first is left open in the same way
 (``orders``), so that no choice is lost.
 """
@@ -19,11 +19,12 @@ Rest = tuple[object, ...]
 def orders(config: Configuration) -> tuple[Order, ...]:
     """Peer p is called ``order[p]`` instead."""
     everybody = tuple(range(config.peers))
-    if any(kind.root >= 0 for kind in config.ops):
-        return (everybody,)
     if all(kind.retained for kind in config.ops):
-        return tuple(itertools.permutations(everybody))
-    return tuple(everybody[by:] + everybody[:by] for by in everybody)
+        found = list(itertools.permutations(everybody))
+    else:
+        found = [everybody[by:] + everybody[:by] for by in everybody]
+    roots = {kind.root for kind in config.ops if kind.root >= 0}
+    return tuple(order for order in found if all(order[root] == root for root in roots))
 
 
 def _renamed_set(mask: int, order: Order) -> int:

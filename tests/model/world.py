@@ -29,15 +29,18 @@ class World:
         for p, peer in enumerate(state.peers):
             if peer.life != ALIVE:
                 continue
-            yield from peers.issue(config, rules, state, p)
-            yield from peers.complete(config, rules, state, p)
-            yield from peers.hear(config, rules, state, p)
-            yield from peers.ask(config, rules, state, p)
+            if peers.progresses(rules, peer):
+                yield from peers.issue(config, rules, state, p)
+                yield from peers.complete(config, state, p)
+                yield from peers.ask(config, rules, state, p)
+            if peer.inbox:
+                yield from peers.hear(config, rules, state, p)
             yield from peers.supply(state, p)
-            yield from peers.leave(state, p)
             if p in survivors:
                 yield from peers.seal(config, rules, state, p)
                 yield from peers.take(config, rules, state, p)
+            elif rules.errors_are_told:
+                yield from peers.leave(state, p)
         yield from coordinator.notice(state)
         yield from coordinator.open_round(rules, state)
         yield from coordinator.decide(config, rules, self.names.orders, state)
@@ -50,7 +53,7 @@ class World:
             yield from peers.veto(self.rules, state, p)
         yield from coordinator.evict(state)
         yield from coordinator.open_idly(state)
-        yield from coordinator.restart(state)
+        yield from coordinator.restart(self.rules, state)
 
     def after(self, step: Step) -> State | None:
         """The state as it is kept; None: an end, nothing can go wrong any more."""
