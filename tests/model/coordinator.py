@@ -111,9 +111,7 @@ def decide(
     staying = members_of(coordinator.members & ~coordinator.gone)
     if current is None or not staying:
         return
-    choices = [
-        [(p, told) for epoch, q, told in state.messages.reports if p == q] for p in staying
-    ]
+    choices = [[(p, told) for epoch, q, told in state.messages.reports if p == q] for p in staying]
     for reports in itertools.product(*choices):
         decisions = {
             rules.decide(
@@ -161,9 +159,7 @@ def _decided(state: State, reports: tuple[tuple[int, Told], ...], decision: Deci
         broken=coordinator.broken or error,
         void=void,
     )
-    messages = state.messages._replace(
-        verdicts=tuple(sorted({*state.messages.verdicts, verdict}))
-    )
+    messages = state.messages._replace(verdicts=tuple(sorted({*state.messages.verdicts, verdict})))
     names = ", ".join(
         f"{number} stands" + (f" by peer {supplier}" if supplier >= 0 else "")
         for number, supplier in stands

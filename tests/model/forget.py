@@ -201,5 +201,3 @@ def _messages(rules: Rules, state: State, survivors: list[int]) -> Messages:
             )
         ),
     )
-
-

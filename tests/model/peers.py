@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model import core
 from collectives.membership.verdict import PEER_LOST
+from model import core
 from model.rules import OUT, VETOED, Rules, Told
 from model.state import (
     ALIVE,
@@ -20,6 +20,7 @@ from model.state import (
     Op,
     Peer,
     State,
+    Verdict,
     members_of,
     outstanding,
     survivors_of,
@@ -307,9 +308,7 @@ def leave(state: State, p: int) -> Iterator[Step]:
     """
     peer = state.peers[p]
     ops = tuple(op if op.agree[0] == core.SETTLED else op._replace(error=OUT) for op in peer.ops)
-    yield f"peer {p} is told that it is out", with_peer(
-        state, p, peer._replace(life=LEFT, ops=ops)
-    )
+    yield f"peer {p} is told that it is out", with_peer(state, p, peer._replace(life=LEFT, ops=ops))
 
 
 def die(state: State, p: int) -> Iterator[Step]:

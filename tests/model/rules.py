@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import uuid
 
-from model import core
-from model.core import Epoch, Seal
-
 from collectives.membership.report import Entry, Error, Report, Standing, Veto
 from collectives.membership.verdict import judge
+from model import core
+from model.core import Epoch, Seal
 
 Entries = tuple[tuple[int, int, bool, bool, int], ...]
 """(number, standing, retained, repeatable, root or -1) of each operation in a report."""

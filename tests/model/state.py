@@ -110,7 +110,7 @@ class State(NamedTuple):
     faults: Faults
 
 
-class Disagreement(Exception):  # noqa: N818
+class Disagreement(Exception):
     """The text says which rule a step broke."""
 
 
@@ -142,8 +142,6 @@ def outstanding(op: Op) -> bool:
 def initial(config: Configuration) -> State:
     everybody = (1 << config.peers) - 1
     op = Op(core.fresh(config.peers), 1)
-    peer = Peer(
-        ALIVE, 0, (1, 1, core.NO_EPOCH, 0), everybody, 0, 0, 0, (op,) * len(config.ops), ()
-    )
+    peer = Peer(ALIVE, 0, (1, 1, core.NO_EPOCH, 0), everybody, 0, 0, 0, (op,) * len(config.ops), ())
     coordinator = Coordinator(1, (1, 1), everybody, 0, 0, 0, 0, (0,) * len(config.ops))
     return State((peer,) * config.peers, coordinator, Messages(), config.faults)
