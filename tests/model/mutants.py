@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from model import core
 from model.core import Epoch, Seal
-from model.rules import Rules
+from model.rules import Decision, Rules
 from model.state import Configuration, Faults, Kind
 
 SMALL = Kind(retained=True)
@@ -138,6 +138,34 @@ class TokensOfAnyView(Rules):
         return core.LATER if seal[3] else core.NOW
 
 
+class OneCompleteStands(Rules):
+    """An operation with tokens stands if anybody is complete."""
+
+    name = "a verdict that trusts one who is complete"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        stands, error = super().decide(reports, order, lost, too_few, broken)
+        complete = {
+            entry[0] for _, told in reports for entry in told[1] if entry[1] == core.COMPLETE
+        }
+        more = tuple((number, -1) for number in sorted(complete - set(dict(stands))))
+        return stands + more, error
+
+
+class SettledFalls(Rules):
+    """An operation with tokens stands only if all are complete, also if one has settled it."""
+
+    name = "a verdict that overlooks who has settled"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        stands, error = super().decide(reports, order, lost, too_few, broken)
+        incomplete = set(dict(stands))
+        for number in dict(stands):
+            if all((number, core.COMPLETE) in {e[:2] for e in told[1]} for _, told in reports):
+                incomplete.discard(number)
+        return tuple(one for one in stands if one[1] >= 0 or one[0] not in incomplete), error
+
+
 def _of(*ops: Kind, peers: int = 2, **faults: int) -> Configuration:
     return Configuration("", peers, ops, Faults(**faults))
 
@@ -157,5 +185,7 @@ MUTANTS: tuple[tuple[Rules, Configuration], ...] = (
     (AttemptsByHand(), _of(SMALL, rounds=1)),
     (NumbersAnew(), _of(SMALL, SMALL, peers=3, deaths=1)),
     (TokensOfAnyView(), _of(LARGE, rounds=2)),
+    (OneCompleteStands(), _of(LARGE, rounds=1)),
+    (SettledFalls(), _of(LARGE, rounds=1)),
     (RootlessRaises(), _of(SMALL, FROM_2, peers=3, deaths=1, vetoes=1)),
 )
