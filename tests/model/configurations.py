@@ -46,4 +46,28 @@ QUICK = (
     of(4, "small", faults=1),
 )
 
-FULL = QUICK
+TWO_DEATHS = Faults(deaths=2)
+
+FULL = (
+    *QUICK,
+    of(3, "small", faults=4),
+    of(3, "large", faults=3),
+    of(3, "small raise", faults=3),
+    of(3, "raise", faults=3, min_size=2),
+    of(3, "small broadcast", faults=3),
+    of(3, "broadcast", faults=2),
+    of(3, "small", "small", faults=2),
+    of(3, "small", "broadcast", faults=1),
+    of(3, "broadcast", "small", faults=1),
+    of(3, "raise", "large", faults=1),
+    of(4, "small", faults=3),
+    of(4, "large", faults=2),
+    of(4, "raise", faults=2, min_size=3),
+    of(4, "broadcast", faults=1),
+    of(4, "small", "small", faults=1),
+    of(4, "small", "small", faults=TWO_DEATHS, name="two deaths"),
+    of(4, "small", "large", faults=1),
+    of(3, "small", "large", faults=2),
+    of(3, "large", "small", faults=2),
+    of(3, "large", "large", faults=2),
+)
