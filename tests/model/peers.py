@@ -86,14 +86,15 @@ def _issued(config: Configuration, peer: Peer, k: int) -> Op:
 
 
 def complete(config: Configuration, state: State, p: int) -> Iterator[Step]:
-    """It may once all members of the view have issued it there; whoever died may have sent all."""
+    """It may once those it needs have issued it in the view; whoever died may have sent all."""
     peer = state.peers[p]
     for k in range(peer.issued):
         op = peer.ops[k]
         if op.agree[0] != core.RUNNING or op.error:
             continue
         number = number_of(peer, k)
-        made_of = [_contributed(state.peers[q], peer, number, op) for q in members_of(peer.members)]
+        needed = members_of(config.ops[k].needs(peer.members))
+        made_of = [_contributed(state.peers[q], peer, number, op) for q in needed]
         if None in made_of:
             continue
         if any(other != k for other in made_of):
@@ -245,6 +246,8 @@ def _report(config: Configuration, rules: Rules, peer: Peer) -> Told:
         op, kind, number = peer.ops[k], config.ops[k], number_of(peer, k)
         phase = op.agree[0]
         above = not kind.retained and number > settled
+        if kind.empty and phase == core.COMPLETE:
+            phase = core.RUNNING  # that it is complete here says nothing of the others
         if outstanding(op) or (phase == core.SETTLED and not op.error and (op.kept or above)):
             entries.append((number, phase, kind.retained, kind.repeatable, kind.root))
         if op.veto:

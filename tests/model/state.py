@@ -16,11 +16,21 @@ from model.rules import Told
 
 
 class Kind(NamedTuple):
-    """What an operation is: ``root`` is a peer or -1."""
+    """What an operation is: ``root`` is a peer or -1.
+
+    One that is ``empty`` moves nothing (a barrier), so that who issues it is complete.
+    """
 
     retained: bool
     repeatable: bool = True
     root: int = -1
+    empty: bool = False
+
+    def needs(self, members: int) -> int:
+        """Of whom a result is made; these must have issued it."""
+        if self.empty:
+            return 0
+        return members & 1 << self.root if self.root >= 0 and not self.retained else members
 
 
 class Faults(NamedTuple):
