@@ -69,7 +69,7 @@ FULL = (
     of(4, "large", faults=2),
     of(4, "raise", faults=2, min_size=3),
     of(4, "broadcast", faults=1),
-    of(4, "barrier", faults=1),
+    of(4, "barrier", faults=2),
     of(4, "small", "small", faults=1),
     of(4, "small", "small", faults=TWO_DEATHS, name="two deaths"),
     of(4, "small", "large", faults=1),
