@@ -4,6 +4,7 @@
 #   make demo        run the main job: four peers train a small model together
 #   make test        run the tests                    (TESTS=tests/test_x.py for some of them)
 #   make test-full   the tests that take longer: whole products, thousands of histories
+#   make model       explore every history of a few peers: the agreement, for half an hour
 #   make lint        format, types, warnings, import and include direction
 #   make build       compile the C core into the checkout
 #   make format      reformat Python and C
@@ -24,6 +25,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 WERROR ?= ON
 DEMO ?=
 TESTS ?=
+MODEL ?=
 # Test files run at once: many of them wait for processes most of the time.
 JOBS ?= 3
 SANITIZE ?= address
@@ -31,7 +33,7 @@ SANITIZE ?= address
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test test-full lint build format wheel test-wheel sanitize clean
+.PHONY: demo test test-full model lint build format wheel test-wheel sanitize clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -114,6 +116,10 @@ test-full: build $(STAMPS)/test
 	@$(PY) -m pytest -p no:cacheprovider -m full --ignore tests/packaging tests
 	@COLLECTIVES_HISTORIES=400 $(PY) -m pytest -p no:cacheprovider --timeout 1200 \
 	    tests/membership/test_histories.py
+
+# MODEL="large broadcast" for the configurations whose names hold these words, without mutants.
+model: build $(STAMPS)/test
+	@PYTHONPATH=tests $(PY) -m model $(MODEL)
 
 test-wheel: build $(STAMPS)/test
 	@$(PY) -m pytest -p no:cacheprovider tests/packaging --all-pythons

@@ -1,0 +1,191 @@
+"""Each rule of the agreement, left out: the model must find what goes wrong.
+
+``MUTANTS`` pairs each with a small configuration that shows it, and in which all rules together
+hold.
+"""
+
+from __future__ import annotations
+
+from model import core
+from model.core import Epoch, Seal
+from model.rules import Decision, Rules
+from model.state import Configuration, Faults, Kind
+
+SMALL = Kind(retained=True)
+LARGE = Kind(retained=False)
+FROM_2 = Kind(retained=True, root=2)
+
+
+class NoSealing(Rules):
+    """A peer reports, and goes on with what is outstanding."""
+
+    name = "no sealing"
+
+    def fence(self, seal: Seal, term: int, view: int) -> int:
+        return super().fence((*seal[:3], 0), term, view)
+
+
+class VetoAnswers(Rules):
+    """Who gives up raises at once."""
+
+    name = "a veto answered at once"
+    vetoes_answer = True
+
+
+class ErrorBreaksAll(Rules):
+    """A verdict with an error is for the operations that stand, too."""
+
+    name = "an error that breaks operations that stand"
+
+    def judgement(self, phase: int, stands: bool, error: int) -> int:
+        return super().judgement(phase, stands and not error, error)
+
+
+class StandsIsFinal(Rules):
+    """Who was promised a result waits for it, whatever a later verdict says."""
+
+    name = "a 'stands' that is final"
+
+    def judgement(self, phase: int, stands: bool, error: int) -> int:
+        return super().judgement(phase, stands or phase == core.AWAITING, error)
+
+
+class SupplyOfAnyRound(Rules):
+    name = "a re-supply without an epoch"
+
+    def supply_fence(self, seal: Seal, term: int, view: int) -> int:
+        return core.NOW
+
+
+class ReportOfAnyRound(Rules):
+    name = "a report without an epoch"
+
+    def counts(self, epoch: Epoch, current: Epoch | None) -> bool:
+        return True
+
+
+class VerdictOfAnyRound(Rules):
+    name = "a verdict without an epoch"
+
+    def takes(self, seal: Seal, epoch: Epoch) -> bool:
+        return bool(seal[3])
+
+    def may_take(self, seal: Seal, epoch: Epoch) -> bool:
+        return True
+
+
+class ErrorsAreTold(Rules):
+    """Who is asked for an outcome says that it raised."""
+
+    name = "an asked peer that tells errors"
+    errors_are_told = True
+
+
+class WatermarkSkips(Rules):
+    """The last that is settled, whatever is open before it."""
+
+    name = "a watermark that skips"
+
+    def watermark(self, oldest: int, following: int, last: int) -> int:
+        return last
+
+
+class ResumesQuietly(Rules):
+    """A restarted coordinator does not care who is sealed."""
+
+    name = "a restart that resumes without a round"
+    resumes_quietly = True
+
+
+class AsksOnce(Rules):
+    """A restarted coordinator asks who is sealed when they register, and never again."""
+
+    name = "a restart that is deaf to later reports"
+    asks_once = True
+
+
+class RootlessRaises(Rules):
+    """Who issues an operation whose root has gone raises by itself, and breaks the group."""
+
+    name = "a root that has gone, raised without a round"
+    rootless_raises = True
+
+
+class AttemptsByHand(Rules):
+    """A verdict leaves the attempt of what was not issued as it was."""
+
+    name = "attempts not set by the verdict"
+
+    def attempt(self, view: int, before: int) -> int:
+        return before
+
+
+class NumbersAnew(Rules):
+    """After a death each peer counts from its first operation that is not settled."""
+
+    name = "ids reset by a death"
+
+    def base(self, before: int, settled: int, died: bool) -> int:
+        return before + settled if died else before
+
+
+class TokensOfAnyView(Rules):
+    """Tokens are not fenced by the view."""
+
+    name = "tokens without a view"
+
+    def fence(self, seal: Seal, term: int, view: int) -> int:
+        return core.LATER if seal[3] else core.NOW
+
+
+class OneCompleteStands(Rules):
+    """An operation with tokens stands if anybody is complete."""
+
+    name = "a verdict that trusts one who is complete"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        stands, error = super().decide(reports, order, lost, too_few, broken)
+        complete = {
+            entry[0] for _, told in reports for entry in told[1] if entry[1] == core.COMPLETE
+        }
+        more = tuple((number, -1) for number in sorted(complete - set(dict(stands))))
+        return stands + more, error
+
+
+class SettledFalls(Rules):
+    """An operation with tokens stands only if all are complete, also if one has settled it."""
+
+    name = "a verdict that overlooks who has settled"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        stands, error = super().decide(reports, order, lost, too_few, broken)
+        incomplete = set(dict(stands))
+        for number in dict(stands):
+            if all((number, core.COMPLETE) in {e[:2] for e in told[1]} for _, told in reports):
+                incomplete.discard(number)
+        return tuple(one for one in stands if one[1] >= 0 or one[0] not in incomplete), error
+
+
+def _of(*ops: Kind, peers: int = 2, **faults: int) -> Configuration:
+    return Configuration("", peers, ops, Faults(**faults))
+
+
+MUTANTS: tuple[tuple[Rules, Configuration], ...] = (
+    (NoSealing(), _of(SMALL, rounds=1)),
+    (VetoAnswers(), _of(SMALL, vetoes=1)),
+    (ErrorBreaksAll(), _of(SMALL, SMALL, vetoes=1)),
+    (StandsIsFinal(), _of(SMALL, peers=3, deaths=1, rounds=1)),
+    (SupplyOfAnyRound(), _of(SMALL, peers=3, deaths=1, rounds=1)),
+    (ReportOfAnyRound(), _of(SMALL, rounds=2)),
+    (VerdictOfAnyRound(), _of(SMALL, rounds=2)),
+    (ErrorsAreTold(), _of(SMALL, peers=3, evictions=1)),
+    (WatermarkSkips(), _of(SMALL, SMALL, rounds=1)),
+    (ResumesQuietly(), _of(SMALL, rounds=1, restarts=1)),
+    (AsksOnce(), _of(SMALL, rounds=1, restarts=1)),
+    (AttemptsByHand(), _of(SMALL, rounds=1)),
+    (NumbersAnew(), _of(SMALL, SMALL, peers=3, deaths=1)),
+    (TokensOfAnyView(), _of(LARGE, rounds=2)),
+    (OneCompleteStands(), _of(LARGE, rounds=1)),
+    (SettledFalls(), _of(LARGE, rounds=1)),
+    (RootlessRaises(), _of(SMALL, FROM_2, peers=3, deaths=1, vetoes=1)),
+)

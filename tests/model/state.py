@@ -1,0 +1,157 @@
+"""What a state of the world is made of: immutable tuples of integers.
+
+Peers are numbered from 0, sets of peers are bit masks, operations are counted from 0 and have
+numbers from 1. A view is known by (term, number). No message is lost: what is never delivered
+is as good as lost, and what is current would be sent again.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from model import core
+from model.core import Agree, Epoch, Seal
+from model.rules import Told
+
+
+class Kind(NamedTuple):
+    """What an operation is: ``root`` is a peer or -1.
+
+    One that is ``empty`` moves nothing (a barrier), so that who issues it is complete.
+    """
+
+    retained: bool
+    repeatable: bool = True
+    root: int = -1
+    empty: bool = False
+
+    def needs(self, members: int) -> int:
+        """Of whom a result is made; these must have issued it."""
+        if self.empty:
+            return 0
+        return members & 1 << self.root if self.root >= 0 and not self.retained else members
+
+
+class Faults(NamedTuple):
+    """How many of each there may be, and of all together. ``rounds``: for no reason at all."""
+
+    deaths: int = 0
+    evictions: int = 0
+    restarts: int = 0
+    vetoes: int = 0
+    rounds: int = 0
+    total: int = 9
+
+    def less(self, kind: str) -> Faults | None:
+        left = getattr(self, kind)
+        if not left or not self.total:
+            return None
+        return self._replace(**{kind: left - 1, "total": self.total - 1})
+
+
+class Configuration(NamedTuple):
+    name: str
+    peers: int
+    ops: tuple[Kind, ...]
+    faults: Faults
+    min_size: int = 1
+
+
+GONE, ALIVE, LEFT = range(3)
+"""LEFT: dead, or told that it is out; what it did before may still reach others. GONE: nothing of
+it can matter any more."""
+
+TOKEN, SUPPLY = range(2)
+Frame = tuple[int, int, int, int, int]
+"""(TOKEN, term, view, number, round) or (SUPPLY, term, view, number, attempt)."""
+
+
+class Op(NamedTuple):
+    agree: Agree
+    attempt: int  # the view in which it runs, or in which its result was made
+    error: int = 0  # that the caller was told
+    veto: int = 0
+    supplier: int = -1
+    kept: int = 0
+
+
+class Peer(NamedTuple):
+    life: int
+    dead: int  # which only the coordinator can tell from GONE or LEFT
+    seal: Seal
+    members: int  # of its view
+    issued: int
+    broken: int
+    base: int  # what a mutant subtracts from numbers
+    ops: tuple[Op, ...]
+    inbox: tuple[Frame, ...]
+
+
+class Coordinator(NamedTuple):
+    term: int
+    view: tuple[int, int]  # (term, number)
+    members: int
+    round: int  # of this term
+    open: int
+    gone: int  # members who went or were evicted; the next verdict leaves them out
+    broken: int
+    void: tuple[int, ...]  # by operation: attempts up to here were discarded
+
+
+class Verdict(NamedTuple):
+    epoch: Epoch
+    stands: tuple[tuple[int, int], ...]
+    error: int
+    view: tuple[int, int]
+    members: int
+
+
+class Messages(NamedTuple):
+    seals: tuple[Epoch, ...] = ()
+    reports: tuple[tuple[Epoch, int, Told], ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class State(NamedTuple):
+    peers: tuple[Peer, ...]
+    coordinator: Coordinator
+    messages: Messages
+    faults: Faults
+
+
+class Disagreement(Exception):
+    """The text says which rule a step broke."""
+
+
+@functools.cache
+def members_of(mask: int) -> tuple[int, ...]:
+    """By rank."""
+    return tuple(peer for peer in range(mask.bit_length()) if mask >> peer & 1)
+
+
+def epoch_of(coordinator: Coordinator) -> Epoch | None:
+    """Of the round that is open."""
+    if not coordinator.open:
+        return None
+    return (coordinator.term, *coordinator.view, coordinator.round)
+
+
+def survivors_of(state: State) -> list[int]:
+    """Whose outcomes count."""
+    coordinator = state.coordinator
+    staying = coordinator.members & ~coordinator.gone
+    return [p for p in members_of(staying) if state.peers[p].life == ALIVE]
+
+
+def outstanding(op: Op) -> bool:
+    """Issued, and its caller was told nothing yet."""
+    return not op.error and op.agree[0] in (core.RUNNING, core.COMPLETE, core.AWAITING)
+
+
+def initial(config: Configuration) -> State:
+    everybody = (1 << config.peers) - 1
+    op = Op(core.fresh(config.peers), 1)
+    peer = Peer(ALIVE, 0, (1, 1, core.NO_EPOCH, 0), everybody, 0, 0, 0, (op,) * len(config.ops), ())
+    coordinator = Coordinator(1, (1, 1), everybody, 0, 0, 0, 0, (0,) * len(config.ops))
+    return State((peer,) * config.peers, coordinator, Messages(), config.faults)
