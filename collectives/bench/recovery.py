@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -56,16 +55,23 @@ def measure(
         survivors = [start(index, kills) for index in range(2)]
         victim = start(2, 0)
         for kill in range(kills):
-            # Started early, so that its start-up is nobody's waiting time.
-            following = start(3 + kill, 0) if kill + 1 < kills else None
-            killed = _answer(victim[0])
-            if following is not None:
-                victim = following
+            # Started early, so that its start-up is nobody's waiting time; it joins when told to.
+            following = start(3 + kill, 0)
+            victim[0].send("go")
+            killed = _last_words(victim[0])
+            victim = following
             ends = [_answer(pipe) for pipe, _ in survivors]
-            found.append(max(when for when, _ in ends) - killed[0])
+            found.append(max(when for when, _ in ends) - killed)
             wrong += sum(bad for _, bad in ends)
             progress(kill + 1)
     return found, wrong
+
+
+def _last_words(pipe: Connection) -> float:
+    """When the victim, at the moment of its death, wrote a line straight into its pipe."""
+    if not pipe.poll(_DEADLINE) or not os.read(pipe.fileno(), 64):
+        raise CollectiveError("a victim ended before its time")
+    return time.monotonic()
 
 
 def _answer(pipe: Connection) -> tuple[float, int]:
@@ -80,8 +86,10 @@ def _answer(pipe: Connection) -> tuple[float, int]:
 
 def _member(pipe: Connection, address: str, index: int, rounds: int) -> None:
     options = collectives.Options(bind=("127.0.0.1",))
-    group = collectives.join(address, name=f"m{index}", min_size=1, options=options)
     array = np.empty(BYTES // 4, np.float32)
+    if not rounds:
+        pipe.recv()
+    group = collectives.join(address, name=f"m{index}", min_size=2, options=options)
     if rounds:
         for _ in range(rounds):
             pipe.send(_survive(group, array))
@@ -91,11 +99,8 @@ def _member(pipe: Connection, address: str, index: int, rounds: int) -> None:
         group.sync()
     group.barrier()
     array[:] = 1
-    work = group.all_reduce_async(array)
-    while work.telemetry().links[0].received_bytes < BYTES // 8:
-        pass
-    pipe.send((time.monotonic(), 0))
-    os.kill(os.getpid(), signal.SIGKILL)
+    group._fault_at("all_gather", 0, journal_fd=pipe.fileno(), after_slices=5)
+    group.all_reduce(array)
 
 
 def _survive(group: collectives.Group, array: Any) -> tuple[float, int]:
