@@ -181,7 +181,7 @@ static struct coll__serve *next_of(struct coll_engine *engine, enum coll__serve_
     return serve;
 }
 
-coll_status coll_serve_next(struct coll_engine *engine, struct coll_request *request)
+coll_status coll_serve_next(struct coll_engine *engine, int done_only, struct coll_request *request)
 {
     COLL_TRY(forked(engine));
     coll__lock(engine);
@@ -191,7 +191,7 @@ coll_status coll_serve_next(struct coll_engine *engine, struct coll_request *req
         *request = (struct coll_request){.ticket = serve->ticket, .group = serve->group};
         memcpy(request->peer, serve->request.peer, sizeof request->peer);
         coll__serve_free(engine, serve);
-    } else if ((serve = next_of(engine, COLL__SERVE_QUEUED))) {
+    } else if (!done_only && (serve = next_of(engine, COLL__SERVE_QUEUED))) {
         *request = serve->request;
         serve->state = COLL__SERVE_TAKEN;
     } else {

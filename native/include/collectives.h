@@ -488,9 +488,10 @@ struct coll_request {
 COLL_API coll_status coll_serve(struct coll_engine *engine, int on);
 /* A descriptor that is readable while coll_serve_next has something; owned by the engine. */
 COLL_API int coll_serve_fd(struct coll_engine *engine);
-/* The next thing to know: memory that is free again, else the oldest request. COLL_IN_PROGRESS:
- * nothing. Each request must be answered or refused. */
-COLL_API coll_status coll_serve_next(struct coll_engine *engine, struct coll_request *request);
+/* The next thing to know: memory that is free again, else (unless done_only != 0) the oldest
+ * request. COLL_IN_PROGRESS: nothing. Each request must be answered or refused. */
+COLL_API coll_status coll_serve_next(struct coll_engine *engine, int done_only,
+                                     struct coll_request *request);
 /* Answer with `bytes` of `data`, which is lent: it must stay valid, and should not change (or
  * frames are sent with a wrong checksum and again), until coll_serve_next tells that the ticket is
  * done with or coll_serve_revoke returned. On an error nothing was lent and the ticket is void. */
