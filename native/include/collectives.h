@@ -78,7 +78,7 @@ enum coll_kind {
     COLL_BARRIER = 0,
     COLL_ALL_REDUCE = 1,
     COLL_BROADCAST = 2,
-    COLL_SYNC = 3,
+    COLL_SYNC = 3, /* op != 0: with a state, which all ranks must have or none */
     COLL_KIND_COUNT = 4
 };
 

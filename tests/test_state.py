@@ -1,0 +1,311 @@
+"""SharedState: whatever peers hold before, all hold the same after ``sync`` (G5)."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+
+import collectives
+from collectives.state import SharedState
+from crew import DEADLINE, Crew
+from pool import Pool
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(4) as made:
+        yield made
+
+
+# ---- in the processes --------------------------------------------------------------------------
+
+
+def filled(size: int, seed: int) -> np.ndarray:
+    """``size`` bytes of float32."""
+    return np.random.default_rng(seed).standard_normal(size // 4).astype(np.float32)
+
+
+def fingerprint(state: SharedState) -> str:
+    found = hashlib.sha256(str(state.revision).encode())
+    for name in sorted(state):
+        value = state[name]
+        try:
+            content = bytes(state.view(name))
+        except KeyError:
+            content = repr(value).encode()
+        found.update(f"{name} {type(value).__name__}".encode() + content)
+    return found.hexdigest()
+
+
+def differing(group: collectives.Group, sizes: dict[str, int]) -> dict[str, Any]:
+    """Every rank begins with contents of its own; rank 1 and 2 agree."""
+    seed = {0: 0, 1: 1, 2: 1}.get(group.rank, group.rank)
+    values: dict[str, Any] = {name: filled(size, seed) for name, size in sizes.items()}
+    state = SharedState({**values, "step": seed, "rate": seed / 3, "blob": bytes([seed]) * 5000})
+    before = values["a"]
+    outcome = group.sync(state)
+    assert state["a"] is before
+    return {
+        "fingerprint": fingerprint(state),
+        "bytes": outcome.bytes_received,
+        "sources": dict(outcome.sources),
+        "step": state["step"],
+        "expected": bytes(state.view("a")) == filled(sizes["a"], 1).tobytes(),
+        "run": state.run,
+        "names": [peer.name for peer in group.peers],
+    }
+
+
+def test_the_state_that_most_hold_is_everybodys_after_sync(pool):
+    sizes = {"a": 9 * MIB + 4, "b": 4, "c": 0, "d": 4 * MIB}
+    found = pool.get(4, differing, sizes)
+    assert len({each["fingerprint"] for each in found}) == 1
+    assert len({each["run"] for each in found}) == 1 and found[0]["run"] is not None
+    assert all(each["expected"] and each["step"] == 1 for each in found)
+    whole = sum(sizes.values())
+    for rank, each in enumerate(found):
+        if rank in (1, 2):
+            assert each["bytes"] == 0 and each["sources"] == {}
+        else:
+            # A piece or two may have been packed, to see whether that pays.
+            assert 0.9 * whole < each["bytes"] < whole + 20_000
+            assert set(each["sources"]) <= {each["names"][1], each["names"][2]}
+            assert sum(each["sources"].values()) == each["bytes"]
+
+
+def changing(group: collectives.Group) -> list[Any]:
+    state = SharedState({"a": filled(64 * MIB, 1), "b": filled(8 * MIB, 1), "n": 0})
+    received = [group.sync(state).bytes_received]
+    if group.rank == 0:
+        state["b"][5 * MIB // 4] += 1  # in the second of two chunks
+    else:
+        state["n"] = 7
+        state.advance()
+    received.append(group.sync(state).bytes_received)
+    received.append(group.sync(state).bytes_received)
+    return [received, fingerprint(state), state["n"], state.revision]
+
+
+def test_only_the_chunks_that_differ_travel(pool):
+    found = pool.get(3, changing)
+    assert len({tuple(each[1:]) for each in found}) == 1
+    assert found[0][2:] == [7, 1]
+    assert found[1][0] == found[2][0] == [0, 0, 0]
+    first, changed, last = found[0][0]
+    assert first == last == 0
+    assert 3 * MIB < changed < 4 * MIB + 5000
+
+
+def kinds(group: collectives.Group) -> list[Any]:
+    import torch
+
+    lucky = group.rank == 0
+    state = SharedState(
+        {
+            "bf16": torch.full((3, 5), 1.5 if lucky else 0.0, dtype=torch.bfloat16),
+            "bool": torch.tensor([lucky, False]),
+            "param": torch.nn.Parameter(torch.full((7,), float(lucky))),
+            "scalar": torch.tensor(float(lucky)),
+            "c128": np.zeros((2, 0, 3), np.complex128),
+            "i16": np.array(-5 if lucky else 1, np.int16),
+            "big": -(2**63) if lucky else 0,
+            "nan": float("nan") if lucky else 0.0,
+            "yes": lucky,
+            "grown": b"x" * (9 * MIB if lucky else 10),
+            "shrunk": b"y" * (3 if lucky else 9 * MIB),
+        },
+        revision=1 if lucky else 0,
+    )
+    group.sync(state)
+    return [
+        fingerprint(state),
+        state["big"],
+        state["yes"],
+        len(state["grown"]),
+        len(state["shrunk"]),
+    ]
+
+
+def test_all_kinds_of_values_are_shared(pool):
+    found = pool.get(2, kinds)
+    assert found[0] == found[1]
+    assert found[0][1:] == [-(2**63), True, 9 * MIB, 3]
+
+
+def poor(group: collectives.Group) -> Any:
+    state = SharedState(role="receive_only")
+    if group.rank == 1:
+        import torch
+
+        state = SharedState(
+            {
+                "w": filled(5 * MIB, 3).reshape(-1, 4),
+                "half": torch.ones(3, dtype=torch.bfloat16),
+                "none": np.zeros((4, 0)),
+                "step": 3,
+            }
+        )
+    group.sync(state)
+    shapes = {name: tuple(np.shape(state[name])) for name in ("w", "none")}
+    return fingerprint(state), type(state["half"]).__name__, shapes, state["step"]
+
+
+def test_who_lacks_tensors_gets_them_allocated(pool):
+    found = pool.get(3, poor)
+    assert len({each[0] for each in found}) == 1
+    assert found[0][1:] == ("Tensor", {"w": (5 * MIB // 16, 4), "none": (4, 0)}, 3)
+
+
+def with_role(group: collectives.Group, roles: list[str], revisions: list[int]) -> Any:
+    mine = revisions[group.rank]
+    values = {"w": np.full(1000, mine, np.int64)}
+    state = SharedState(values, role=roles[group.rank], revision=mine)
+    try:
+        group.sync(state, timeout=20)
+    except collectives.StateError as error:
+        return str(error)
+    return int(state["w"][0]), [p.name for p in group.peers]
+
+
+def test_a_receive_only_state_never_counts(pool):
+    found = pool.get(3, with_role, ["auto", "receive_only", "auto"], [1, 9, 2])
+    assert [each[0] for each in found] == [2, 2, 2]
+
+
+def test_if_nobody_gives_it_is_an_error_on_all(pool):
+    found = pool.get(2, with_role, ["receive_only"] * 2, [1, 2])
+    assert all("no state can be shared: no peer has a whole state to give" in e for e in found)
+
+
+# ---- newcomers ----------------------------------------------------------------------------------
+
+_state: SharedState | None = None
+
+
+def found(group: collectives.Group, values: dict[str, Any], how: dict[str, Any]) -> Any:
+    """The first sync with a state, which is kept for the next calls."""
+    global _state
+    _state = SharedState(values, **how)
+    try:
+        outcome = group.sync(_state, timeout=20)
+    except collectives.StateError as error:
+        return str(error)
+    return report(group, outcome)
+
+
+def until_size(group: collectives.Group, size: int) -> Any:
+    """Sync until a view of that size was there, perhaps only inside a sync."""
+    seen: list[int] = []
+    group.on_view_change(lambda view: seen.append(view.size))
+    deadline = time.monotonic() + DEADLINE
+    while size not in seen:
+        assert time.monotonic() < deadline, f"no view of {size} peers: {seen}"
+        outcome = group.sync(_state)
+    return report(group, outcome)
+
+
+def report(group: collectives.Group, outcome: collectives.SyncOutcome) -> dict[str, Any]:
+    assert _state is not None
+    return {
+        "state": fingerprint(_state),
+        "bytes": outcome.bytes_received,
+        "sources": dict(outcome.sources),
+        "joined": outcome.joined,
+        "left": outcome.left,
+        "names": tuple(peer.name for peer in group.peers),
+        "revision": _state.revision,
+    }
+
+
+def reduce(group: collectives.Group) -> int:
+    array = np.ones(3)
+    group.all_reduce(array)
+    return int(array[0])
+
+
+def admit(crew: Crew, values: dict[str, Any], **how: Any) -> list[Any]:
+    """Have one more peer join, with a state of its own; what all say of the sync."""
+    members = list(crew.members)
+    newcomer = crew.add(min_size=1)
+    for member in members:
+        member.start(until_size, len(members) + 1)
+    newcomer.result().get()
+    newcomer.start(found, values, how)
+    return [member.result().get() for member in crew.members]
+
+
+WEIGHTS = {"w": np.arange(3 * MIB, dtype=np.float64).reshape(3, -1), "step": 5}
+
+
+def test_a_newcomer_takes_the_state_in_the_sync_that_admits_it_from_several_members():
+    with Crew(3) as crew:
+        crew.get(found, WEIGHTS, {"revision": 3})
+        *members, newcomer = admit(crew, {})
+        assert {each["state"] for each in members} == {newcomer["state"]}
+        assert {each["joined"] for each in members} == {("p3",)}
+        assert newcomer["revision"] == 3
+        whole = 24 * MIB
+        assert 0 < newcomer["bytes"] < whole + 5000
+        assert sum(newcomer["sources"].values()) == newcomer["bytes"]
+        shares = sorted(share / newcomer["bytes"] for share in newcomer["sources"].values())
+        print("shares", shares)
+        assert len(shares) == 3
+        # Operations and syncs of all go on as if nothing had been.
+        assert crew.get(reduce) == [4] * 4
+        for member in crew.members:
+            member.start(again)
+        assert [member.result().get() for member in crew.members] == [0] * 4
+
+
+def again(group: collectives.Group) -> int:
+    assert _state is not None
+    return group.sync(_state).bytes_received
+
+
+def test_a_newcomer_does_not_vote_whatever_it_brings():
+    with Crew(2) as crew:
+        crew.get(found, {"n": 1}, {"revision": 3})
+        *members, newcomer = admit(crew, {"n": 2}, revision=99)
+        assert {each["revision"] for each in (*members, newcomer)} == {3}
+        assert {each["state"] for each in members} == {newcomer["state"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "says"),
+    [
+        ({"w": np.ones((3, 2))}, {}, "'w' is a float64 tensor of shape (3, 2) at 'p2' and a float64"
+         " tensor of shape (2, 3) at 'p"),
+        ({"w": np.ones((2, 3), np.float32)}, {}, "'w' is a float32 tensor of shape (2, 3) at 'p2'"),
+        ({"w": 3}, {}, "'w' is a int at 'p2' and a float64 tensor of shape (2, 3) at 'p"),
+        ({"w": np.ones((2, 3)), "v": 1}, {}, "'p2' shares 'v', which 'p"),
+        ({"w": np.ones((2, 3))}, {"role": "send_only"}, "its role is send_only"),
+        ({"w": np.zeros((2, 3))}, {"run": uuid.UUID(int=7)}, "00000007, the group's to run"),
+    ],
+)  # fmt: skip
+def test_a_newcomer_that_does_not_fit_leaves_with_an_error_and_the_others_go_on(values, how, says):
+    with Crew(2) as crew:
+        crew.get(found, {"w": np.zeros((2, 3))}, {})
+        *members, message = admit(crew, values, **how)
+        assert says in message and "this peer left the group" in message
+        assert [each["names"] for each in members] == [("p0", "p1")] * 2 or [
+            each["names"] for each in members
+        ] == [("p1", "p0")] * 2
+        crew.members.pop().end()
+        assert crew.get(reduce) == [2, 2]
+
+
+def with_or_without(group: collectives.Group) -> Any:
+    group.sync(SharedState({"n": 1}) if group.rank == 0 else None, timeout=20)
+
+
+def test_sync_with_and_without_a_state_is_a_mismatch(pool):
+    found = pool.run(2, with_or_without)
+    assert {each.error for each in found} == {"MismatchError"}
+    assert all("sync(state)" in each.message and "sync()" in each.message for each in found)
