@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import signal
 import time
 import uuid
 from typing import Any
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 
 import collectives
-from collectives.state import SharedState
-from crew import DEADLINE, Crew
+from collectives._native import fetch
+from collectives.state import SharedState, plan
+from crew import DEADLINE, Crew, Member
 from pool import Pool
 
 MIB = 1 << 20
@@ -230,10 +234,10 @@ def reduce(group: collectives.Group) -> int:
     return int(array[0])
 
 
-def admit(crew: Crew, values: dict[str, Any], **how: Any) -> list[Any]:
+def admit(crew: Crew, values: dict[str, Any], name: str = "new", **how: Any) -> list[Any]:
     """Have one more peer join, with a state of its own; what all say of the sync."""
     members = list(crew.members)
-    newcomer = crew.add(min_size=1)
+    newcomer = crew.add(min_size=1, name=name)
     for member in members:
         member.start(until_size, len(members) + 1)
     newcomer.result().get()
@@ -249,7 +253,7 @@ def test_a_newcomer_takes_the_state_in_the_sync_that_admits_it_from_several_memb
         crew.get(found, WEIGHTS, {"revision": 3})
         *members, newcomer = admit(crew, {})
         assert {each["state"] for each in members} == {newcomer["state"]}
-        assert {each["joined"] for each in members} == {("p3",)}
+        assert {each["joined"] for each in members} == {("new",)}
         assert newcomer["revision"] == 3
         whole = 24 * MIB
         assert 0 < newcomer["bytes"] < whole + 5000
@@ -277,28 +281,137 @@ def test_a_newcomer_does_not_vote_whatever_it_brings():
         assert {each["state"] for each in members} == {newcomer["state"]}
 
 
-@pytest.mark.parametrize(
-    ("values", "how", "says"),
-    [
-        ({"w": np.ones((3, 2))}, {}, "'w' is a float64 tensor of shape (3, 2) at 'p2' and a float64"
-         " tensor of shape (2, 3) at 'p"),
-        ({"w": np.ones((2, 3), np.float32)}, {}, "'w' is a float32 tensor of shape (2, 3) at 'p2'"),
-        ({"w": 3}, {}, "'w' is a int at 'p2' and a float64 tensor of shape (2, 3) at 'p"),
-        ({"w": np.ones((2, 3)), "v": 1}, {}, "'p2' shares 'v', which 'p"),
-        ({"w": np.ones((2, 3))}, {"role": "send_only"}, "its role is send_only"),
-        ({"w": np.zeros((2, 3))}, {"run": uuid.UUID(int=7)}, "00000007, the group's to run"),
-    ],
-)  # fmt: skip
-def test_a_newcomer_that_does_not_fit_leaves_with_an_error_and_the_others_go_on(values, how, says):
+MISFITS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"w": np.ones((3, 2))},
+        {},
+        "'w' is a float64 tensor of shape (3, 2) at 'misfit' and a float64 tensor of shape (2, 3)"
+        " at 'p",
+    ),
+    ({"w": np.ones((2, 3), np.float32)}, {}, "'w' is a float32 tensor of shape (2, 3) at 'misfit'"),
+    ({"w": 3}, {}, "'w' is a int at 'misfit' and a float64 tensor of shape (2, 3) at 'p"),
+    ({"w": np.ones((2, 3)), "v": 1}, {}, "'misfit' shares 'v', which 'p"),
+    ({"w": np.ones((2, 3))}, {"role": "send_only"}, "its role is send_only"),
+    ({"w": np.zeros((2, 3))}, {"run": uuid.UUID(int=7)}, "00000007, the group's to run"),
+]
+
+
+def test_newcomers_that_do_not_fit_leave_with_an_error_and_the_others_go_on():
     with Crew(2) as crew:
         crew.get(found, {"w": np.zeros((2, 3))}, {})
-        *members, message = admit(crew, values, **how)
-        assert says in message and "this peer left the group" in message
-        assert [each["names"] for each in members] == [("p0", "p1")] * 2 or [
-            each["names"] for each in members
-        ] == [("p1", "p0")] * 2
-        crew.members.pop().end()
-        assert crew.get(reduce) == [2, 2]
+        for values, how, says in MISFITS:
+            *members, message = admit(crew, values, "misfit", **how)
+            assert says in message and "this peer left the group" in message
+            assert {frozenset(each["names"]) for each in members} == {frozenset(("p0", "p1"))}
+            crew.members.pop().end()
+            assert crew.get(reduce) == [2, 2]
+
+
+# ---- deaths and corruption ----------------------------------------------------------------------
+
+BIG = 48 * MIB
+
+
+def sabotage(group: collectives.Group, how: str) -> str:
+    """Prepare this process for its next transfer; returns its name."""
+    server = group._service and group._service._server
+    answer = server and server._answer
+    came = plan.Plan.came
+    count = itertools.count(1)
+
+    def answering(peer, data, most):
+        made = answer(peer, data, most)
+        if made is None or made.data.nbytes < MIB:
+            return made
+        number = next(count)
+        if how == "source dies" and number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "source is wrong" and number % 2 == 0:
+            wrong = bytearray(made.data)
+            wrong[len(wrong) // 2] ^= 1
+            return fetch.Answer(memoryview(wrong), lent=False)
+        return made
+
+    def coming(self, *arguments):
+        if how == "receiver dies" and next(count) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return came(self, *arguments)
+
+    if server:
+        server._answer = answering
+    plan.Plan.came = coming
+    return group.name
+
+
+def many() -> dict[str, Any]:
+    return {"a": filled(BIG, 1), "b": filled(BIG, 2), "n": 3}
+
+
+def of_many(group: collectives.Group) -> Any:
+    return found(group, many(), {"revision": 1})
+
+
+def joining(group: collectives.Group, how: str) -> Any:
+    if how:
+        sabotage(group, how)
+    return found(group, {}, {})
+
+
+def have_joined(crew: Crew, how: str = "") -> Member:
+    """Start a newcomer's first sync, and the members' one; nobody is waited for."""
+    members = list(crew.members)
+    newcomer = crew.add(min_size=1)
+    for member in members:
+        member.start(until_size, len(members) + 1)
+    newcomer.result().get()
+    newcomer.start(joining, how)
+    return newcomer
+
+
+def test_a_source_that_dies_in_mid_transfer_is_replaced():
+    with Crew(3, join={"min_size": 3}) as crew:
+        crew.get(of_many)
+        crew.members[1].start(sabotage, "source dies")
+        name = crew.members[1].result().get()
+        newcomer = have_joined(crew)
+        assert crew.members[1].result().error == "Died"
+        dead = crew.members.pop(1)
+        dead.process.wait(5)
+        others = [member.result().get() for member in crew.members]
+        assert {each["state"] for each in others} == {others[0]["state"]}
+        assert {each["names"] for each in others} == {others[0]["names"]}
+        assert name not in others[0]["names"] and len(others[0]["names"]) == 3
+        taken = newcomer is crew.members[-1] and others[-1]
+        # Nothing that had come was fetched again.
+        assert taken["bytes"] < 2 * BIG + 5 * 4 * MIB
+        assert len(set(taken["sources"]) - {name}) == 2
+        assert crew.get(reduce) == [3] * 3
+
+
+def test_members_go_on_when_the_receiver_dies_in_mid_transfer():
+    with Crew(2) as crew:
+        crew.get(of_many)
+        newcomer = have_joined(crew, "receiver dies")
+        assert newcomer.result().error == "Died"
+        crew.members.remove(newcomer)
+        both = [member.result().get() for member in crew.members]
+        assert both[0]["state"] == both[1]["state"]
+        assert len(both[0]["names"]) == 2
+        assert crew.get(reduce) == [2] * 2
+
+
+def test_a_chunk_that_is_not_what_it_should_be_is_refused_and_fetched_from_another_source():
+    with Crew(2) as crew:
+        crew.get(of_many)
+        crew.members[0].start(sabotage, "source is wrong")
+        name = crew.members[0].result().get()
+        have_joined(crew)
+        all_ = [member.result().get() for member in crew.members]
+        assert {each["state"] for each in all_} == {all_[0]["state"]}
+        taken = all_[-1]["sources"]
+        # Three wrong answers, and it is asked no more; what was right of it counts.
+        assert taken[name] <= 7 * (4 * MIB + 70_000)
+        assert sum(taken.values()) > 1.8 * BIG
 
 
 def with_or_without(group: collectives.Group) -> Any:

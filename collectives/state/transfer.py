@@ -155,13 +155,12 @@ class Transfer:
             _drop(active, source=source)
             return
         except UnsupportedError:
-            _drop(active, piece=piece)
-            plan.wrong(source, piece)
+            _wrong(plan, active, source, piece)
             return
         finally:
             transfer.fetch.release()
         self._count(source, size)
-        # Whoever else was asked must not write there any more once it is verified.
+        # Whoever else was asked must not write there any more while it is verified.
         _drop(active, piece=piece)
         now = time.monotonic()
         view = place(piece)
@@ -169,7 +168,7 @@ class Transfer:
             plan.came(source, piece, now)
             verified(piece)
         else:
-            plan.wrong(source, piece)
+            _wrong(plan, active, source, piece)
 
     def _unpacked(self, transfer: _Transfer, size: int, view: memoryview, now: float) -> bool:
         """Put what came where it belongs, and learn from what it took. False: it is nonsense."""
@@ -190,6 +189,13 @@ class Transfer:
     def _count(self, source: uuid.UUID, size: int) -> None:
         name = self.names[source]
         self.received[name] = self.received.get(name, 0) + size
+
+
+def _wrong(plan: Plan[uuid.UUID], active: list[_Transfer], source: uuid.UUID, piece: Piece) -> None:
+    _drop(active, piece=piece)
+    plan.wrong(source, piece)
+    if source not in plan.sources:
+        _drop(active, source=source)
 
 
 def _drop(
