@@ -139,24 +139,27 @@ class Gauge:
     what the codec does on this content; then the faster way is taken.
     """
 
-    FAST = 400e6
-    """Bytes a second of a link that no codec keeps up with."""
+    FAST = 150e6
+    """Bytes a second of a link on which packing costs more cores than it saves time."""
 
     def __init__(self) -> None:
         self._raw = 0
-        self._rate = 0.0  # raw bytes a second
+        self._rate = 0.0  # raw bytes a second, at best
+        self._probing = False
         self._packed: bool | None = None  # None: not decided
 
     def choose(self) -> bool:
         """Whether the next piece should come packed."""
         if self._packed is not None:
             return self._packed
-        return self._raw >= 2 and self._rate < self.FAST
+        probe = self._raw >= 3 and self._rate < self.FAST and not self._probing
+        self._probing |= probe
+        return probe
 
     def came_raw(self, size: int, seconds: float) -> None:
         """A raw piece of ``size`` bytes kept the link for so long."""
         self._raw += 1
-        self._rate = size / max(seconds, 1e-9)
+        self._rate = max(self._rate, size / max(seconds, 1e-9))
 
     def came_packed(self, size: int, wire: int, packing: float, unpacking: float) -> None:
         """A packed piece came: ``wire`` bytes for ``size``; seconds of the codec on either end.

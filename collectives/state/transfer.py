@@ -7,6 +7,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from collectives._native.engine import EngineGroup
 from collectives._native.fetch import ANSWER_MAX, Fetch, wait
 from collectives.errors import PeerLost, StateError, Timeout, UnsupportedError
@@ -14,6 +16,7 @@ from collectives.state.content import CHUNK, Manifest, ManifestError, digest_of
 from collectives.state.plan import Gauge, Piece, Plan
 from collectives.state.service import PACKED_MAX, Request, unpack
 
+_PAGE = 4096
 _SLICE = 0.1  # seconds that a wait stays in the core before Python may handle signals
 
 
@@ -131,6 +134,9 @@ class Transfer:
                 packed = memoryview(bytearray(PACKED_MAX)) if gauge.choose() else None
                 request = Request(piece.name, piece.offset, piece.size, packed is not None)
                 to = place(piece) if packed is None else packed
+                if packed is None and all(other.piece != piece for other in active):
+                    # A page that the kernel has to make while it receives costs ten times this.
+                    np.frombuffer(to, np.uint8)[::_PAGE] = 0
                 try:
                     fetch = Fetch(self._group, source, request.encode(), to)
                 except (PeerLost, Timeout):
