@@ -172,12 +172,12 @@ def _member(
 
 
 def _newcomer(pipe: Connection, address: str, size: int, options: collectives.Options) -> None:
-    group = collectives.join(address, name="newcomer", options=options)
-    # The members have it allocated, and so has whoever trains.
+    # Whoever trains has its tensors before it joins.
     state = collectives.SharedState(
         {name: np.ones(min(_PART, size - at) // 4, np.float32)
          for at in range(0, size, _PART) for name in (f"part {at // _PART}",)}
     )  # fmt: skip
+    group = collectives.join(address, name="newcomer", options=options)
     began = time.monotonic()
     outcome = group.sync(state)
     took = time.monotonic() - began
