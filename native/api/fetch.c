@@ -220,10 +220,10 @@ coll_status coll_serve_answer(struct coll_engine *engine, uint64_t ticket, const
         coll__serve_free(engine, serve);
         status = coll__error(COLL_PEER_LOST, "who asked for it is gone");
     } else if (bytes > serve->request.capacity) {
-        coll__serve_refuse(engine, serve);
         status = coll__error(COLL_INVALID_ARGUMENT, "an answer of %llu bytes to who takes %llu",
                              (unsigned long long)bytes,
                              (unsigned long long)serve->request.capacity);
+        coll__serve_refuse(engine, serve);
     } else {
         coll__serve_begin(serve, data, bytes);
         coll__wake_driver(engine);
