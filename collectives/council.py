@@ -10,7 +10,6 @@ import numpy as np
 from collectives import errors
 from collectives._native.engine import EngineGroup
 from collectives.membership.view import View
-from collectives.state.election import BALLOT
 from collectives.state.service import Service
 
 if TYPE_CHECKING:
@@ -56,12 +55,11 @@ class GroupCouncil:
         """Go on with those who are left."""
         self._group._regroup(timeout)
 
-    def veto(self, reason: str) -> None:
-        """Make the exchange in which the others wait, or will, raise."""
-        slots = np.zeros((self.view.size, BALLOT), np.uint8)
+    def exchange_later(self, slots: np.ndarray) -> None:
+        """Take part in the next exchange without waiting for it."""
         with contextlib.suppress(errors.CollectiveError):  # it is broken already
-            self._group._reduction(slots, "sum", None, None, 60.0, True, TAG)
-            self._group._issue(slots, (slots,)).cancel(reason)
+            self._group._reduction(slots, "sum", None, None, None, True, TAG)
+            self._group._issue(slots, (slots,))
 
     def go(self, reason: str) -> None:
         """Leave the group at once."""

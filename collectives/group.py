@@ -173,6 +173,7 @@ class Group:
             Evicted: this peer is out of the run.
             StateError: this peer's state cannot become the group's, for example because a tensor
                 has another shape: it has left the group. Or nobody has a state to give.
+            Cancelled: another member was stopped while it took the state over.
             CoordinatorUnreachable: the coordinator fell silent.
         """
         self._check_alive()

@@ -414,6 +414,53 @@ def test_a_chunk_that_is_not_what_it_should_be_is_refused_and_fetched_from_anoth
         assert sum(taken.values()) > 1.8 * BIG
 
 
+def interrupted(group: collectives.Group) -> Any:
+    """Rank 0 is stopped in mid-transfer; then all sync again."""
+    mine = {"w": filled(BIG, group.rank), "blob": bytes([group.rank]) * (5 * MIB)}
+    state = SharedState(mine, revision=min(group.rank, 1))
+    came = plan.Plan.came
+    count = itertools.count(1)
+
+    def coming(self, *arguments):
+        if next(count) == 5:
+            raise KeyboardInterrupt
+        return came(self, *arguments)
+
+    if group.rank == 0:
+        plan.Plan.came = coming
+    try:
+        group.sync(state, timeout=20)
+    except (KeyboardInterrupt, collectives.Cancelled) as error:
+        first = f"{type(error).__name__} {error}"
+    else:
+        first = "nothing was raised"
+    finally:
+        plan.Plan.came = came
+    complete = state.complete
+    outcome = group.sync(state, timeout=20)
+    array = np.ones(4)
+    group.all_reduce(array)
+    assert array[0] == group.size
+    return {
+        "first": first,
+        "complete": complete,
+        "bytes": outcome.bytes_received,
+        "state": fingerprint(state),
+        "revision": state.revision,
+    }
+
+
+def test_a_transfer_that_is_interrupted_ends_the_sync_everywhere_and_is_resumed(pool):
+    stopped, *others = pool.get(3, interrupted)
+    assert stopped["first"].startswith("KeyboardInterrupt") and not stopped["complete"]
+    for other in others:
+        assert "gave up taking the state over" in other["first"]
+        assert other["complete"] and other["revision"] == 1
+    assert stopped["state"] == others[0]["state"]
+    # Of four pieces that had come two were of the tensor, and came for good.
+    assert 0.5 * BIG < stopped["bytes"] < BIG + 5 * MIB - 2 * 4 * MIB + 10_000
+
+
 def with_or_without(group: collectives.Group) -> Any:
     group.sync(SharedState({"n": 1}) if group.rank == 0 else None, timeout=20)
 

@@ -19,7 +19,7 @@ _MAGIC = 0xBA110701
 BALLOT = _RECORD.size
 """Bytes of an encoded ballot."""
 NO_RUN = uuid.UUID(int=0)
-_MEMBER, _COMPLETE, _EMPTY = 1, 2, 4
+_MEMBER, _COMPLETE, _EMPTY, _GIVES_UP = 1, 2, 4, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Ballot:
         member: whether it was in the group before this sync; newcomers were not.
         complete: whether its content is that of one revision, and no mixture.
         empty: whether it shares nothing at all.
+        gives_up: whether it was stopped in mid-transfer: then this sync ends for all.
     """
 
     peer: uuid.UUID
@@ -47,10 +48,12 @@ class Ballot:
     member: bool = True
     complete: bool = True
     empty: bool = False
+    gives_up: bool = False
 
     def encode(self) -> bytes:
         """``BALLOT`` bytes, none of which are all zero."""
-        flags = _MEMBER * self.member | _COMPLETE * self.complete | _EMPTY * self.empty
+        flags = _MEMBER * self.member | _COMPLETE * self.complete
+        flags |= _EMPTY * self.empty | _GIVES_UP * self.gives_up
         return _RECORD.pack(
             _MAGIC,
             1,
@@ -79,6 +82,7 @@ class Ballot:
             bool(flags & _MEMBER),
             bool(flags & _COMPLETE),
             bool(flags & _EMPTY),
+            bool(flags & _GIVES_UP),
         )
 
 

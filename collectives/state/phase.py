@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from collectives._native.engine import EngineGroup
-from collectives.errors import CollectiveError, PeerLost, StateError, Timeout
+from collectives.errors import Cancelled, CollectiveError, PeerLost, StateError, Timeout
 from collectives.membership.view import View
 from collectives.state.content import CHUNK, DIGEST, Scalar, digest_of
 from collectives.state.election import BALLOT, NO_RUN, Ballot, Election, elect
@@ -55,8 +55,8 @@ class Council(Protocol):
     def meet(self, timeout: float) -> None:
         """After ``PeerLost``: go on with those who are left."""
 
-    def veto(self, reason: str) -> None:
-        """Make the exchange in which the others wait, or will, raise."""
+    def exchange_later(self, slots: np.ndarray) -> None:
+        """Take part in the next exchange without waiting for it."""
 
     def go(self, reason: str) -> None:
         """Leave the group at once."""
@@ -88,6 +88,7 @@ def share(council: Council, state: SharedState, *, member: bool, deadline: float
         StateError: this peer's state cannot become the group's: then it has left the group. Or
             nobody has a state to give: then it raises on all.
         Timeout: it did not end in time.
+        Cancelled: another peer was stopped while it took the state over.
     """
     phase = _Phase(council, state, member, deadline)
     try:
@@ -136,7 +137,7 @@ class _Phase:
     def _left(self) -> float:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            self._council.veto("its time for sync() is over")
+            self._give_up()
             raise Timeout("the state was not identical in time; call sync() again")
         return left
 
@@ -146,19 +147,7 @@ class _Phase:
         peers = council.view.peers
         encoded = self._manifest.encode()
         council.service.offer(state, encoded)
-        ballot = Ballot(
-            peers[council.rank].id,
-            state.run or NO_RUN,
-            state.revision,
-            digest_of(encoded),
-            len(encoded),
-            state.role,
-            self._member,
-            state.complete,
-            len(state) == 0,
-        )
-        slots = np.zeros((len(peers), BALLOT), np.uint8)
-        slots[council.rank] = np.frombuffer(ballot.encode(), np.uint8)
+        slots = self._slots(encoded)
         try:
             council.exchange(slots, self._left())
         except PeerLost:
@@ -166,10 +155,37 @@ class _Phase:
             return None
         # A member that died has none; then the view that follows is without it.
         ballots = [found for slot in slots if (found := Ballot.decode(slot.tobytes()))]
+        gave_up = [ballot.peer for ballot in ballots if ballot.gives_up]
+        if gave_up:
+            names = ", ".join(repr(peer.name) for peer in peers if peer.id in gave_up)
+            raise Cancelled(f"{names} gave up taking the state over; call sync() again")
         election = elect(ballots)
         logger.info("state of %r: %s", peers[council.rank].name, election.reason)
         self._transfer.names.update((peer.id, peer.name) for peer in peers)
         return election
+
+    def _slots(self, manifest: bytes, gives_up: bool = False) -> np.ndarray:
+        """Everybody's ballots, all but this peer's own still zero."""
+        view, rank, state = self._council.view, self._council.rank, self._state
+        ballot = Ballot(
+            view.peers[rank].id,
+            state.run or NO_RUN,
+            state.revision,
+            digest_of(manifest),
+            len(manifest),
+            state.role,
+            self._member,
+            state.complete,
+            len(state) == 0,
+            gives_up,
+        )
+        slots = np.zeros((view.size, BALLOT), np.uint8)
+        slots[rank] = np.frombuffer(ballot.encode(), np.uint8)
+        return slots
+
+    def _give_up(self) -> None:
+        """Have the others, who wait in the next round of ballots or will, raise."""
+        self._council.exchange_later(self._slots(b"", gives_up=True))
 
     def _receive(self, election: Election, winner: Ballot) -> None:
         try:
@@ -178,8 +194,8 @@ class _Phase:
             return  # another election finds who has it now
         except StateError as error:
             self._leave(error)
-        except BaseException as error:
-            self._council.veto(f"it could not take the state over: {type(error).__name__}")
+        except BaseException:
+            self._give_up()
             raise
 
     def _fetch(self, election: Election, winner: Ballot) -> None:
