@@ -48,7 +48,7 @@ class GroupCouncil:
 
     def exchange(self, slots: np.ndarray, timeout: float) -> None:
         """Sum ``slots`` over all members, in place."""
-        self._group._reduction(slots, "sum", None, None, timeout, True, TAG)
+        self._group._reduction(slots, "sum", None, None, timeout, 0, TAG)
         self._group._blocking(slots)
 
     def meet(self, timeout: float) -> None:
@@ -58,7 +58,7 @@ class GroupCouncil:
     def exchange_later(self, slots: np.ndarray) -> None:
         """Take part in the next exchange without waiting for it."""
         with contextlib.suppress(errors.CollectiveError):  # it is broken already
-            self._group._reduction(slots, "sum", None, None, None, True, TAG)
+            self._group._reduction(slots, "sum", None, None, None, 0, TAG)
             self._group._issue(slots, (slots,))
 
     def go(self, reason: str) -> None:
