@@ -15,6 +15,7 @@ try:
         MismatchError,
         NotAuthorized,
         PeerLost,
+        StateError,
         Timeout,
         TooFewPeers,
         UnsupportedError,
@@ -26,6 +27,7 @@ try:
     from collectives.membership.server import Coordinator
     from collectives.membership.view import Peer, View
     from collectives.options import Options
+    from collectives.state import SharedState
     from collectives.work import LinkUse, Result, Telemetry, Work
 except ImportError as error:
     # `collectives doctor` lives in this package, and must run where the rest does not.
@@ -49,6 +51,8 @@ __all__ = [
     "Peer",
     "PeerLost",
     "Result",
+    "SharedState",
+    "StateError",
     "SyncOutcome",
     "Telemetry",
     "Timeout",

@@ -50,6 +50,10 @@ class MismatchError(CollectiveError):
     """Ranks called different things; the message names who called what."""
 
 
+class StateError(CollectiveError):
+    """States cannot be made identical; the message names what differs, and where."""
+
+
 class NotAuthorized(CollectiveError):
     """The run token is missing or wrong."""
 

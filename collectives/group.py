@@ -20,12 +20,16 @@ from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import Counters, Engine, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
+from collectives.council import TAG, GroupCouncil
 from collectives.data_plane import EnginePlane
 from collectives.dump import Dumps
 from collectives.membership.agent import Agent
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
 from collectives.options import Options
+from collectives.state.phase import Shared, share
+from collectives.state.service import Service
+from collectives.state.shared import SharedState
 from collectives.work import SLICE_NS, Result, Work, make_result
 
 OPS: dict[str, int] = {
@@ -94,6 +98,9 @@ class Group:
         self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
         self._known: dict[bytes, str] = {}
+        self._service: Service | None = None
+        # Admitted to a view that had operations before: its state does not count yet.
+        self._newcomer = view.first_operation > 1
         self._set_view(view)
         _open_groups.add(self)
 
@@ -137,17 +144,26 @@ class Group:
         self._check_process()
         return self._engine.counters()
 
-    def sync(self, *, timeout: float | None = None) -> SyncOutcome:
+    def sync(
+        self, state: SharedState | None = None, *, timeout: float | None = None
+    ) -> SyncOutcome:
         """Meet all members at a safe point: admit newcomers, drop the lost, mend a broken group.
 
         Every member must call it, with no operation outstanding. It is numbered like any
         operation, so a member that calls something else instead gets all a ``MismatchError``.
 
+        With a state, all members hold the same one when it returns: who is behind gets what
+        differs from those who are not. A newcomer's first call is ``sync(state)``, too: it takes
+        part in the sync that admitted it.
+
         Args:
+            state: what all are to hold identically; all members pass one, or none does. It must
+                not be written to meanwhile.
             timeout: seconds; None: ``Options.timeout``.
 
         Returns:
-            The view from now on, and the names of those who joined and left.
+            The view from now on, the names of those who joined and left, and what came of the
+            state from whom.
 
         Raises:
             Timeout: some members did not come; the message names them. Call it again to go on
@@ -155,16 +171,41 @@ class Group:
             TooFewPeers: fewer than ``min_size`` are left, and nobody joined.
             MismatchError: some members called something else.
             Evicted: this peer is out of the run.
+            StateError: this peer's state cannot become the group's, for example because a tensor
+                has another shape: it has left the group. Or nobody has a state to give.
+            Cancelled: another member was stopped while it took the state over.
             CoordinatorUnreachable: the coordinator fell silent.
         """
         self._check_alive()
         limit = self._options.timeout if timeout is None else timeout
         _checked_ns(limit)
         deadline = time.monotonic() + limit
+        before = self._view
         self._thread = None
-        if not self._agent.sync_pending:
-            self._meet(limit)
-        left = max(0.0, deadline - time.monotonic())
+        # A newcomer was admitted by a sync that the others are still in, with their states.
+        admitted = self._newcomer and self._native.last_operation() < before.first_operation
+        if state is None or not admitted:
+            if not self._agent.sync_pending:
+                self._meet(limit, state is not None)
+            self._regroup(max(0.0, deadline - time.monotonic()))
+        shared = Shared(0, {})
+        if state is not None:
+            if self._service is None:
+                self._service = Service(self._engine)
+            council = GroupCouncil(self, self._service)
+            shared = share(council, state, member=not self._newcomer, deadline=deadline)
+            self._newcomer = False
+        old, new = before.peers, self._view.peers
+        return SyncOutcome(
+            self._view,
+            tuple(p.name for p in new if before.rank_of(p.id) is None),
+            tuple(p.name for p in old if self._view.rank_of(p.id) is None),
+            shared.bytes_received,
+            shared.sources,
+        )
+
+    def _regroup(self, left: float) -> None:
+        """Have the coordinator admit and drop peers; every member does so."""
         outcome = self._agent.sync(self._native.last_operation(), left)
         self._told = False
         self._history.clear()
@@ -172,11 +213,10 @@ class Group:
             self._set_view(outcome.view)
         else:
             self._history[self._view.number] = self._names
-        return outcome
 
-    def _meet(self, limit: float) -> None:
+    def _meet(self, limit: float, with_state: bool) -> None:
         """Wait for all members to call sync(), and find out if some call something else."""
-        self._prepare(lib.COLL_SYNC, None, limit)
+        self._prepare(lib.COLL_SYNC, None, limit).op = with_state
         told = self._told
         try:
             self._blocking(None)
@@ -409,12 +449,14 @@ class Group:
         tag: int | None,
         timeout: float | None,
         flags: int,
+        reserved: int | None = None,
     ) -> None:
         code = OPS.get(op)
         if code is None:
             raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
         pointer, count, dtype = buffer_of(array, "array", writable=out is None)
-        call = self._prepare(lib.COLL_ALL_REDUCE, tag, timeout)
+        call = self._prepare(lib.COLL_ALL_REDUCE, 0 if reserved else tag, timeout)
+        call.tag = reserved or call.tag
         call.op = code
         call.input = call.output = pointer
         call.count = count
@@ -453,8 +495,8 @@ class Group:
 
     def _tag(self, tag: int | None) -> int:
         if tag is not None:
-            if not 0 <= tag < 2**32 - 1:
-                raise errors.InvalidArgument(f"tag is {tag}; allowed are 0 to {2**32 - 2}")
+            if not 0 <= tag < TAG:
+                raise errors.InvalidArgument(f"tag is {tag}; allowed are 0 to {TAG - 1}")
             return tag
         # Two threads that share an order would match by chance.
         me = threading.get_ident()
@@ -626,6 +668,8 @@ class Group:
         self._closed = True
         self._agent.close(why)
         self._native.close()
+        if self._service is not None:
+            self._service.close()
         self._pending.clear()
         self._engine.close()
 

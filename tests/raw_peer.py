@@ -31,6 +31,7 @@ DEADLINE = 20.0
 MAGIC = b"COLLPEER"
 OK, VERSION, UNKNOWN, NOT_ME = range(4)
 DATA, OPEN, QUERY, TOKEN, SUPPLY, GOODBYE, VOID, ALIVE = range(1, 9)
+FETCH, CHUNK = 14, 15
 LATER_TYPES = tuple(range(9, 14))  # watermarks and what is passed on in a round
 EAGER, ACK_NOW = 1, 2
 HEADER = struct.Struct("<HBBHHIIQQQIIQQQQIIQBBBBIQ12x")

@@ -22,8 +22,10 @@ from collectives.membership.report import Epoch, Error, Verdict, encode_epoch, e
 from raw_peer import (
     ACK_NOW,
     ALIVE,
+    CHUNK,
     DATA,
     EAGER,
+    FETCH,
     GOODBYE,
     LATER_TYPES,
     NOT_ME,
@@ -520,7 +522,9 @@ def random_frame(chance: random.Random, sequence: int) -> bytes:
     wide = (*edges, 2**63, 2**64 - 1)
     payload = chance.randbytes(chance.choice((0, 0, 8, 12, 24, 100, 9000)))
     frame = Frame(
-        type=chance.choice((DATA, OPEN, QUERY, TOKEN, SUPPLY, GOODBYE, VOID, ALIVE, *LATER_TYPES)),
+        type=chance.choice(
+            (DATA, OPEN, QUERY, TOKEN, SUPPLY, GOODBYE, VOID, ALIVE, FETCH, CHUNK, *LATER_TYPES)
+        ),
         payload=payload,
         flags=chance.choice((0, EAGER, ACK_NOW, 4, 8, 16, chance.randrange(1 << 16))),
         sequence=sequence,

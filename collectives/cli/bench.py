@@ -96,6 +96,23 @@ def all_reduce(
         raise typer.Exit(1)
 
 
+@app.command("state")
+def state_command(
+    size: Annotated[str, typer.Option(help="Bytes of the state, with K, M, G.")] = "1G",
+    members: Annotated[int, typer.Option(help="Peers that hold it.")] = 3,
+    connections: Annotated[int, typer.Option(help="TCP connections per pair of peers.")] = 1,
+) -> None:
+    """Measure how a newcomer gets the state. Exit status 1 if a byte of it was wrong."""
+    from collectives.bench import config as settings
+    from collectives.bench import state
+
+    result = state.measure(settings.parse_sizes(size)[0], members, connections)
+    for line in result.lines():
+        typer.echo(line)
+    if result.wrong:
+        raise typer.Exit(1)
+
+
 @app.command("overhead")
 def overhead_command() -> None:
     """Measure what Python adds to a call: a group of one, 4 bytes."""

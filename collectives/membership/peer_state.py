@@ -37,11 +37,21 @@ class Call(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SyncOutcome:
-    """What a sync came to: the view from now on, and the names of who came and went."""
+    """What a sync came to.
+
+    Attributes:
+        view: the view from now on.
+        joined: names of those who came.
+        left: names of those who went.
+        bytes_received: how much of the others' state came here, as it travelled.
+        sources: how much of that came from whom, by name.
+    """
 
     view: View
     joined: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    bytes_received: int = 0
+    sources: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

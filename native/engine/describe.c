@@ -14,7 +14,7 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
         snprintf(text, length, "%s(dtype=%s, count=%llu, root=%u)", kind,
                  coll_dtype_name(call->dtype), (unsigned long long)call->count, call->root);
     else
-        snprintf(text, length, "%s()", kind);
+        snprintf(text, length, "%s(%s)", kind, call->kind == COLL_SYNC && call->op ? "state" : "");
 }
 
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)

@@ -40,6 +40,7 @@ static void after_fork_in_child(void)
         close(engine->host.reactor.wake.fd);
         close(engine->host.reactor.epoll_fd);
         close(engine->event_fd);
+        close(engine->serving.fd);
     }
     all = NULL;
     pthread_mutex_unlock(&all_lock);
@@ -82,7 +83,7 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
     pthread_cond_init(&engine->changed, &monotonic);
     pthread_cond_init(&engine->thread_wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    engine->event_fd = -1;
+    engine->event_fd = engine->serving.fd = -1;
     engine->host.reactor.epoll_fd = engine->host.reactor.wake.fd = -1;
     memcpy(engine->host.peer_id, peer_id, sizeof engine->host.peer_id);
     if (options)
@@ -107,7 +108,8 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
     engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!engine->events)
         return COLL_NO_MEMORY;
-    if (engine->event_fd < 0)
+    engine->serving.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (engine->event_fd < 0 || engine->serving.fd < 0)
         return coll__error(COLL_SYSTEM_ERROR, "cannot make an eventfd: raise the limit of open "
                                               "files (ulimit -n)");
     COLL_TRY(coll__reactor_init(&engine->host.reactor));
@@ -123,6 +125,7 @@ static void dispose(struct coll_engine *engine)
     coll__reactor_close(&engine->host.reactor);
     if (engine->event_fd >= 0)
         close(engine->event_fd);
+    coll__serving_close(engine);
     coll__pools_free(engine);
     free(engine->events);
     free(engine->moment);

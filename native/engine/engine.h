@@ -14,6 +14,7 @@
 
 #include "collectives.h"
 #include "engine/agree.h"
+#include "engine/fetch.h"
 #include "engine/status.h"
 #include "engine/transport.h"
 #include "plan/plan.h"
@@ -240,6 +241,7 @@ struct coll_engine {
     uint32_t event_head, event_count;
     int event_fd;
     struct coll__moment *moment; /* fault injection: coll_fault_at; NULL: none */
+    struct coll__serving serving;
     /* pools */
     struct coll__slice *free_slices;
     uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */

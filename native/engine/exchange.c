@@ -287,6 +287,8 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
                  struct coll__placement *placement)
 {
     *placement = (struct coll__placement){0};
+    if (coll__is_fetch(frame))
+        coll__fetch_place(link, frame, placement);
     if (frame->type != COLL__FRAME_DATA)
         return;
     struct coll_group *group = coll__group_find(link->engine, frame->group);
@@ -369,6 +371,8 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
     case COLL__FRAME_REPORT:
     case COLL__FRAME_VERDICT:
     case COLL__FRAME_TAKEN:
+    case COLL__FRAME_FETCH:
+    case COLL__FRAME_CHUNK:
     case COLL__FRAME_TYPE_END:
         break;
     }
@@ -463,6 +467,8 @@ void coll__take_later(struct coll_group *group)
 coll_status coll__deliver(struct coll__link *link, const struct coll__frame *frame,
                           const uint8_t *payload, const struct coll__placement *placement)
 {
+    if (coll__is_fetch(frame))
+        return coll__fetch_deliver(link, frame, payload, placement);
     if (frame->type == COLL__FRAME_DATA && (frame->flags & COLL__FLAG_EAGER))
         link->eager_received += frame->length;
     if (frame->type == COLL__FRAME_VOID) {

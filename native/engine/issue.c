@@ -49,7 +49,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call)
     operation->call = (struct coll__descriptor){
         .kind = (uint8_t)call->kind,
         .dtype = moves ? (uint8_t)call->dtype : 0,
-        .op = reduces ? (uint8_t)call->op : 0,
+        .op = reduces || call->kind == COLL_SYNC ? (uint8_t)call->op : 0,
         .count = moves ? call->count : 0,
     };
     operation->element = moves ? (uint32_t)coll_dtype_size(call->dtype) : 1;

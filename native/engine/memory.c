@@ -32,6 +32,10 @@ void coll__slice_release(struct coll__host *host, struct coll__slice *slice)
         free(slice->owned);
     if (slice->operation)
         coll__operation_unref(slice->operation);
+    if (slice->serve) {
+        slice->serve->slices--;
+        coll__serve_returned(engine, slice->serve);
+    }
     slice->next = engine->free_slices;
     engine->free_slices = slice;
 }

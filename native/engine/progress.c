@@ -134,7 +134,7 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
         return;
     /* What is left to send should not wait until the thread looks up by itself. */
     for (struct coll__link *link = engine->host.links; link; link = link->next)
-        if (link->control_head || link->small_flows || link->bulk_flows)
+        if (link->control_head || link->small_flows || link->bulk_flows || link->answers)
             coll__wake_driver(engine);
 }
 

@@ -128,6 +128,7 @@ void coll__link_drop(struct coll__link *link)
         coll__slice_release(&link->engine->host, slice);
     }
     link->control_tail = &link->control_head;
+    coll__fetch_link_closed(link);
 }
 
 static bool may_go(struct coll__link *link, struct coll__flow *flow)
@@ -180,6 +181,8 @@ struct coll__slice *coll__pull(struct coll__link *link, bool bulk)
             return slice;
         }
         slice = serve(link, &link->small_flows);
+        if (!slice && bulk)
+            slice = coll__fetch_pull(link);
         if (!slice && bulk)
             slice = serve(link, &link->bulk_flows);
         /* A second pass only to send the questions that this one may have queued. */

@@ -40,12 +40,14 @@ struct coll__slice {
                                          * from the operation's buffers */
     struct coll__slice *borrow_next, **borrow_link; /* in operation->borrowed, if borrowed */
     struct coll__frame frame;
+    struct coll__serve *serve; /* whose answer it is a part of, else NULL */
     uint8_t from_pool; /* where `owned` came from */
 };
 
 /* Where an arriving payload goes. */
 struct coll__placement {
     struct coll_operation *operation; /* NULL: not for an operation that is issued here */
+    struct coll_fetch *fetch; /* whose answer it is a part of, else NULL */
     uint8_t *direct; /* receive right there; NULL: keep it and hand it over */
 };
 
@@ -67,6 +69,9 @@ struct coll__link {
     /* outgoing, in order of urgency */
     struct coll__slice *control_head, **control_tail;
     struct coll__flow *small_flows, *bulk_flows; /* rings; NULL when empty */
+    struct coll_fetch *fetches; /* what was asked of the peer */
+    struct coll__serve *answers; /* to what it asked, in order */
+    uint32_t turns; /* of chunks and large operations */
     /* eager window */
     uint64_t eager_sent, eager_consumed_by_peer; /* towards the peer */
     uint64_t eager_received, eager_consumed; /* from the peer */
@@ -93,8 +98,9 @@ struct coll__transport {
     coll_status (*update)(struct coll__link *link, const struct coll_peer *peer);
     /* The engine has something to send on the link. */
     void (*kick)(struct coll__link *link);
-    /* Stop touching the operation's buffers: copy what is half sent, drop what is half received. */
-    void (*revoke)(struct coll__link *link, const struct coll_operation *operation);
+    /* Stop touching the buffers of an operation, a fetch or an answer: copy what is half sent,
+     * drop what is half received. */
+    void (*revoke)(struct coll__link *link, const void *owner);
     /* Everything pulled so far has been acknowledged. */
     bool (*drained)(const struct coll__link *link);
     /* Why the link is not up: what was tried, for people. */

@@ -133,6 +133,7 @@ void coll__link_lost(struct coll__link *link, const char *text, enum coll_certai
     if (link->lost_reported > certain && now - link->lost_at < LOST_AGAIN_NS)
         return;
     link->lost_reported = certain + 1;
+    coll__fetch_lost(link, text);
     link->lost_at = now;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         if (group->committed &&

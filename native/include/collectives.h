@@ -78,7 +78,7 @@ enum coll_kind {
     COLL_BARRIER = 0,
     COLL_ALL_REDUCE = 1,
     COLL_BROADCAST = 2,
-    COLL_SYNC = 3,
+    COLL_SYNC = 3, /* op != 0: with a state, which all ranks must have or none */
     COLL_KIND_COUNT = 4
 };
 
@@ -444,6 +444,64 @@ struct coll_operation_peer {
 COLL_API coll_status coll_group_operations(struct coll_group *group, uint32_t i,
                                            struct coll_operation_state *state,
                                            struct coll_operation_peer *peers, uint32_t capacity);
+/* ---- fetching: bytes by name, from one peer to another ------------------------------------- */
+
+#define COLL_FETCH_REQUEST_MAX 1024
+#define COLL_FETCH_ANSWER_MAX 8388608
+/* Fetches that may be outstanding per peer. */
+#define COLL_FETCH_OUTSTANDING 16
+
+struct coll_fetch;
+
+/* Ask `peer` of the group's committed or prepared view for what `request` (1 to
+ * COLL_FETCH_REQUEST_MAX bytes, copied) names; the answer, at most `capacity` bytes, is written to
+ * `place`, which must stay valid until the fetch has ended or was released. It goes on while
+ * operations run and views change. The caller owns the fetch: coll_fetch_release.
+ * COLL_PEER_LOST: there is no link to the peer; COLL_IN_PROGRESS: COLL_FETCH_OUTSTANDING are under
+ * way to it, counting those that were released before their end. */
+COLL_API coll_status coll_fetch_start(struct coll_group *group, const uint8_t peer[16],
+                                      const void *request, uint32_t request_bytes, void *place,
+                                      uint64_t capacity, struct coll_fetch **fetch);
+/* Drive the engine until one of `count` fetches has ended (*ended is its index), wait_ns have passed
+ * or a signal came (COLL_IN_PROGRESS). */
+COLL_API coll_status coll_fetch_wait(struct coll_fetch *const *fetches, uint32_t count,
+                                     uint64_t wait_ns, uint32_t *ended);
+/* COLL_OK: the answer has *bytes and is in place. COLL_IN_PROGRESS: it is not there yet.
+ * COLL_UNSUPPORTED: the peer does not have what was asked for. COLL_PEER_LOST: it is gone. What the
+ * place holds after an error is undefined. */
+COLL_API coll_status coll_fetch_result(struct coll_fetch *fetch, uint64_t *bytes);
+/* Free the fetch. Nothing is written to its place any more. */
+COLL_API void coll_fetch_release(struct coll_fetch *fetch);
+
+/* What another peer asks for; or, with length 0, that the answer to `ticket` is done with. */
+struct coll_request {
+    uint64_t ticket;
+    uint64_t capacity; /* the most bytes that the answer may have */
+    uint32_t group; /* the group's id */
+    uint32_t length; /* of data */
+    uint8_t peer[16];
+    uint8_t data[1024];
+};
+
+/* Take requests from now on (on != 0), or refuse all: those that wait, too. Answers that travel
+ * go on. Requests that come while it is off are refused. */
+COLL_API coll_status coll_serve(struct coll_engine *engine, int on);
+/* A descriptor that is readable while coll_serve_next has something; owned by the engine. */
+COLL_API int coll_serve_fd(struct coll_engine *engine);
+/* The next thing to know: memory that is free again, else (unless done_only != 0) the oldest
+ * request. COLL_IN_PROGRESS: nothing. Each request must be answered or refused. */
+COLL_API coll_status coll_serve_next(struct coll_engine *engine, int done_only,
+                                     struct coll_request *request);
+/* Answer with `bytes` of `data`, which is lent: it must stay valid, and should not change (or
+ * frames are sent with a wrong checksum and again), until coll_serve_next tells that the ticket is
+ * done with or coll_serve_revoke returned. On an error nothing was lent and the ticket is void. */
+COLL_API coll_status coll_serve_answer(struct coll_engine *engine, uint64_t ticket,
+                                       const void *data, uint64_t bytes);
+/* Say that there is no answer. */
+COLL_API void coll_serve_refuse(struct coll_engine *engine, uint64_t ticket);
+/* Take the answer's memory back now; the asker gets COLL_UNSUPPORTED if it had not all of it. The
+ * ticket is void after this. Also for one that is done with. */
+COLL_API void coll_serve_revoke(struct coll_engine *engine, uint64_t ticket);
 
 /* ---- faults: for tests, costs one null check when unused ----------------------------------- */
 

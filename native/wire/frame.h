@@ -34,6 +34,8 @@ enum coll__frame_type {
     COLL__FRAME_REPORT = 11, /* the answer */
     COLL__FRAME_VERDICT = 12,
     COLL__FRAME_TAKEN = 13, /* the answer to a verdict: payload is its epoch and the sender */
+    COLL__FRAME_FETCH = 14, /* request `operation` of the sender, for at most `count` bytes */
+    COLL__FRAME_CHUNK = 15, /* a part of the answer, at `offset` of `count`; absent: none */
     COLL__FRAME_TYPE_END
 };
 

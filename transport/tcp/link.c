@@ -272,12 +272,12 @@ void coll__tcp_mark(struct tcp_link *link, const struct coll__frame *frame)
 
 /* ---- what the engine asks ------------------------------------------------------------------ */
 
-static void link_revoke(struct coll__link *base, const struct coll_operation *operation)
+static void link_revoke(struct coll__link *base, const void *owner)
 {
     struct tcp_link *link = (struct tcp_link *)base;
     for (struct tcp_connection *at = link->open; at; at = at->next) {
-        if (at->sending && at->slice && at->slice->operation == operation &&
-            at->slice->borrow_link) {
+        if (at->sending && at->slice && at->slice->borrow_link &&
+            (at->slice->operation == owner || at->slice->serve == owner)) {
             coll__slice_detach(at->slice);
             if (at->slice->payload && !at->orphan)
                 link->retained_bytes += at->slice->frame.length;
@@ -286,10 +286,10 @@ static void link_revoke(struct coll__link *base, const struct coll_operation *op
                 coll__tcp_fail(at, "out of memory");
             else if (!at->corrupted)
                 at->payload = at->slice->payload;
-            link_revoke(base, operation);
+            link_revoke(base, owner);
             return;
         }
-        if (at->in_payload && at->placement.operation == operation) {
+        if (at->in_payload && (at->placement.operation == owner || at->placement.fetch == owner)) {
             at->placement = (struct coll__placement){0};
             at->discard = true;
         }

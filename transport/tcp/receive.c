@@ -221,6 +221,6 @@ void coll__tcp_receive(struct tcp_connection *connection)
         taken += got;
     }
     if (link->acknowledge_now || link->base.control_head || link->base.small_flows ||
-        link->base.bulk_flows || link->to_resend)
+        link->base.bulk_flows || link->base.answers || link->to_resend)
         coll__tcp_pump(link);
 }

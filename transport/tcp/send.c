@@ -164,7 +164,8 @@ void coll__tcp_send(struct tcp_connection *connection)
             if (!choose(connection, &again))
                 break;
             begin(connection, again);
-            if (connection->link->fault && connection->slice && connection->slice->operation &&
+            if (connection->link->fault && connection->slice &&
+                (connection->slice->operation || connection->slice->serve) &&
                 fault_is_due(connection->link, COLL_FAULT_CUT_CONNECTION)) {
                 cut(connection);
                 return;

@@ -1,0 +1,205 @@
+"""What it costs to give a newcomer the state: its rate, its sources, and the pause of the run.
+
+Members hold a state and sync all the time; then one more peer joins and takes it. In the same run
+a broadcast between two of the processes tells what their link carries. The state is compared byte
+for byte afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import statistics
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+import collectives
+from collectives.bench.ranks import BenchError
+
+_PART = 64 << 20  # bytes of one tensor
+_ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class StateResult:
+    """Figures of one run; rates are GB/s (1e9), times seconds.
+
+    Attributes:
+        size: bytes of the state.
+        members: how many gave it.
+        transfer: from the newcomer's call of ``sync`` to its end.
+        rate: ``size / transfer``.
+        link: what a broadcast of as many bytes reaches between a member and the newcomer.
+        shares: of the bytes that came, per source.
+        sync: median of a member's ``sync`` in which nobody comes.
+        pause: the member's longest ``sync`` in which the newcomer came, less ``sync``.
+        wrong: bytes of the newcomer's state that are not the members'.
+    """
+
+    size: int
+    members: int
+    transfer: float
+    rate: float
+    link: float
+    shares: dict[str, float]
+    sync: float
+    pause: float
+    wrong: int
+
+    def lines(self) -> list[str]:
+        """For people."""
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in sorted(self.shares.items()))
+        return [
+            f"state      {self.size / 2**20:.0f} MiB from {self.members} members",
+            f"transfer   {self.transfer:.3f} s, {self.rate:.2f} GB/s:"
+            f" {self.rate / self.link:.0%} of the link's {self.link:.2f} GB/s",
+            f"sources    {shares}",
+            f"sync       {self.sync:.3f} s when nobody comes",
+            f"pause      {self.pause:.3f} s more for the newcomer,"
+            f" {self.pause / self.transfer:.0%} of the transfer",
+            f"wrong      {self.wrong} bytes",
+        ]
+
+
+def measure(
+    size: int = 1 << 30, members: int = 3, connections: int = 1, timeout: float = 300.0
+) -> StateResult:
+    """Return what it costs to give a newcomer ``size`` bytes.
+
+    Raises:
+        BenchError: a process failed or did not answer in time.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes: list[Any] = []
+    pipes: list[Connection] = []
+
+    def start(index: int, address: str) -> Connection:
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_main, args=(theirs, index, address, size, members, connections), daemon=True
+        )
+        process.start()
+        theirs.close()
+        processes.append(process)
+        pipes.append(ours)
+        return ours
+
+    def hear(pipe: Connection) -> Any:
+        if not pipe.poll(timeout):
+            raise BenchError(f"process {pipes.index(pipe)} did not answer within {timeout:g} s")
+        try:
+            answer = pipe.recv()
+        except EOFError:
+            raise BenchError(f"process {pipes.index(pipe)} died") from None
+        if isinstance(answer, str):
+            raise BenchError(answer)
+        return answer
+
+    with collectives.Coordinator("127.0.0.1:0") as coordinator:
+        try:
+            for index in range(members):
+                start(index, coordinator.address)
+            quiet = [hear(pipe) for pipe in pipes]
+            newcomer = start(members, coordinator.address)
+            transfer, received, wrong = hear(newcomer)
+            longest = max(hear(pipe) for pipe in pipes[:members])
+            link = max(hear(newcomer), hear(pipes[0]))
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+    sync = statistics.median(quiet)
+    total = sum(received.values())
+    shares = {name: came / total for name, came in received.items()}
+    rate = size / transfer / 1e9
+    pause = max(0.0, longest - sync)
+    return StateResult(size, members, transfer, rate, link, shares, sync, pause, wrong)
+
+
+def _main(
+    pipe: Connection, index: int, address: str, size: int, members: int, connections: int
+) -> None:
+    try:
+        options = collectives.Options(bind=("127.0.0.1",), connections=connections)
+        if index < members:
+            _member(pipe, index, address, size, members, options)
+        else:
+            _newcomer(pipe, address, size, options)
+        if index in (0, members):
+            pipe.send(_link(address, size, index == 0, options))
+        pipe.poll(60)  # until it is killed: nobody leaves while others measure
+    except Exception as error:
+        pipe.send(f"process {index} failed: {type(error).__name__}: {error}")
+
+
+def _content(size: int) -> dict[str, np.ndarray]:
+    parts = range(0, size, _PART)
+    return {
+        f"part {at // _PART}": np.random.default_rng(at)
+        .standard_normal(min(_PART, size - at) // 4, np.float32)
+        .astype(np.float32)
+        for at in parts
+    }
+
+
+def _member(
+    pipe: Connection,
+    index: int,
+    address: str,
+    size: int,
+    members: int,
+    options: collectives.Options,
+) -> None:
+    group = collectives.join(address, name=f"member-{index}", min_size=members, options=options)
+    state = collectives.SharedState(_content(size))
+    group.sync(state)
+    times = []
+    for _ in range(_ROUNDS):
+        group.barrier()
+        began = time.monotonic()
+        group.sync(state)
+        times.append(time.monotonic() - began)
+    pipe.send(statistics.median(times))
+    while group.size == members:
+        group.barrier()
+        began = time.monotonic()
+        group.sync(state)
+        took = time.monotonic() - began
+    pipe.send(took)
+
+
+def _newcomer(pipe: Connection, address: str, size: int, options: collectives.Options) -> None:
+    # Whoever trains has its tensors before it joins.
+    state = collectives.SharedState(
+        {name: np.ones(min(_PART, size - at) // 4, np.float32)
+         for at in range(0, size, _PART) for name in (f"part {at // _PART}",)}
+    )  # fmt: skip
+    group = collectives.join(address, name="newcomer", options=options)
+    began = time.monotonic()
+    outcome = group.sync(state)
+    took = time.monotonic() - began
+    wrong = sum(
+        int(np.count_nonzero(part.view(np.uint8) != state[name].view(np.uint8)))
+        for name, part in _content(size).items()
+    )
+    pipe.send((took, dict(outcome.sources), wrong))
+
+
+def _link(address: str, size: int, first: bool, options: collectives.Options) -> float:
+    """What a broadcast reaches from the first member to the newcomer, GB/s."""
+    with collectives.join(
+        address, group="link", name=f"link-{int(not first)}", min_size=2, options=options
+    ) as group:
+        root = [peer.name for peer in group.peers].index("link-0")
+        array = np.zeros(size // 4, np.float32)
+        array += 1
+        best = 0.0
+        for _ in range(_ROUNDS):
+            group.barrier()
+            began = time.monotonic()
+            group.broadcast(array, root, atomic=False)
+            best = max(best, array.nbytes / (time.monotonic() - began) / 1e9)
+        return best

@@ -1,0 +1,150 @@
+"""What others ask of this peer's state: the requests, and the answers.
+
+A request names a range of an entry's bytes, or of a manifest by its digest. Between syncs the
+state is the user's, who writes into it: then a copy is sent, perhaps torn. While all members are
+in ``sync`` the live memory is lent. The receiver judges what it got by digests, so neither is
+trusted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import time
+import uuid
+
+import zstandard
+
+from collectives._native.engine import Engine
+from collectives._native.fetch import ANSWER_MAX, Answer, Server
+from collectives.state.content import CHUNK, ManifestError, digest_of
+from collectives.state.shared import SharedState
+
+LEVEL = 1
+"""Of zstandard: the fast end, since packing has to keep up with a link."""
+PACKED_HEADER = struct.Struct("<d")
+"""Before packed bytes: the seconds that packing took."""
+PACKED_MAX = PACKED_HEADER.size + CHUNK + (CHUNK >> 8) + 1024
+"""Bytes that a packed chunk has at most (zstandard's bound, and room)."""
+
+_HEAD = struct.Struct("<BBQI")
+_RANGE, _MANIFEST = 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        name: of an entry; or, as ``bytes``, the digest of a manifest.
+        offset: of the range in it.
+        size: of the range.
+        packed: whether it should be packed.
+    """
+
+    name: str | bytes
+    offset: int
+    size: int
+    packed: bool = False
+
+    def encode(self) -> bytes:
+        """As it travels."""
+        kind, name = (
+            (_MANIFEST, self.name) if isinstance(self.name, bytes) else (_RANGE, self.name.encode())
+        )
+        return _HEAD.pack(kind, self.packed, self.offset, self.size) + name
+
+    @staticmethod
+    def decode(data: bytes) -> Request:
+        """The request that ``data`` encodes.
+
+        Raises:
+            ValueError: it encodes none.
+        """
+        if len(data) <= _HEAD.size:
+            raise ValueError("a request is too short")
+        kind, packed, offset, size = _HEAD.unpack_from(data)
+        name = data[_HEAD.size :]
+        if kind not in (_RANGE, _MANIFEST) or size > ANSWER_MAX or (packed and size > CHUNK):
+            raise ValueError(f"a request of kind {kind} for {size} bytes")
+        return Request(name if kind == _MANIFEST else name.decode(), offset, size, bool(packed))
+
+
+class Service:
+    """Answers what peers ask of a state.
+
+    Args:
+        engine: whose peers may ask.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._state: SharedState | None = None
+        self._manifest = b""
+        self._digest = b""
+        self._quiet = False
+        self._server = Server(engine, self._answer)
+
+    def offer(self, state: SharedState, manifest: bytes) -> None:
+        """From now until ``rest`` the state does not change: its live memory may be lent."""
+        self._state, self._manifest, self._digest = state, manifest, digest_of(manifest)
+        self._quiet = True
+
+    def rest(self) -> None:
+        """The state is the user's again; what was lent is taken back before this returns."""
+        self._quiet = False
+        self._server.take_back()
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self._server.close()
+
+    def _answer(self, peer: uuid.UUID, data: bytes, most: int) -> Answer | None:
+        try:
+            request = Request.decode(data)
+            content = self._content(request.name)
+        except (ValueError, KeyError):
+            return None
+        part = content[request.offset : request.offset + request.size]
+        if part.nbytes != request.size:
+            return None
+        if request.packed:
+            began = time.monotonic()
+            packed = zstandard.ZstdCompressor(level=LEVEL).compress(part)
+            head = PACKED_HEADER.pack(time.monotonic() - began)
+            return Answer(memoryview(head + packed), lent=False)
+        if self._quiet or isinstance(request.name, bytes):
+            return Answer(part, lent=True)
+        return Answer(memoryview(bytes(part)), lent=False)
+
+    def _content(self, name: str | bytes) -> memoryview:
+        if isinstance(name, bytes):
+            if name != self._digest:
+                raise KeyError(name)
+            return memoryview(self._manifest)
+        if self._state is None or not self._state.complete:
+            raise KeyError(name)
+        return self._state.view(name)
+
+
+def unpack(packed: memoryview, into: memoryview) -> float:
+    """Unpack what ``Service`` packed.
+
+    Returns:
+        The seconds that packing had taken.
+
+    Raises:
+        ManifestError: it is not exactly what fills ``into``.
+    """
+    if packed.nbytes < PACKED_HEADER.size:
+        raise ManifestError("a packed chunk is too short")
+    (seconds,) = PACKED_HEADER.unpack_from(packed)
+    try:
+        reader = zstandard.ZstdDecompressor().stream_reader(packed[PACKED_HEADER.size :])
+        got = 0
+        while got < into.nbytes and (more := reader.readinto(into[got:])):
+            got += more
+        if got < into.nbytes or reader.read(1):
+            raise ManifestError("a packed chunk has another length than it should have")
+    except zstandard.ZstdError as error:
+        raise ManifestError(f"a packed chunk cannot be unpacked: {error}") from None
+    return float(seconds)
