@@ -26,7 +26,8 @@ def mark(
     group = turn.group(name)
     if certain == _SEEN_TO_DIE:
         by = group.peers[accuser].peer.name
-        _dead(turn, name, accused, f"is dead, its process ended (seen by {by!r})")
+        why = f"is dead, its process ended (seen by {by!r})"
+        _dead(turn, name, accused, why, group.peers[accused].peer.process)
         return
     before = group.suspects.get((accuser, accused))
     since = turn.now if before is None else before.since
@@ -88,16 +89,22 @@ def check(turn: Turn, name: str) -> None:
     formation.settle(turn, name)
 
 
-def _dead(turn: Turn, name: str, accused: uuid.UUID, why: str) -> None:
-    """A process is dead in all its groups or in none: one decision, one record of the journal."""
+def _dead(turn: Turn, name: str, accused: uuid.UUID, why: str, process: str = "") -> None:
+    """A peer is dead; and all that its process is in other groups, if that is what has died.
+
+    It is one decision, and one record of the journal: dead in all its groups or in none.
+    """
     for other in list(turn.state.groups):
-        peers = turn.group(other).peers
-        mine = peers.get(accused)
-        if mine is None:
-            continue
-        text = f"{mine.peer.name!r} {why}"
-        turn.because(text, other)
-        members = {member.id for member in turn.group(other).members}
-        departure = Departure(mine.peer, left=False, text=text, admitted=accused in members)
-        formation.depart(turn, other, departure)
-        formation.settle(turn, other)
+        group = turn.group(other)
+        members = {member.id for member in group.members}
+        departures = []
+        for registered in group.peers.values():
+            peer = registered.peer
+            if peer.id == accused or (process and peer.process == process):
+                text = f"{peer.name!r} {why}"
+                turn.because(text, other)
+                admitted = peer.id in members
+                departures.append(Departure(peer, left=False, text=text, admitted=admitted))
+        if departures:
+            formation.depart(turn, other, *departures)
+            formation.settle(turn, other)
