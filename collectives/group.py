@@ -89,7 +89,7 @@ class Group:
         self._pid = os.getpid()
         self._closed = False
         self._told = False  # whether the caller knows that the group is broken
-        self._history: dict[int, tuple[str, ...]] = {}  # names by view, since the last sync
+        self._history: dict[int, tuple[str, ...]] = {}  # names by view
         self._dumps = Dumps.of(options)
         self._thread: int | None = None
         self._timeout_ns = nanoseconds(options.timeout)
@@ -208,7 +208,6 @@ class Group:
         """Have the coordinator admit and drop peers; every member does so."""
         outcome = self._agent.sync(self._native.last_operation(), left)
         self._told = False
-        self._history.clear()
         if outcome.view != self._view:
             self._set_view(outcome.view)
         else:
@@ -596,16 +595,13 @@ class Group:
     def _set_view(self, view: View) -> None:
         rank = view.rank_of(self._me)
         assert rank is not None
-        first = not self._history
         self._view = view
         self._number = view.number
         self._rank = rank
         self._size = view.size
         self._names = tuple(peer.name for peer in view.peers)
         self._history[view.number] = self._names
-        self._known = {peer.id.bytes: peer.name for peer in view.peers} | (
-            {} if first else self._known
-        )
+        self._known.update((peer.id.bytes, peer.name) for peer in view.peers)
         for listener in self._listeners:
             listener(view)
 

@@ -47,6 +47,7 @@ TICK = 0.25
 FIRST_ANSWER = 30.0
 """Seconds that join waits for the coordinator's first answer; shorter if its timeout is."""
 _SILENT = 3.0
+_KEPT_VIEWS = 256
 
 _T = TypeVar("_T")
 
@@ -111,6 +112,7 @@ class Agent:
         self._plane = plane
         self._state = peer.PeerState(config)
         self._handed: View | None = None
+        self._views: dict[int, View] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -129,7 +131,7 @@ class Agent:
         return self._handed
 
     def view_of(self, number: int, timeout: float = 10.0) -> View:
-        """The view of this number, one of those since the last ``join`` or ``sync``.
+        """The view of this number; the last 256 are kept.
 
         The core takes a verdict before the agent's thread has noted it, if others passed it on.
 
@@ -137,13 +139,11 @@ class Agent:
             CollectiveError: there is no such view.
         """
         deadline = time.monotonic() + timeout
-        while True:
-            for view in self._state.views:
-                if view.number == number:
-                    return view
+        while number not in self._views:
             if time.monotonic() > deadline:
-                raise CollectiveError(f"nothing is known of view {number}; this is a defect")
+                raise CollectiveError(f"nothing is known of view {number} any more")
             time.sleep(0.001)
+        return self._views[number]
 
     @property
     def state(self) -> peer.PeerState:
@@ -485,6 +485,7 @@ class Agent:
         try:
             result = peer.step(self._state, event, time.monotonic())
             self._state = result.state
+            self._keep_view(result.state.view)
             if result.reason:
                 logger.info("%s %s", self._prefix(), result.reason)
             for action in result.actions:
@@ -494,6 +495,13 @@ class Agent:
             self._fail(error)
             if self._stop is not None:
                 self._stop.set()
+
+    def _keep_view(self, view: View | None) -> None:
+        if view is None or view.number in self._views:
+            return
+        self._views[view.number] = view
+        if len(self._views) > _KEPT_VIEWS:
+            del self._views[next(iter(self._views))]
 
     def _act(self, action: peer.Action) -> None:
         plane = self._plane

@@ -208,6 +208,7 @@ struct coll_group {
     struct coll__early *later, **later_tail; /* frames of views to come */
     uint32_t later_count;
     struct coll__gone *gone;
+    uint64_t veto_again;         /* before this no veto is told to the membership layer again */
     struct coll__letter *letters, **letters_tail;
     uint8_t *report; /* of the round that sealed us; malloc'ed */
     uint32_t report_length;

@@ -80,6 +80,7 @@ void coll__group_install(struct coll_group *group, struct coll__view *view)
     for (uint32_t rank = 0; rank < view->size; rank++)
         if (view->members[rank].link)
             view->members[rank].link->lost_reported = 0;
+    group->veto_again = 0;
     coll__seal_open(&group->seal, view->term, view->number);
     if (previous)
         coll__view_retire(previous);

@@ -200,6 +200,16 @@ void coll__operation_reset(struct coll_operation *operation)
     operation->started = false;
 }
 
+/* Once in a while for all of a group: their report names each. */
+static void emit_veto(struct coll_group *group, const char *text)
+{
+    uint64_t now = coll__now();
+    if (now < group->veto_again)
+        return;
+    group->veto_again = now + COLL__STALL_NS;
+    coll__emit(group->engine, COLL_EVENT_VETO, group->id, group->committed->number, NULL, text);
+}
+
 void coll__operation_veto(struct coll_operation *operation, coll_status status, int32_t culprit,
                           const char *text)
 {
@@ -216,8 +226,7 @@ void coll__operation_veto(struct coll_operation *operation, coll_status status, 
     veto->culprit = culprit;
     free(veto->text);
     veto->text = strdup(text);
-    struct coll_group *group = operation->group;
-    coll__emit(group->engine, COLL_EVENT_VETO, group->id, group->committed->number, NULL, text);
+    emit_veto(operation->group, text);
 }
 
 void coll__operation_let_go(struct coll_operation *operation)
@@ -291,8 +300,7 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now)
     if (group->seal.sealed)
         return;
     if (operation->veto.status != COLL_OK) /* no round has decided about it yet */
-        coll__emit(group->engine, COLL_EVENT_VETO, group->id, group->committed->number, NULL,
-                   operation->veto.text);
+        emit_veto(group, operation->veto.text);
     if (!operation->started)
         return;
     if (operation->agree.phase == COLL__AWAITING) {
