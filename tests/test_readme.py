@@ -23,7 +23,7 @@ def test_two_peers_run_the_example(tmp_path: Path) -> None:
         script = tmp_path / "example.py"
         # Both would have one name, and train longer than a test should.
         text = example.replace("127.0.0.1:7077", coordinator.address)
-        script.write_text(text.replace('name="lab-3", ', "").replace("range(100)", "range(3)"))
+        script.write_text(text.replace('name="lab-3", ', "").replace("< 100", "< 3"))
         peers = [
             subprocess.Popen(
                 [sys.executable, script],
@@ -40,7 +40,7 @@ def test_two_peers_run_the_example(tmp_path: Path) -> None:
                 peer.kill()
     assert [peer.returncode for peer in peers] == [0, 0], printed
     assert re.fullmatch(
-        r"rank 0 of 2\n(step \d: [1-9]\d{6} bytes in \d\.\d{3} s\n){3}", printed[0]
+        r"rank 0 of 2\n(\d: of \('.+', '.+'\) in \d\.\d{3} s\n){3}", printed[0]
     ), printed[0]
     assert printed[1] == "rank 1 of 2\n"
 
