@@ -39,9 +39,9 @@ def test_two_peers_run_the_example(tmp_path: Path) -> None:
             for peer in peers:
                 peer.kill()
     assert [peer.returncode for peer in peers] == [0, 0], printed
-    assert re.fullmatch(
-        r"rank 0 of 2\n(\d: of \('.+', '.+'\) in \d\.\d{3} s\n){3}", printed[0]
-    ), printed[0]
+    assert re.fullmatch(r"rank 0 of 2\n(\d: of \('.+', '.+'\) in \d\.\d{3} s\n){3}", printed[0]), (
+        printed[0]
+    )
     assert printed[1] == "rank 1 of 2\n"
 
 
