@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "wire/round.h"
 
 enum { LETTERS_MAX = 4096 };
@@ -178,8 +179,10 @@ static bool seal(struct coll_group *group, const struct coll__epoch *epoch)
         return false;
     if (!before)
         still(group);
-    if (news || !before)
+    if (news || !before) {
         make_report(group);
+        coll__round_reached(group, group->seal.view, COLL_PHASE_SEALED);
+    }
     return group->report != NULL;
 }
 
@@ -356,6 +359,7 @@ static coll_status judge(struct coll_group *group, const uint8_t *bytes, size_t 
     coll__group_install(group, view);
     coll__tags_enter(group, 0);
     judge_all(group, &verdict, error);
+    coll__round_reached(group, verdict.epoch.view, COLL_PHASE_JUDGED);
     if (verdict.status != COLL_OK) {
         group->broken = (coll_status)verdict.status;
         memcpy(group->broken_culprit, verdict.culprit, sizeof group->broken_culprit);
