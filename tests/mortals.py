@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Case:
         victims: ranks, and the moment at which each dies (``Group._fault_at``).
         min_size: of every member.
         root: rank, of a broadcast.
+        patience: seconds after the last death in which all must have gone on.
     """
 
     size: int
@@ -48,6 +50,7 @@ class Case:
     min_size: int = 1
     root: int = 0
     seed: int = 0
+    patience: float = NOTICED
 
     def __str__(self) -> str:
         what = self.kind if self.kind in ("barrier", "sync") else f"{self.kind} of {self.count}"
@@ -203,10 +206,15 @@ class Mortal(Member):
 
 
 class Mortals:
-    """Processes for cases, and their coordinator; a context manager."""
+    """Processes for cases, and their coordinator; a context manager.
 
-    def __init__(self) -> None:
-        self.coordinator = collectives.Coordinator("127.0.0.1:0")
+    Args:
+        coordinator: one that runs already; None: one of its own.
+    """
+
+    def __init__(self, coordinator: Any = None) -> None:
+        self._mine = None if coordinator else collectives.Coordinator("127.0.0.1:0")
+        self.coordinator = coordinator or self._mine
         self.nursery = Nursery("mortals")
         self.idle: list[Mortal] = []
         self._numbers = itertools.count(1)
@@ -217,7 +225,8 @@ class Mortals:
 
     def __exit__(self, *what: object) -> None:
         self.nursery.__exit__(*what)
-        self.coordinator.close()
+        if self._mine is not None:
+            self._mine.close()
 
     def take(self, size: int) -> list[Mortal]:
         """``size`` processes that do nothing."""
@@ -226,23 +235,34 @@ class Mortals:
         taken, self.idle = self.idle[:size], self.idle[size:]
         return taken
 
-    def run(self, case: Case) -> list[Record]:
+    def run(self, case: Case, meanwhile: Callable[[], float] = lambda: 0.0) -> list[Record]:
         """Play it. The records of the survivors, by rank; those of the dead are checked: each died
-        at its moment, or, where others' deaths spared it that moment, lives."""
+        at its moment, or, where others' deaths spared it that moment, lives.
+
+        Args:
+            case: what to do.
+            meanwhile: called once all have begun; returns ``time.time()`` of what the survivors may
+                have had to wait for.
+        """
         members = self.take(case.size)
         name = f"g{next(self._numbers)}"
         with tempfile.TemporaryDirectory() as folder:
             for index, member in enumerate(members):
                 who = f"p{index}"
                 member.start(play, self.coordinator.address, name, who, case, folder)
+            since = meanwhile()
             outcomes = [member.result() for member in members]
             died = {int(path.name): path for path in Path(folder).iterdir()}
             lines = {rank: path.read_text() for rank, path in died.items()}
-            when = max((path.stat().st_mtime for path in died.values()), default=0.0)
+            when = max((path.stat().st_mtime for path in died.values()), default=since)
         dead = [outcome for outcome in outcomes if outcome.error == "Died"]
         broken = [outcome.trace for outcome in outcomes if outcome.error not in ("", "Died")]
         assert not broken, f"{case}\n" + "\n".join(broken)
-        self.idle += [m for m, o in zip(members, outcomes, strict=True) if not o.error]
+        for member, outcome in zip(members, outcomes, strict=True):
+            if outcome.error:
+                member.process.close()
+            else:
+                self.idle.append(member)
         phases = {rank: line.split()[0] for rank, line in lines.items() if line}
         assert len(dead) == len(phases), f"{case}: {len(dead)} died, {lines}"
         assert phases.items() <= dict(case.victims).items(), f"{case}: {lines}"
@@ -251,7 +271,7 @@ class Mortals:
             assert len(case.victims) > 1 or first[0] in phases, f"{case}: its moment did not come"
         records = [outcome.value for outcome in outcomes if not outcome.error]
         records.sort(key=lambda record: record.rank)
-        agree(case, records, set(phases), when)
+        agree(case, records, set(phases), max(when, since))
         return records
 
 
@@ -263,7 +283,7 @@ def agree(case: Case, records: list[Record], dead: set[int], when: float) -> Non
     first = records[0]
     assert all(record.outcome == first.outcome for record in records), f"{case}\n{says}"
     late = max(record.at for record in records) - when
-    assert late < NOTICED, f"{case}: {late:.3f} s after the last death\n{says}"
+    assert late < case.patience, f"{case}: {late:.3f} s after the last death\n{says}"
     lost = {first.members[rank] for rank in dead}
     if first.outcome[0] == "TooFewPeers":
         return

@@ -60,7 +60,10 @@ class Child:
 
     def gone(self, timeout: float = 0.0) -> bool:
         """Whether it has ended, or does so within some seconds."""
-        return bool(select.select([self._descriptor], [], [], timeout)[0])
+        # Not select(): where many die, numbers of descriptors may be large.
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -68,9 +71,12 @@ class Child:
 
     def close(self) -> None:
         """End it if it still lives."""
+        if self._descriptor < 0:
+            return
         self.connection.close()
         self.kill()
         os.close(self._descriptor)
+        self._descriptor = -1
 
 
 class Nursery:

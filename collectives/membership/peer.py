@@ -385,6 +385,9 @@ class _Machine:
             self.set(recall=message.text)
             self.reasons.append(f"waiting for {waits_for(self.state)}")
         prepared = coming if coming is not None and state.ready else None
+        verdict = state.verdict
+        if verdict is not None and len(verdict.data) > messages.MAX_RECALLED:
+            verdict = None
         self.send(
             messages.Recollect(
                 state.config.id,
@@ -394,6 +397,9 @@ class _Machine:
                 state.syncs,
                 0 if prepared is None else prepared.term,
                 0 if prepared is None else prepared.number,
+                b"" if verdict is None else verdict.data,
+                0 if verdict is None else verdict.term,
+                0 if verdict is None else verdict.number,
             )
         )
 
@@ -571,6 +577,7 @@ class _Machine:
             sync=None,
             views=(view,),
             sealed=b"",
+            verdict=None,
             suspects={},
             vetoed="",
             note=None,
@@ -613,6 +620,7 @@ class _Machine:
             view=view,
             views=(*state.views, view),
             sealed=b"",
+            verdict=dataclasses.replace(message, relay=()),
             syncs=1,
             suspects={},
             vetoed="",
