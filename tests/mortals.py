@@ -16,13 +16,14 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import collectives
+import crew
 from crew import DEADLINE, Member, Outcome, serve
 from nursery import Child, Nursery
 
@@ -145,7 +146,9 @@ def go_on(group: collectives.Group) -> tuple[str, ...]:
     return result.contributors
 
 
-def enter(address: str, name: str, me: str, size: int, min_size: int) -> collectives.Group:
+def enter(
+    address: str, name: str, me: str, size: int, min_size: int = 1, **options: Any
+) -> collectives.Group:
     """Be a member of a group of ``size`` that may shrink to ``min_size``."""
     group = collectives.join(
         address,
@@ -153,19 +156,26 @@ def enter(address: str, name: str, me: str, size: int, min_size: int) -> collect
         name=me,
         min_size=min_size,
         timeout=DEADLINE,
-        options=collectives.Options(timeout=DEADLINE),
+        options=collectives.Options(**{"timeout": DEADLINE, **options}),
     )
     grow(group, size)
     return group
 
 
-def arm(group: collectives.Group, phase: str, folder: str, number: int | None = None) -> None:
+def arm(
+    group: collectives.Group,
+    phase: str,
+    folder: str,
+    number: int | None = None,
+    tag: int | None = None,
+    action: str = "kill",
+) -> None:
     """Die at the next operation's phase, or a round's, and leave a line that says so."""
     fd = os.open(f"{folder}/{group.rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     if number is None:
         in_round = phase in ("sealed", "judged")
         number = 0 if in_round else group._native.last_operation() + 1
-    group._fault_at(phase, number, journal_fd=fd)
+    group._fault_at(phase, number, tag, action, journal_fd=fd)
 
 
 def play(_: Any, address: str, name: str, me: str, case: Case, folder: str) -> Record:
@@ -190,6 +200,20 @@ def play(_: Any, address: str, name: str, me: str, case: Case, folder: str) -> R
         after = go_on(group)
     group.leave(timeout=3.0)
     return Record(rank, mine, members, outcome, message, at, retries, after)
+
+
+def found(
+    _: Any, address: str, name: str, me: str, size: int, min_size: int, options: dict[str, Any]
+) -> int:
+    """Keep the group for the functions that are called next; the rank in it."""
+    crew._group = enter(address, name, me, size, min_size, **options)
+    return crew._group.rank
+
+
+def part(group: collectives.Group) -> None:
+    """Leave it."""
+    crew._group = None
+    group.leave(timeout=3.0)
 
 
 # ---- in the test -----------------------------------------------------------------------------
@@ -234,6 +258,34 @@ class Mortals:
             self.idle.append(Mortal(next(self._numbers), self.nursery))
         taken, self.idle = self.idle[:size], self.idle[size:]
         return taken
+
+    def band(
+        self, size: int, options: dict[str, Any] | Sequence[dict[str, Any]] | None = None
+    ) -> list[Mortal]:
+        """``size`` processes in a group that may shrink to one, by rank; it is the first argument
+        of what they are told to do. ``disband`` ends it.
+
+        Args:
+            size: how many.
+            options: of ``collectives.Options``; a sequence: of one process each.
+        """
+        members = self.take(size)
+        name = f"g{next(self._numbers)}"
+        for index, member in enumerate(members):
+            mine = options or {}
+            mine = mine if isinstance(mine, dict) else mine[index]
+            who = f"p{index}"
+            member.start(found, self.coordinator.address, name, who, size, 1, mine)
+        ranks = [member.result().get() for member in members]
+        return [members[ranks.index(rank)] for rank in range(size)]
+
+    def disband(self, members: Sequence[Mortal]) -> None:
+        """Have them leave; they are there for other groups."""
+        for member in members:
+            member.start(part)
+        for member in members:
+            member.result().get()
+        self.idle += members
 
     def run(self, case: Case, meanwhile: Callable[[], float] = lambda: 0.0) -> list[Record]:
         """Play it. The records of the survivors, by rank; those of the dead are checked: each died

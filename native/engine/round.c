@@ -103,7 +103,8 @@ static void write_entries(struct coll__writer *writer, const struct coll_group *
             count += at->started || at->veto.status != COLL_OK;
         for (const struct coll__retained *at = tag->retained; at; at = at->next)
             count++;
-        count += tag->ahead_count;
+        for (uint32_t i = 0; i < tag->ahead_count; i++)
+            count += !coll__tag_retained(tag, tag->ahead[i]);
     }
     coll__write32(writer, count);
     for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
