@@ -241,6 +241,7 @@ class Mortals:
         self.coordinator = coordinator or self._mine
         self.nursery = Nursery("mortals")
         self.idle: list[Mortal] = []
+        self._names: dict[int, str] = {}  # of the group that a process was last in
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Mortals:
@@ -275,9 +276,14 @@ class Mortals:
             mine = options or {}
             mine = mine if isinstance(mine, dict) else mine[index]
             who = f"p{index}"
+            self._names[member.pid] = name
             member.start(found, self.coordinator.address, name, who, size, 1, mine)
         ranks = [member.result().get() for member in members]
         return [members[ranks.index(rank)] for rank in range(size)]
+
+    def group_of(self, members: Sequence[Mortal]) -> Any:
+        """What the coordinator, one in this process, knows of a band."""
+        return self.coordinator.state.groups[self._names[members[0].pid]]
 
     def disband(self, members: Sequence[Mortal]) -> None:
         """Have them leave; they are there for other groups."""

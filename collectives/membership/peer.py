@@ -307,6 +307,10 @@ class _Machine:
             self.send(messages.Taken(state.group_id, event.epoch, event.peer))
         elif isinstance(event, plane.GivenUp):
             self._given_up(event)
+        elif isinstance(event, plane.PeerSuspected) and coming and event.number == coming.number:
+            # The data plane repeats it while it is so.
+            about = (coming.group_id, coming.term, coming.number)
+            self.send(messages.Suspect(*about, event.peer, clip(event.text), event.certain))
         elif view is None or event.number != view.number:
             return  # of a view that is no more
         elif isinstance(event, plane.PeerSuspected):
