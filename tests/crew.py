@@ -212,7 +212,10 @@ def leave(group: collectives.Group) -> None:
 
 
 def main() -> None:
-    pipe = multiprocessing.connection.Connection(int(sys.argv[2]))
+    serve(multiprocessing.connection.Connection(int(sys.argv[2])))
+
+
+def serve(pipe: multiprocessing.connection.Connection) -> None:
     logging.basicConfig(level=os.environ.get("CREW_LOG", "WARNING"))
     while True:
         try:

@@ -25,6 +25,8 @@ _PHASES = {
     "all_gather": lib.COLL_PHASE_ALL_GATHER,
     "complete": lib.COLL_PHASE_COMPLETE,
     "tokens": lib.COLL_PHASE_TOKENS,
+    "sealed": lib.COLL_PHASE_SEALED,
+    "judged": lib.COLL_PHASE_JUDGED,
 }
 
 
@@ -373,11 +375,13 @@ class EngineGroup:
 
         Args:
             phase: ``"issued"``, ``"reduce_scatter"``, ``"between"``, ``"all_gather"``,
-                ``"complete"`` or ``"tokens"``; the header says what each is.
-            operation: its number in its tag; 0: the first that gets there.
+                ``"complete"`` or ``"tokens"``, or of a round ``"sealed"`` or ``"judged"``; the
+                header says what each is.
+            operation: its number in its tag; 0: the first that gets there. Of a round: the number
+                of the view that it is about.
             tag: None: untagged.
             action: ``"kill"`` or ``"stop"``.
-            journal_fd: gets the line ``PHASE OPERATION`` right before; -1: none.
+            journal_fd: gets the line ``PHASE NUMBER`` right before; -1: none.
             after_slices: payloads of the phase to let pass first.
         """
         moment = ffi.new("struct coll_moment *")

@@ -410,7 +410,14 @@ def _suspect(turn: Turn, name: str, peer: uuid.UUID, message: Suspect) -> None:
     group = turn.group(name)
     view = group.view
     turn.tell(name, peer, Noted())
-    if view is None or (message.term, message.number) != (view.term, view.number):
+    coming = group.preparing
+    about = (message.term, message.number)
+    if coming is not None and about == (coming.view.term, coming.view.number):
+        both = {member.id for member in coming.view.peers} >= {peer, message.peer}
+        if both and message.peer != peer and message.peer in group.peers:
+            suspects.mark_coming(turn, name, peer, message.peer, message.certain)
+        return
+    if view is None or about != (view.term, view.number):
         return  # of a view that is no more; whoever is dead is suspected again in this one
     members = {member.id for member in group.members}
     if peer not in members or message.peer == peer:

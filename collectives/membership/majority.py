@@ -12,16 +12,23 @@ import uuid
 from collections.abc import Mapping
 
 from collectives.membership.ledger import Recollection
+from collectives.membership.messages import Recollect
 from collectives.membership.view import View
 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How far a run is from being restored: its newest known view and who is there to vouch."""
+    """How far a run is from being restored: its newest known view and who is there to vouch.
+
+    Attributes:
+        verdict: the word of a member that has taken the verdict which issued the view; None: no
+            verdict did.
+    """
 
     run: uuid.UUID
     view: View
     present: frozenset[uuid.UUID]
+    verdict: Recollect | None = None
 
     @property
     def needed(self) -> int:
@@ -75,19 +82,27 @@ def _of_run(
     views = {entry.word.view.key: entry.word.view for entry in words.values()}
     standings = []
     for view in views.values():
+        taken = [entry.word for entry in words.values() if entry.word.view.key == view.key]
+        verdict = next((word for word in taken if word.verdict), None)
         present = frozenset(
             peer
             for peer, entry in words.items()
-            if now - entry.at <= patience and view.rank_of(peer) is not None and _holds(entry, view)
+            if now - entry.at <= patience and view.rank_of(peer) is not None and _holds(entry, view, verdict)
         )
-        standings.append(Standing(run, view, present))
+        standings.append(Standing(run, view, present, verdict))
     # Two views of one number exist if two coordinators were forced; the larger half counts.
     return max(standings, key=lambda s: (s.view.term, s.view.number, len(s.present)))
 
 
-def _holds(entry: Recollection, view: View) -> bool:
-    """Whether a member is in the view, or has connected for it and missed the Commit."""
+def _holds(entry: Recollection, view: View, verdict: Recollect | None) -> bool:
+    """Whether a member is in the view, or can follow into it.
+
+    It has connected for it and missed the Commit, or it is in the view that was judged and missed
+    the verdict.
+    """
     word = entry.word
     if word.view.key == view.key:
+        return True
+    if verdict and (word.view.term, word.view.number) == (verdict.judged_term, verdict.judged):
         return True
     return (word.prepared_term, word.prepared) == (view.term, view.number)

@@ -73,6 +73,7 @@ MAX_ADDRESS = 128
 MAX_TEXT = 512
 MAX_REPORT = 1024 * 1024
 MAX_TO_COORDINATOR = MAX_REPORT + 64 * 1024
+MAX_RECALLED = 256 * 1024
 MAX_PROCESS = 127
 MAX_TO_PEER = 4 * 1024 * 1024
 
@@ -304,7 +305,8 @@ class Recollect(Message):
 
     The highest term that it heard of, its committed view, the number of that view's next (or
     pending) sync, and the view that it has connected for and that may be committed elsewhere
-    already (0: none).
+    already (0: none). If a verdict made its view: the verdict and the view that was judged (empty
+    if it is too long to be sent), since others may be waiting for it, sealed in that view.
     """
 
     kind: ClassVar[str] = "recollect"
@@ -315,6 +317,9 @@ class Recollect(Message):
     sync: int = _wire(_U64)
     prepared_term: int = _wire(_U64, 0)
     prepared: int = _wire(_U64, 0)
+    verdict: bytes = _wire(Bytes(0, MAX_RECALLED), b"")
+    judged_term: int = _wire(_U64, 0)
+    judged: int = _wire(_U64, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -307,6 +307,10 @@ class _Machine:
             self.send(messages.Taken(state.group_id, event.epoch, event.peer))
         elif isinstance(event, plane.GivenUp):
             self._given_up(event)
+        elif isinstance(event, plane.PeerSuspected) and coming and event.number == coming.number:
+            # The data plane repeats it while it is so.
+            about = (coming.group_id, coming.term, coming.number)
+            self.send(messages.Suspect(*about, event.peer, clip(event.text), event.certain))
         elif view is None or event.number != view.number:
             return  # of a view that is no more
         elif isinstance(event, plane.PeerSuspected):
@@ -385,6 +389,9 @@ class _Machine:
             self.set(recall=message.text)
             self.reasons.append(f"waiting for {waits_for(self.state)}")
         prepared = coming if coming is not None and state.ready else None
+        verdict = state.verdict
+        if verdict is not None and len(verdict.data) > messages.MAX_RECALLED:
+            verdict = None
         self.send(
             messages.Recollect(
                 state.config.id,
@@ -394,6 +401,9 @@ class _Machine:
                 state.syncs,
                 0 if prepared is None else prepared.term,
                 0 if prepared is None else prepared.number,
+                b"" if verdict is None else verdict.data,
+                0 if verdict is None else verdict.term,
+                0 if verdict is None else verdict.number,
             )
         )
 
@@ -571,6 +581,7 @@ class _Machine:
             sync=None,
             views=(view,),
             sealed=b"",
+            verdict=None,
             suspects={},
             vetoed="",
             note=None,
@@ -613,6 +624,7 @@ class _Machine:
             view=view,
             views=(*state.views, view),
             sealed=b"",
+            verdict=dataclasses.replace(message, relay=()),
             syncs=1,
             suspects={},
             vetoed="",

@@ -112,6 +112,7 @@ class PeerState:
         view: the committed view, also while the caller has not been handed it yet.
         views: those of the last commit or sync and the ones that verdicts have issued since.
         sealed: the round that has sealed ``view``, 32 bytes; empty: none.
+        verdict: that which issued ``view``; None: none did.
         coming: the view in preparation; ``ready`` once the data plane has links to all of it.
         unreachable: its peers to which there was no link when the data plane last said so.
         highest: the newest (term, number) heard of; older preparations are not news.
@@ -140,6 +141,7 @@ class PeerState:
     view: View | None = None
     views: tuple[View, ...] = ()
     sealed: bytes = b""
+    verdict: messages.Verdict | None = None
     coming: View | None = None
     ready: bool = False
     unreachable: Mapping[uuid.UUID, Missing] = dataclasses.field(default_factory=dict)

@@ -33,6 +33,8 @@ class Unreachable:
 class PeerSuspected:
     """Evidence that ``peer`` of the committed view is dead; repeated while it lasts.
 
+    With ``certain`` 2 the view may be the prepared one, and the peer a newcomer.
+
     Attributes:
         certain: 2: its process, on this host, was seen to die. 1: its port refuses connections, or
             it said goodbye. 0: silence; it may live.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 from collectives.membership import formation, restart
-from collectives.membership.ledger import Group, Recollection, Returning
+from collectives.membership.ledger import Group, Issued, Recollection, Returning
 from collectives.membership.majority import Standing, highest_number, highest_term, standing
 from collectives.membership.messages import NO_RUN, Hello, Identify, Recall, Recollect, clip
+from collectives.membership.report import EPOCH_BYTES, decode_epoch
 from collectives.membership.turn import Turn, with_item
 
 
@@ -92,6 +93,7 @@ def _restore(turn: Turn, name: str, stand: Standing) -> None:
         peers={**group.peers, **restart.not_back(view, (), turn.now)},
         returning=Returning(turn.now),
         renew=True,
+        issued=_issued(stand.verdict, turn.now),
         recollections={},
         held=0.0,
     )
@@ -107,6 +109,15 @@ def _restore(turn: Turn, name: str, stand: Standing) -> None:
             " two that both believe to be the whole",
             name,
         )
+
+
+def _issued(word: Recollect | None, now: float) -> Issued | None:
+    """The verdict that some may still be waiting for, sealed in the view that it judged."""
+    if word is None or len(word.verdict) < EPOCH_BYTES:
+        return None
+    epoch = decode_epoch(word.verdict[:EPOCH_BYTES])
+    text = "by the word of a member that had taken the verdict"
+    return Issued(epoch, word.judged_term, word.judged, word.verdict, text, now, now)
 
 
 def _free_group_id(turn: Turn, name: str, wanted: int) -> None:

@@ -18,6 +18,7 @@ NONE = 2**32 - 1
 """As a rank: none."""
 MAX_ENTRIES = 20_000
 MAX_TEXT = 1024
+EPOCH_BYTES = 32
 
 
 class Standing(enum.IntEnum):

@@ -257,22 +257,28 @@ class Coordinator:
     async def _decide(self, socket: zmq.asyncio.Socket, event: ledger.Event) -> None:
         try:
             decision = decide(self._state, event, time.monotonic())
-            packets = [(send.route, encode(send.message)) for send in decision.actions]
+            packets = [(send, encode(send.message)) for send in decision.actions]
         except Exception:
             # A defect of ours must not be a way to end the run from outside.
             logger.exception("no decision about %s", type(event).__name__)
             decision = decide(self._state, ledger.Refused("internal error"), time.monotonic())
             packets = []
-        if self._journal is not None:
-            # On the disk before anybody hears of it, or a successor would not keep our word.
-            self._journal.append(changes(self._state, decision.state))
+        self._record(decision)
         self._state = decision.state
         if decision.reason:
             logger.info("%s", decision.reason)
-        for route, packet in packets:
-            # A ROUTER drops what is for a closed or a full connection; all is sent again on demand.
-            with contextlib.suppress(zmq.ZMQError):
-                await socket.send_multipart((route, packet))
+        for send, packet in packets:
+            await self._deliver(socket, send, packet)
+
+    def _record(self, decision: ledger.Decision) -> None:
+        """On the disk before anybody hears of it, or a successor would not keep our word."""
+        if self._journal is not None:
+            self._journal.append(changes(self._state, decision.state))
+
+    async def _deliver(self, socket: zmq.asyncio.Socket, send: ledger.Send, packet: bytes) -> None:
+        # A ROUTER drops what is for a closed or a full connection; all is sent again on demand.
+        with contextlib.suppress(zmq.ZMQError):
+            await socket.send_multipart((send.route, packet))
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         while True:

@@ -43,6 +43,15 @@ def mark(
     turn.tell(name, accused, Check())
 
 
+def mark_coming(
+    turn: Turn, name: str, accuser: uuid.UUID, accused: uuid.UUID, certain: int
+) -> None:
+    """A peer of the view in preparation was seen to die by another; all else is no evidence yet."""
+    if certain == _SEEN_TO_DIE:
+        by = turn.group(name).peers[accuser].peer.name
+        _dead(turn, name, accused, f"is dead, its process ended (seen by {by!r})")
+
+
 def check(turn: Turn, name: str) -> None:
     """Decide about suspicions that are old enough. Called at every tick."""
     group = turn.group(name)

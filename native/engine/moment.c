@@ -16,6 +16,7 @@ static const char *const names[COLL_PHASE_COUNT] = {
     [COLL_PHASE_ISSUED] = "issued",     [COLL_PHASE_REDUCE_SCATTER] = "reduce_scatter",
     [COLL_PHASE_BETWEEN] = "between",   [COLL_PHASE_ALL_GATHER] = "all_gather",
     [COLL_PHASE_COMPLETE] = "complete", [COLL_PHASE_TOKENS] = "tokens",
+    [COLL_PHASE_SEALED] = "sealed",     [COLL_PHASE_JUDGED] = "judged",
 };
 
 coll_status coll__moment_set(struct coll_group *group, const struct coll_moment *asked)
@@ -60,6 +61,32 @@ static bool is_between(const struct coll_operation *operation)
     return reduces && operation->pending_bytes > 0;
 }
 
+/* It has come: once, and this process may be gone when this returns. */
+static void act(struct coll_engine *engine, uint64_t number)
+{
+    struct coll__moment *moment = engine->moment;
+    const struct coll_moment *asked = &moment->asked;
+    /* Straight to the descriptor: the process may be gone before anything is flushed. */
+    char line[64];
+    int length = snprintf(line, sizeof line, "%s %llu\n", names[asked->phase],
+                          (unsigned long long)number);
+    int signal_number = asked->action == COLL_ACTION_STOP ? SIGSTOP : SIGKILL;
+    ssize_t ignored = asked->journal_fd >= 0 ? write(asked->journal_fd, line, (size_t)length) : 0;
+    (void)ignored;
+    engine->moment = NULL;
+    free(moment);
+    kill(getpid(), signal_number);
+}
+
+void coll__moment_look_round(struct coll_group *group, uint64_t view, enum coll_phase phase)
+{
+    const struct coll__moment *moment = group->engine->moment;
+    const struct coll_moment *asked = &moment->asked;
+    if (phase == asked->phase && group == moment->group &&
+        (asked->operation == 0 || asked->operation == view))
+        act(group->engine, view);
+}
+
 void coll__moment_look(struct coll_operation *operation, enum coll_phase phase)
 {
     struct coll_engine *engine = operation->engine;
@@ -74,14 +101,5 @@ void coll__moment_look(struct coll_operation *operation, enum coll_phase phase)
         return;
     if (phase == COLL_PHASE_BETWEEN && !is_between(operation))
         return;
-    /* Straight to the descriptor: the process may be gone before anything is flushed. */
-    char line[64];
-    int length = snprintf(line, sizeof line, "%s %llu\n", names[phase],
-                          (unsigned long long)operation->number);
-    int signal_number = asked->action == COLL_ACTION_STOP ? SIGSTOP : SIGKILL;
-    ssize_t ignored = asked->journal_fd >= 0 ? write(asked->journal_fd, line, (size_t)length) : 0;
-    (void)ignored;
-    engine->moment = NULL; /* once */
-    free(moment);
-    kill(getpid(), signal_number);
+    act(engine, operation->number);
 }

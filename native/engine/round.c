@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "wire/round.h"
 
 enum { LETTERS_MAX = 4096 };
@@ -102,7 +103,8 @@ static void write_entries(struct coll__writer *writer, const struct coll_group *
             count += at->started || at->veto.status != COLL_OK;
         for (const struct coll__retained *at = tag->retained; at; at = at->next)
             count++;
-        count += tag->ahead_count;
+        for (uint32_t i = 0; i < tag->ahead_count; i++)
+            count += !coll__tag_retained(tag, tag->ahead[i]);
     }
     coll__write32(writer, count);
     for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
@@ -178,8 +180,10 @@ static bool seal(struct coll_group *group, const struct coll__epoch *epoch)
         return false;
     if (!before)
         still(group);
-    if (news || !before)
+    if (news || !before) {
         make_report(group);
+        coll__round_reached(group, group->seal.view, COLL_PHASE_SEALED);
+    }
     return group->report != NULL;
 }
 
@@ -356,6 +360,7 @@ static coll_status judge(struct coll_group *group, const uint8_t *bytes, size_t 
     coll__group_install(group, view);
     coll__tags_enter(group, 0);
     judge_all(group, &verdict, error);
+    coll__round_reached(group, verdict.epoch.view, COLL_PHASE_JUDGED);
     if (verdict.status != COLL_OK) {
         group->broken = (coll_status)verdict.status;
         memcpy(group->broken_culprit, verdict.culprit, sizeof group->broken_culprit);

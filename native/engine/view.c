@@ -135,11 +135,16 @@ void coll__link_lost(struct coll__link *link, const char *text, enum coll_certai
     link->lost_reported = certain + 1;
     coll__fetch_lost(link, text);
     link->lost_at = now;
-    for (struct coll_group *group = link->engine->groups; group; group = group->next)
-        if (group->committed &&
-            coll__rank_of(group->committed, link->peer) < group->committed->size)
-            coll__emit_lost(link->engine, group->id, group->committed->number, link->peer, certain,
-                            text);
+    for (struct coll_group *group = link->engine->groups; group; group = group->next) {
+        const struct coll__view *view = group->committed;
+        if (!view || coll__rank_of(view, link->peer) == view->size) {
+            /* That a newcomer cannot be reached may pass; that it was seen to die does not. */
+            view = certain == COLL_CERTAIN_PROCESS ? group->prepared : NULL;
+            if (!view || coll__rank_of(view, link->peer) == view->size)
+                continue;
+        }
+        coll__emit_lost(link->engine, group->id, view->number, link->peer, certain, text);
+    }
 }
 
 /* The committed or the prepared view that goes by this name, NULL: neither. */

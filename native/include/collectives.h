@@ -514,7 +514,7 @@ enum coll_fault {
 COLL_API coll_status coll_inject(struct coll_group *group, uint32_t fault, uint32_t peer,
                                  uint64_t after_slices);
 
-/* Moments of an operation, in their order. */
+/* Moments of an operation, in their order, and two of a round. */
 enum coll_phase {
     COLL_PHASE_ISSUED = 0, /* called here; no frame about it has been sent */
     COLL_PHASE_REDUCE_SCATTER = 1, /* a payload to be reduced has come, and is not reduced yet */
@@ -525,7 +525,9 @@ enum coll_phase {
     COLL_PHASE_COMPLETE = 4, /* everything has come; no token, and no result to the caller */
     COLL_PHASE_TOKENS = 5, /* the first token has been handed to the socket. Operations that need
                             * no tokens have no such moment */
-    COLL_PHASE_COUNT = 6
+    COLL_PHASE_SEALED = 6, /* a round has sealed the group, and the report is not sent */
+    COLL_PHASE_JUDGED = 7, /* a verdict was taken, and nobody has been told */
+    COLL_PHASE_COUNT = 8
 };
 enum coll_action {
     COLL_ACTION_KILL = 0, /* SIGKILL to this process */
@@ -534,10 +536,12 @@ enum coll_action {
 struct coll_moment {
     uint32_t phase, action;
     uint32_t tag;
-    uint64_t operation; /* its number in its tag; 0: the first that gets there */
+    uint64_t operation; /* its number in its tag; 0: the first that gets there. SEALED and JUDGED
+                         * are of no operation, and of no tag: the number is that of the view which
+                         * is sealed or judged, 0: any */
     uint64_t after_slices; /* REDUCE_SCATTER and ALL_GATHER: how many payloads of the phase to let
                             * pass first */
-    int journal_fd; /* gets the line "PHASE OPERATION" right before; -1: none */
+    int journal_fd; /* gets the line "PHASE NUMBER" right before; -1: none */
 };
 /* Do `action` when the operation reaches `phase`, once. One moment per engine; a later one replaces
  * it, NULL takes it back. */

@@ -1,0 +1,107 @@
+"""A member is killed in each phase of an operation: the others agree, byte for byte (G1, G2, G3)."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from mortals import LARGE, SMALL, Case, Mortals
+
+PHASES = ("issued", "reduce_scatter", "between", "all_gather", "complete")
+
+
+@pytest.fixture(scope="module")
+def mortals() -> Iterator[Mortals]:
+    with Mortals() as mortals:
+        yield mortals
+
+
+def reductions() -> Iterator[Case]:
+    """All of them: one victim."""
+    for size in (2, 3, 4, 5):
+        for count, in_place, on_failure, victim in itertools.product(
+            (SMALL, LARGE), (True, False), ("retry", "raise"), range(size)
+        ):
+            for phase in (*PHASES, "tokens") if count == LARGE else PHASES:
+                died = ((victim, phase),)
+                yield Case(size, "all_reduce", count, in_place, on_failure, died)
+
+
+def factors(case: Case) -> tuple[Any, ...]:
+    (victim, phase), *_ = case.victims
+    where = "first" if victim == 0 else "last" if victim == case.size - 1 else "middle"
+    return case.size, case.count, case.in_place, case.on_failure, where, phase
+
+
+def covering(cases: Iterable[Case]) -> list[Case]:
+    """Some of them, in which each pair of values of two factors occurs that occurs in all."""
+    pairs = {case: set(itertools.combinations(enumerate(factors(case)), 2)) for case in cases}
+    chance = random.Random(0)  # which cases there are must not depend on the run
+    order = chance.sample(list(pairs), len(pairs))
+    left: set[Any] = set().union(*pairs.values())
+    chosen = []
+    while left:
+        best = max(order, key=lambda case: len(pairs[case] & left))
+        chosen.append(best)
+        left -= pairs[best]
+    return chosen
+
+
+def others() -> Iterator[Case]:
+    """What is not reduced; the root of a broadcast dies, or another."""
+    for size in (2, 3, 5):
+        for on_failure in ("retry", "raise"):
+            for phase in ("issued", "complete", "tokens"):
+                died = ((size - 1, phase),)
+                yield Case(size, "barrier", 0, True, on_failure, died)
+                for count in (SMALL, LARGE):
+                    yield Case(size, "broadcast", count, True, on_failure, died, root=size - 1)
+                    yield Case(size, "broadcast", count, True, on_failure, died, root=0)
+            for count in (SMALL, LARGE):
+                died = ((size - 1, "all_gather"),)
+                yield Case(size, "broadcast", count, True, on_failure, died, root=0)
+        for phase in ("issued", "complete", "tokens"):
+            yield Case(size, "sync", victims=((0, phase),))
+
+
+def two() -> Iterator[Case]:
+    """Two die: both in one phase, or each in one of its own, or one in the other's round."""
+    for size in (3, 4, 5):
+        for count, on_failure in itertools.product((SMALL, LARGE), ("retry", "raise")):
+            first = (*PHASES, "tokens") if count == LARGE else PHASES
+            for a, b in itertools.product(first, (*first, "sealed", "judged")):
+                died = ((0, a), (size - 1, b))
+                yield Case(size, "all_reduce", count, True, on_failure, died)
+
+
+def some(cases: Iterable[Case], count: int) -> list[Case]:
+    every = list(cases)
+    return random.Random(1).sample(every, count)
+
+
+def parameters(few: Sequence[Case], every: Iterable[Case]) -> list[Any]:
+    return [
+        pytest.param(case, id=str(case), marks=() if case in few else pytest.mark.full)
+        for case in every
+    ]
+
+
+@pytest.mark.parametrize("case", parameters(covering(reductions()), reductions()))
+def test_survivors_agree_on_a_reduction_in_which_one_dies(mortals, case):
+    mortals.run(case)
+
+
+@pytest.mark.parametrize("case", parameters(some(others(), 20), others()))
+def test_survivors_agree_on_what_is_not_reduced(mortals, case):
+    for record in mortals.run(case):
+        if case.kind == "broadcast" and record.outcome[0] == "ok":
+            assert record.outcome[1] == (record.members[case.root],)
+
+
+@pytest.mark.parametrize("case", parameters(some(two(), 16), two()))
+def test_survivors_agree_though_a_second_one_dies(mortals, case):
+    mortals.run(case)
