@@ -675,8 +675,22 @@ class AnyMessages(stateful.RuleBasedStateMachine):
         sync=small,
         flag=st.booleans(),
         kind=st.sampled_from(
-            [Alive, Prepared, Unreachable, SyncReached, Suspect, Veto, Report, Taken, Leave]
-            + [Proof, LeaveDone, Commit, Seal, Verdict]
+            [
+                Alive,
+                Prepared,
+                Unreachable,
+                SyncReached,
+                Suspect,
+                Veto,
+                Report,
+                Taken,
+                Leave,
+                Proof,
+                LeaveDone,
+                Commit,
+                Seal,
+                Verdict,
+            ]
         ),
     )
     def message(self, route, group, number, other, sync, flag, kind):
