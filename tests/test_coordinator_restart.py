@@ -173,12 +173,15 @@ def test_a_run_goes_on_where_its_coordinator_left_it(tmp_path):
 
 
 def test_a_coordinator_killed_again_and_again_loses_no_sync(tmp_path):
-    """Every sync makes a new view, so that it is killed in all the moments of making one."""
+    """Before every sync an operation fails, so that the sync makes a view.
+
+    The coordinator is killed in all the moments of rounds, verdicts, preparations and commits.
+    """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rest = random.Random(seed)
     planes = [FakePlane() for _ in range(3)]
-    rounds = 40
+    rounds = 12
     done = [0]
     with CoordinatorProcess(journal=str(tmp_path / "j")) as coordinator:
         agents = [
@@ -186,20 +189,24 @@ def test_a_coordinator_killed_again_and_again_loses_no_sync(tmp_path):
             for i, plane in enumerate(planes)
         ]
 
-        def work(agent: Agent) -> list[tuple[int, int]]:
+        def work(agent: Agent, plane: FakePlane) -> list[tuple[int, int]]:
             agent.join(DEADLINE)
             views = []
             for number in range(rounds):
-                view = agent.sync(number, DEADLINE).view
+                judged = len(plane.verdicts)
+                plane.veto(agent.state.view.number, number + 1)
+                eventually(lambda n=judged: len(plane.verdicts) > n)
+                done[0] += 1
+                view = agent.sync(number + 1, DEADLINE).view
                 views.append((view.term, view.number))
                 done[0] += 1
             return views
 
         with ThreadPoolExecutor(3) as pool:
-            futures = [pool.submit(work, agent) for agent in agents]
+            futures = [pool.submit(work, *pair) for pair in zip(agents, planes, strict=True)]
             kills = 0
             while not all(future.done() for future in futures):
-                # They are at it again; a few syncs later, or in the midst of the first.
+                # They are at it again; a few steps later, or in the midst of the first.
                 before = done[0]
                 eventually(lambda b=before: done[0] > b or all(f.done() for f in futures))
                 time.sleep(rest.uniform(0.0, 0.05))

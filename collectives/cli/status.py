@@ -76,8 +76,8 @@ def render(picture: dict[str, Any], where: str, console: Console) -> None:
         console.print(table)
         for sentence in group["waits_for"]:
             console.print(f"[yellow]waiting:[/] {escape(sentence)}", soft_wrap=True)
-        for gone in group["gone"]:
-            console.print(f"[red]gone:[/] {escape(gone['text'])}", soft_wrap=True)
+        if group["broken"]:
+            console.print(f"[red]broken:[/] {escape(group['broken'])}", soft_wrap=True)
         for reason in group["reasons"][-5:]:
             console.print(
                 f"[dim]{reason['at']:8.1f} s ago[/]  {escape(reason['text'])}",

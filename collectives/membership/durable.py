@@ -103,7 +103,9 @@ def restore(entries: Mapping[Key, Any], blank: CoordinatorState) -> CoordinatorS
 
 def _parts(value: Any) -> tuple[Any, ...]:
     kind: Any = type(value)
-    return tuple(getattr(value, name) for name, _ in _fields(kind))
+    parts = (getattr(value, name) for name, _ in _fields(kind))
+    # What has volatile fields itself is not to be written down because of them.
+    return tuple(_parts(part) if type(part) in _VOLATILE else part for part in parts)
 
 
 def _encode_fields(value: Any) -> dict[str, Any]:

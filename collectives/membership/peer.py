@@ -315,9 +315,11 @@ class _Machine:
             return  # of a view that is no more
         elif isinstance(event, plane.PeerSuspected):
             before = state.suspects.get(event.peer)
-            suspicion = Suspicion(event.text, event.certain, self.now)
+            better = before is None or event.certain > before.certain
+            best = event if before is None or better else before
+            suspicion = Suspicion(best.text, best.certain, self.now)
             self.set(suspects={**state.suspects, event.peer: suspicion})
-            if before is None or event.certain > before.certain:
+            if better:
                 self._send_suspect(event.peer)
         elif not state.vetoed and not state.sealed:
             self.set(vetoed=event.text or "an operation was given up")

@@ -16,7 +16,7 @@ def snapshot(state: CoordinatorState, now: float) -> dict[str, Any]:
 
     Returns:
         ``{"run", "term", "groups": [...], "refused": {reason: count}}``, a group being
-        ``{"name", "id", "situation", "view", "waits_for", "peers", "gone", "reasons"}``. Ages
+        ``{"name", "id", "situation", "view", "waits_for", "peers", "broken", "reasons"}``. Ages
         (``heard``, ``at``) are in seconds before now.
     """
     groups = sorted(state.groups.values(), key=lambda group: group.name)
@@ -35,7 +35,7 @@ def snapshot_json(state: CoordinatorState, now: float) -> bytes:
     data = json.dumps(picture).encode()
     if len(data) > MAX_TO_PEER - 4096:
         for group in picture["groups"]:
-            group["peers"], group["reasons"], group["gone"] = [], [], []
+            group["peers"], group["reasons"] = [], []
         data = json.dumps(picture).encode()
     if len(data) > MAX_TO_PEER - 4096:
         picture["groups"] = []

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgpack
 import pytest
 import zmq
-from fakes import FakePlane
+from fakes import TIMEOUT, FakePlane, failed
+from verdicts import decode_verdict
 
 from collectives import errors
 from collectives.membership import messages
@@ -24,6 +25,7 @@ from collectives.membership.agent import Agent
 from collectives.membership.ledger import Timing
 from collectives.membership.peer import Phase
 from collectives.membership.query import query_status
+from collectives.membership.report import Error, Report, Verdict, decode_epoch, encode_report
 from collectives.membership.server import Coordinator
 
 QUICK = Timing(prepare_patience=0.8, pair_patience=0.5, hesitation=5.0, waiting_silence=2.0)
@@ -76,6 +78,9 @@ class Run:
         future = self.pool.submit(agent.join, LIMIT)
         eventually(lambda: agent.state.phase is Phase.WAITING)
         return future
+
+    def reasons(self) -> str:
+        return "; ".join(r.text for r in self.coordinator.state.groups["default"].reasons)
 
     def refused(self, reason: str) -> int:
         return self.coordinator.state.refused.get(reason, 0)
@@ -166,9 +171,13 @@ def test_a_leaver_is_announced_and_missing_from_the_next_view(run):
     agents = run.form(3)
     leaver, others = agents[1], [agents[0], agents[2]]
     leaver.leave(LIMIT)
-    for plane in (run.planes[0], run.planes[2]):
-        eventually(lambda plane=plane: plane.failed)
-        assert plane.failed == [(leaver.state.config.id, True, "'p1' left")]
+    staying = tuple(p for p in leaver.view.peers if p.id != leaver.state.config.id)
+    for agent, plane in zip(others, (run.planes[0], run.planes[2]), strict=True):
+        eventually(lambda plane=plane: plane.verdicts)
+        assert decode_verdict(plane.verdicts[0]).members == tuple(p.id for p in staying)
+        eventually(lambda agent=agent: agent.state.view.peers == staying)
+        assert agent.view.size == 3, "what the user knows changes in sync() only"
+    assert "round 1 about view 1: 'p1' left" in run.reasons()
     with pytest.raises(errors.CollectiveError, match="has left"):
         leaver.sync(0, LIMIT)
     newcomer = run.joining(run.agent("new"))  # min_size is 3
@@ -180,36 +189,78 @@ def test_a_leaver_is_announced_and_missing_from_the_next_view(run):
 def test_a_suspected_peer_is_lost_to_all_and_learns_that_it_was_evicted(run):
     agents = run.form(3)
     dead = agents[2].state.config.id
-    evidence = plane_events.PeerSuspected(agents[0].view.number, dead, "connection reset")
+    evidence = plane_events.PeerSuspected(agents[0].view.number, dead, "its process ended", 2)
     run.planes[0].emit(evidence)
     for plane in run.planes[:2]:
-        eventually(lambda plane=plane: plane.failed)
-        peer, left, text = plane.failed[0]
-        assert (peer, left) == (dead, False)
-        assert "is dead by the word of 'p0': connection reset" in text
-    with pytest.raises(errors.Evicted, match=r"connection reset; call collectives.join\(\) again"):
+        eventually(lambda plane=plane: plane.verdicts)
+        assert dead not in decode_verdict(plane.verdicts[0]).members
+    text = "'p2' is dead, its process ended (seen by 'p0')"
+    assert f"round 1 about view 1: {text}" in run.reasons()
+    with pytest.raises(errors.Evicted, match=r"seen by 'p0'\); call collectives.join\(\) again"):
         agents[2].sync(0, LIMIT)
-    assert run.planes[2].failed[0][0] == dead, "its own data plane is broken too"
+    eventually(lambda: run.planes[2].ended)
+    assert run.planes[2].ended == [text], "its own data plane has ended too"
 
 
 def test_an_agent_closed_without_leaving_is_lost_to_the_others_at_once(run):
     agents = run.form(2)
     began = time.monotonic()
     agents[1].close("ValueError: no")
-    eventually(lambda: run.planes[0].failed)
+    eventually(lambda: run.planes[0].verdicts)
     assert time.monotonic() - began < 1.0
-    assert run.planes[0].failed[0][1:] == (False, "'p1' aborted: ValueError: no")
+    assert "round 1 about view 1: 'p1' aborted: ValueError: no" in run.reasons()
 
 
 def test_a_broken_group_is_mended_by_a_new_view(run):
     agents = run.form(2)
     number = agents[0].view.number
     # The event is queued, not yet seen by the agent, when sync is called: it must still count.
-    run.planes[1].events.append(plane_events.Broken(number, "an operation failed"))
+    run.planes[1].report = failed(3, "gave up")
+    run.planes[1].events.append(plane_events.Vetoed(number, "gave up"))
+    outcomes = run.all(agents, lambda agent: agent.sync(3, LIMIT))
+    assert {(o.view.number, o.joined, o.left) for o in outcomes} == {(number + 2, (), ())}
+    for plane in run.planes:
+        (verdict,) = plane.verdicts
+        assert decode_verdict(verdict).verdict.error == Error(TIMEOUT, None, "gave up")
+    outcomes = run.all(agents, lambda agent: agent.sync(3, LIMIT))
+    assert {o.view.number for o in outcomes} == {number + 2}, "it is whole again"
+
+
+def test_members_that_report_nothing_wrong_go_on_in_the_next_view(run):
+    agents = run.form(2)
+    number = agents[0].view.number
+    run.planes[0].emit(plane_events.Vetoed(number, "it was settled meanwhile"))
+    for plane in run.planes:
+        eventually(lambda plane=plane: plane.verdicts)
+        assert decode_verdict(plane.verdicts[0]).verdict == Verdict()
     outcomes = run.all(agents, lambda agent: agent.sync(0, LIMIT))
-    assert {o.view.number > number for o in outcomes} == {True}
-    outcomes = run.all(agents, lambda agent: agent.sync(0, LIMIT, broken=agent is agents[0]))
-    assert {o.view.number > number + 1 for o in outcomes} == {True}
+    assert {o.view.number for o in outcomes} == {number + 1}
+
+
+def test_who_does_not_hear_the_coordinator_is_reached_through_the_others(run):
+    agents = run.form(3)
+    run.planes[2].mute = True
+    deaf = agents[2].state.config.id
+    run.planes[0].veto(agents[0].view.number, 1)
+    relayed = lambda: [c for c in run.planes[0].calls if c[0] == "relay"]  # noqa: E731
+    eventually(relayed)
+    _, peer, message, verdict = relayed()[0]
+    assert (peer, verdict, len(message)) == (deaf, False, 32)
+    data = encode_report(decode_epoch(message), deaf, Report())
+    run.planes[0].emit(plane_events.Reported(data))
+    for plane in run.planes:
+        eventually(lambda plane=plane: plane.verdicts)
+        assert deaf in decode_verdict(plane.verdicts[0]).members
+
+
+def test_a_data_plane_that_gave_up_takes_its_peer_out_of_the_run(run):
+    agents = run.form(2)
+    number = agents[0].view.number
+    run.planes[0].emit(plane_events.GivenUp(number, "nothing was decided; join again"))
+    with pytest.raises(errors.CoordinatorUnreachable, match="nothing was decided; join again"):
+        agents[0].sync(0, LIMIT)
+    eventually(lambda: run.planes[1].verdicts)
+    assert "'p0' aborted: nothing was decided" in run.reasons()
 
 
 def test_a_sync_that_timed_out_names_the_absent_and_can_be_resumed(run):
@@ -318,7 +369,8 @@ def test_a_member_outlives_its_coordinator_and_is_told_when_it_needs_it(run):
     eventually(lambda: time.monotonic() - agents[0].state.heard > 3.1)
     with pytest.raises(errors.CoordinatorUnreachable, match="has not answered for 3 s"):
         agents[0].sync(0, 0.2)
-    assert not run.planes[0].failed, "a silent coordinator is no reason to lose a peer"
+    lost = run.planes[0].verdicts + run.planes[0].ended
+    assert not lost, "a silent coordinator is no reason to lose a peer"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
@@ -370,8 +422,7 @@ def test_garbage_messages_are_counted_and_the_run_is_unharmed(run):
         eventually(lambda: run.refused("undecodable message") == len(bad) + 1)
         assert run.refused("other protocol version") == 1
         # What only a coordinator says, and a member's words from a stranger, change nothing.
-        gone = messages.Gone(1, 1, 1, 0, agents[0].state.config.id, False, "")
-        sock.send(messages.encode(gone))
+        sock.send(messages.encode(messages.Seal(1, 1, 1, b"\0" * 32)))
         sock.send(messages.encode(messages.Leave(1)))
         assert sock.poll(int(LIMIT * 1000))
     outcomes = run.all(agents, lambda agent: agent.sync(0, LIMIT))

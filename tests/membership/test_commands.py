@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from fakes import FakePlane
+from test_agent import eventually
 from typer.testing import CliRunner
 
 from collectives import errors
@@ -111,6 +112,10 @@ def test_the_status_shows_who_waits_for_whom(monkeypatch):
             [],
             ["the group waits for 2 more peers"],
         ]
+        planes[0].veto(1, 1, "gave up after 3 s")
+        eventually(lambda: planes[0].verdicts)
+        shown = run(monkeypatch, "status", coordinator.address, COLLECTIVES_TOKEN="secret")
+        assert "broken: gave up after 3 s" in shown.stdout, shown.stdout
         denied = run(monkeypatch, "status", coordinator.address)
         assert isinstance(denied.exception, errors.NotAuthorized)
         assert "--token or in $COLLECTIVES_TOKEN" in str(denied.exception)

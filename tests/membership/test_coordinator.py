@@ -7,8 +7,10 @@ import json
 import uuid
 
 import hypothesis.stateful as stateful
+from fakes import TIMEOUT, failed
 from hypothesis import settings
 from hypothesis import strategies as st
+from verdicts import decode_verdict
 
 from collectives.membership import ledger, messages
 from collectives.membership.coordinator import decide
@@ -17,10 +19,10 @@ from collectives.membership.messages import (
     Abandon,
     Alive,
     Challenge,
+    Check,
     Commit,
     Denied,
     Evicted,
-    Gone,
     Hello,
     Identify,
     Leave,
@@ -28,6 +30,8 @@ from collectives.membership.messages import (
     Prepare,
     Prepared,
     Proof,
+    Report,
+    Seal,
     Skew,
     StatusQuery,
     StatusReply,
@@ -35,11 +39,23 @@ from collectives.membership.messages import (
     SyncDone,
     SyncReached,
     SyncWaiting,
+    Taken,
     Unreachable,
+    Verdict,
+    Veto,
     Waiting,
     Welcome,
 )
+from collectives.membership.report import (
+    Epoch,
+    Error,
+    decode_epoch,
+    encode_epoch,
+    encode_report,
+)
+from collectives.membership.report import Report as Found
 from collectives.membership.status import snapshot, snapshot_json
+from collectives.membership.view import Peer, View
 
 
 def peer_id(i: int) -> uuid.UUID:
@@ -82,8 +98,7 @@ class Desk:
                     group = self.state.groups["g"]
                     number = group.view.number if group.view else 0
                     coming = group.preparing.view.number if group.preparing else 0
-                    stand = Alive(group.id, 1, number, coming, len(group.gone))
-                    sent += self.say(i, stand)
+                    sent += self.say(i, Alive(group.id, 1, number, coming))
             sent += self.event(Tick())
         return sent
 
@@ -95,10 +110,41 @@ class Desk:
         view = self.group.preparing.view
         return self.say(i, Prepared(self.group.id, view.term, view.number))
 
-    def reached(self, i: int, last: int = 0, broken: bool = False):
+    def reached(self, i: int, last: int = 0):
         group = self.group
         about = (group.id, group.view.term, group.view.number, group.sync)
-        return self.say(i, SyncReached(*about, last, broken))
+        return self.say(i, SyncReached(*about, last))
+
+    def suspect(self, i: int, other: int, text: str = "killed", certain: int = 2):
+        view = self.group.view
+        about = (self.group.id, view.term, view.number)
+        return self.say(i, Suspect(*about, peer_id(other), text, certain))
+
+    def veto(self, i: int, text: str = "gave up"):
+        view = self.group.view
+        return self.say(i, Veto(self.group.id, view.term, view.number, text))
+
+    def reported(self, i: int, found: Found | None = None):
+        """Peer i reports in the open round."""
+        data = encode_report(self.group.round.epoch, peer_id(i), found or Found())
+        return self.say(i, Report(self.group.id, data))
+
+    def decided(self, fails: bool = False):
+        """All members report in the open round; with ``fails``, a call that gave up."""
+        sent = []
+        for peer in self.group.members:
+            sent += self.reported(peer.id.int - 1, failed(1) if fails else None)
+        assert self.group.round is None
+        return sent
+
+    def breaks(self) -> Desk:
+        """An operation fails, and all have taken the verdict."""
+        self.veto(0)
+        self.decided(fails=True)
+        for peer in self.group.members:
+            view = self.group.view
+            self.say(peer.id.int - 1, Alive(self.group.id, view.term, view.number))
+        return self
 
     def form(self, count: int) -> Desk:
         """Bring a first view of ``count`` peers about."""
@@ -140,12 +186,13 @@ def test_two_views_never_have_the_same_key():
     desk = Desk().form(2)
     keys = {desk.group.view.key}
     for _ in range(5):
-        desk.reached(0, broken=True)
+        keys.add(desk.breaks().group.view.key)
+        desk.reached(0)
         desk.reached(1)
         desk.prepared(0)
         desk.prepared(1)
         keys.add(desk.group.view.key)
-    assert len(keys) == 6
+    assert len(keys) == 11
 
 
 def test_names_are_made_unique():
@@ -166,7 +213,7 @@ def test_a_sync_without_news_keeps_the_view():
     assert [(m.number, m.sync) for m in of(SyncDone, sent)] == [(1, 1)] * 2
     # A repeated request of the finished sync gets its answer again; the next sync is another.
     group = desk.group
-    again = desk.say(0, SyncReached(group.id, 1, 1, 1, 5, False))
+    again = desk.say(0, SyncReached(group.id, 1, 1, 1, 5))
     assert of(SyncDone, again)[0].sync == 1
     assert not of(SyncDone, desk.reached(0, 9))
 
@@ -214,14 +261,15 @@ def test_peers_of_one_unit_are_refused_together():
 
 
 def test_a_broken_group_gets_a_new_view_of_the_same_peers():
-    desk = Desk().form(2)
-    desk.reached(0, broken=True)
+    desk = Desk().form(2).breaks()
+    assert desk.group.view.number == 2
+    desk.reached(0)
     view = of(Prepare, desk.reached(1))[0].view
-    assert (view.number, view.size) == (2, 2)
-    assert "an operation failed at p0" in desk.reason
+    assert (view.number, view.size) == (3, 2)
+    assert "an operation had failed" in desk.reason
 
 
-def test_a_departure_is_enough_for_a_new_view():
+def test_a_departure_is_a_new_view_without_a_sync():
     desk = Desk()
     for i in range(3):
         desk.hello(i, min_size=2 if i < 2 else 1)
@@ -233,27 +281,42 @@ def test_a_departure_is_enough_for_a_new_view():
         desk.prepared(i)
     assert desk.group.view.size == 3
     desk.say(1, Leave(desk.group.id))
-    desk.reached(0)
-    view = of(Prepare, desk.reached(2))[0].view
+    verdicts = of(Verdict, desk.decided())
+    assert {v.text for v in verdicts} == {"'p1' left"}
+    (view,) = {v.view for v in verdicts}
     assert ([p.name for p in view.peers], view.number) == (["p0", "p2"], 3)
+    assert desk.group.view == view
+    desk.reached(0)
+    assert of(SyncDone, desk.reached(2)), "nothing is left for the sync to do"
 
 
-def test_a_break_reported_late_in_a_sync_still_counts():
+def test_a_break_in_the_midst_of_a_sync_still_counts():
     desk = Desk().form(2)
     desk.reached(0)
-    desk.reached(0, broken=True)
+    desk.veto(1)
+    desk.reached(1)
+    assert not desk.group.preparing, "first the round"
+    desk.decided(fails=True)
+    assert not desk.group.reached, "whoever is in sync() says so again, in the new view"
+    desk.reached(0)
     assert of(Prepare, desk.reached(1))
 
 
-def test_a_death_is_announced_at_once_and_the_dead_is_told_when_it_speaks():
+def test_a_death_opens_a_round_and_the_dead_is_told_when_it_speaks():
     desk = Desk().form(3)
-    sent = desk.say(0, Suspect(desk.group.id, 1, 1, peer_id(2), "connection reset"))
-    assert [(int(r), m.peer, m.left) for r, m in sent if isinstance(m, Gone)] == [
-        (0, peer_id(2), False),
-        (1, peer_id(2), False),
+    sent = desk.suspect(0, 2)
+    assert [(int(r), decode_epoch(m.epoch), m.relay) for r, m in sent if isinstance(m, Seal)] == [
+        (0, desk.group.round.epoch, ()),
+        (1, desk.group.round.epoch, ()),
     ]
-    assert "'p2' is dead by the word of 'p0': connection reset" in desk.reason
+    assert "'p2' is dead, its process ended (seen by 'p0')" in desk.reason
     assert of(Evicted, desk.say(2, Alive(desk.group.id, 1, 1)))
+    sent = desk.decided()
+    assert [int(r) for r, m in sent if isinstance(m, Verdict)] == [0, 1]
+    judged = decode_verdict(of(Verdict, sent)[0].data)
+    view = desk.group.view
+    assert (judged.term, judged.number, judged.key) == (view.term, view.number, view.key)
+    assert judged.members == (peer_id(0), peer_id(1))
     assert of(Evicted, desk.hello(2)), "its UUID is used up"
     # The sync does not wait for it, and there are too few without it.
     desk.reached(0)
@@ -264,37 +327,156 @@ def test_a_death_is_announced_at_once_and_the_dead_is_told_when_it_speaks():
     assert [p.name for p in of(Prepare, sent)[0].view.peers] == ["p0", "p1", "p3"]
 
 
-def test_whoever_missed_a_departure_hears_of_it_later():
+def test_whoever_missed_a_round_or_its_verdict_hears_of_it_later():
     desk = Desk().form(4)
     for i in (3, 2):
-        desk.say(0, Suspect(desk.group.id, 1, 1, peer_id(i), "reset"))
-    told = of(Gone, desk.say(1, Alive(desk.group.id, 1, 1, 0, 1)))
-    assert [(m.index, m.peer) for m in told] == [(1, peer_id(2))]
+        desk.suspect(0, i)
+    (seal,) = of(Seal, desk.say(1, Alive(desk.group.id, 1, 1)))
+    assert (decode_epoch(seal.epoch), seal.relay) == (desk.group.round.epoch, (peer_id(1),))
+    desk.decided()
+    (verdict,) = of(Verdict, desk.say(1, Alive(desk.group.id, 1, 1, 0, True)))
+    assert verdict.view == desk.group.view
+    assert len(verdict.view.peers) == 2, "both deaths are in one round"
+    assert not of(Verdict, desk.say(1, Alive(desk.group.id, 1, verdict.view.number)))
+
+
+def test_suspicion_is_asked_about_and_silence_is_death():
+    desk = Desk().form(3)
+    assert of(Check, desk.suspect(0, 2, "connection refused", 1), 2)
+    desk.pass_time(0.5, speaking=(0, 1))
+    assert "'p2' is dead by the word of 'p0': connection refused" in desk.reason
+    assert len(desk.group.members) == 2
+
+
+def test_who_answers_lives_and_a_pair_that_cannot_talk_loses_the_higher_rank():
+    desk = Desk().form(3)
+    desk.pass_time(0.5)
+    sent = []
+    for _ in range(2):
+        assert len(desk.group.members) == 3
+        sent += desk.suspect(0, 1, "silent for 5 s", 0)
+        sent += desk.pass_time(1.0, speaking=(0, 1, 2))
+    evicted = [(int(r), m.text) for r, m in sent if isinstance(m, Evicted)]
+    assert [who for who, _ in evicted] == [1]
+    assert "'p0' and 'p1' cannot reach each other, though both reach the coord" in evicted[0][1]
+    assert desk.group.round.lost[0].peer.name == "p1"
+
+
+def test_one_error_is_for_all_and_what_stands_is_spared():
+    desk = Desk().form(2)
+    desk.veto(1, "gave up after 3 s")
+    desk.reported(0)
+    sent = desk.reported(1, failed(4, "gave up after 3 s"))
+    verdict = decode_verdict(of(Verdict, sent)[0].data).verdict
+    assert verdict.error == desk.group.broken == Error(TIMEOUT, None, "gave up after 3 s")
+
+
+def test_a_veto_of_another_view_opens_no_round():
+    desk = Desk().form(2)
+    desk.say(0, Veto(desk.group.id, 1, 7, "stale"))
+    assert desk.group.round is None
+    desk.veto(0)
+    epoch = desk.group.round.epoch
+    assert not of(Seal, desk.veto(1)), "one round is enough for both"
+    assert desk.group.round.epoch == epoch
+
+
+def test_who_does_not_report_is_reached_through_the_others_and_then_evicted():
+    desk = Desk().form(3)
+    desk.veto(0)
+    desk.reported(0)
+    desk.reported(1)
+    sent = desk.pass_time(0.5, speaking=(0, 1, 2))
+    assert {int(r) for r, m in sent if isinstance(m, Seal) and m.relay == (peer_id(2),)} >= {0, 1}
+    desk.pass_time(5.0, speaking=(0, 1))
+    assert desk.group.round is None, "all that are left have reported"
+    text = "'p2' is evicted from group 'g': it did not report in round 1 within 5 s"
+    assert [d.text for d in desk.state.departed.values()] == [text]
+    assert [p.name for p in desk.group.view.peers] == ["p0", "p1"]
+
+
+def test_who_does_not_take_the_verdict_is_evicted_by_the_next_round():
+    desk = Desk().form(3)
+    desk.suspect(0, 2)
+    desk.decided()
+    sent = desk.pass_time(0.5, speaking=(0,))
+    assert {int(r) for r, m in sent if isinstance(m, Verdict) and m.relay == (peer_id(1),)} == {
+        0,
+        1,
+    }
+    sent = desk.pass_time(5.0, speaking=(0,))
+    assert of(Seal, sent, 0)
+    assert [d.peer.name for d in desk.group.round.lost] == ["p1"]
+    assert "did not take the verdict of round 1 within 5 s" in desk.group.round.lost[0].text
+
+
+def test_a_verdict_taken_by_the_word_of_a_neighbour_is_taken():
+    desk = Desk().form(3)
+    desk.suspect(0, 2)
+    epoch = encode_epoch(desk.group.round.epoch)
+    desk.decided()
+    desk.say(0, Taken(desk.group.id, b"e" * 32, peer_id(1)))
+    assert desk.group.issued.taken == frozenset(), "of another round"
+    desk.say(0, Taken(desk.group.id, epoch, peer_id(1)))
+    desk.pass_time(6.0, speaking=(0,))
+    assert len(desk.group.members) == 2
+
+
+def test_reports_of_another_round_or_in_a_strangers_name_do_not_count():
+    desk = Desk().form(3)
+    desk.veto(0)
+    epoch = desk.group.round.epoch
+    for wrong, who in ((dataclasses.replace(epoch, round=9), 1), (epoch, 7)):
+        desk.say(1, Report(desk.group.id, encode_report(wrong, peer_id(who), Found())))
+    assert not desk.group.round.reports
+    desk.say(1, Report(desk.group.id, b"rubbish"))
+    assert desk.state.refused["malformed report"] == 1
+    desk.reported(1)
+    desk.reported(1, failed(1))
+    assert desk.group.round.reports == {peer_id(1): Found()}, "the first one counts"
+
+
+def test_a_round_ends_a_preparation_and_the_sync_is_begun_again():
+    desk = Desk().form(2)
+    desk.hello(2, min_size=2)
+    desk.reached(0)
+    desk.reached(1)
+    desk.prepared(0)
+    sent = desk.suspect(0, 1)
+    assert of(Abandon, sent, 0) and of(Abandon, sent, 2)
+    desk.reported(0)
+    assert desk.group.view.size == 1
+    sent = desk.reached(0)
+    assert [p.name for p in of(Prepare, sent)[0].view.peers] == ["p0", "p2"]
 
 
 def test_stale_and_false_evidence_is_not_evidence():
     desk = Desk().form(3)
     group = desk.group
-    assert not of(Gone, desk.say(0, Suspect(group.id, 1, 7, peer_id(1), "another view")))
-    assert not of(Gone, desk.say(0, Suspect(group.id, 1, 1, peer_id(0), "myself")))
-    assert not of(Gone, desk.say(0, Suspect(group.id, 1, 1, peer_id(8), "nobody")))
+    desk.say(0, Suspect(group.id, 1, 7, peer_id(1), "another view", 2))
+    desk.suspect(0, 0, "myself")
+    desk.suspect(0, 8, "nobody")
     desk.hello(3)
-    assert not of(Gone, desk.say(3, Suspect(group.id, 1, 1, peer_id(1), "no member")))
+    desk.suspect(3, 1, "no member")
     assert len(desk.group.members) == 3
+    assert desk.group.round is None and not desk.group.suspects
 
 
 def test_a_leaver_is_let_go_and_announced():
     desk = Desk().form(3)
     sent = desk.say(1, Leave(desk.group.id, "done"))
     assert [int(r) for r, m in sent if isinstance(m, LeaveDone)] == [1]
-    assert [(m.left, m.text) for m in of(Gone, sent)] == [(True, "'p1' left: done")] * 2
+    assert [int(r) for r, m in sent if isinstance(m, Seal)] == [0, 2]
+    assert [(d.left, d.text) for d in desk.group.round.lost] == [(True, "'p1' left: done")]
     assert of(LeaveDone, desk.say(1, Leave(desk.group.id))), "asked again, answered again"
 
 
 def test_an_abort_is_announced_as_a_loss():
     desk = Desk().form(2)
-    sent = desk.say(1, Leave(desk.group.id, "ValueError", aborted=True))
-    assert [(m.left, m.text) for m in of(Gone, sent)] == [(False, "'p1' aborted: ValueError")]
+    desk.say(1, Leave(desk.group.id, "ValueError", aborted=True))
+    assert [(d.left, d.text) for d in desk.group.round.lost] == [
+        (False, "'p1' aborted: ValueError")
+    ]
 
 
 def test_silence_drops_those_who_wait_and_never_a_member():
@@ -395,17 +577,17 @@ def test_other_versions_are_refused_with_our_range():
 
 
 def test_a_member_comes_back_over_a_new_connection_and_hears_what_it_missed():
-    desk = Desk().form(2)
-    desk.reached(0, broken=True)
+    desk = Desk().form(2).breaks()
+    desk.reached(0)
     desk.reached(1)
     desk.prepared(0)
     desk.prepared(1)
-    sent = desk.event(Received(b"7", Alive(desk.group.id, 1, 1)))
+    sent = desk.event(Received(b"7", Alive(desk.group.id, 1, 2)))
     assert [m for _, m in sent] == [Identify()]
-    hello = Hello(peer_id(0), "g", "p0", (), 2, run=desk.state.run, term=1, number=1)
+    hello = Hello(peer_id(0), "g", "p0", (), 2, run=desk.state.run, term=1, number=2)
     sent = desk.event(Received(b"7", hello))
     assert [type(m) for _, m in sent] == [Welcome, Commit]
-    assert of(Identify, desk.say(0, Alive(desk.group.id, 1, 2))), "the old connection is nobody's"
+    assert of(Identify, desk.say(0, Alive(desk.group.id, 1, 3))), "the old connection is nobody's"
 
 
 def test_a_member_of_a_forgotten_run_is_told_so():
@@ -437,8 +619,8 @@ def test_a_death_is_one_in_all_groups():
         other = desk.state.groups["other"]
         number = other.preparing.view.number
         desk.event(Received(b"1%d" % i, Prepared(other.id, 1, number)))
-    sent = desk.say(0, Suspect(desk.group.id, 1, 1, peer_id(1), "reset"))
-    assert {r for r, m in sent if isinstance(m, Gone)} == {b"0", b"10"}
+    sent = desk.suspect(0, 1)
+    assert {r for r, m in sent if isinstance(m, Seal)} == {b"0", b"10"}
 
 
 def test_the_status_tells_who_waits_for_whom_and_no_secret():
@@ -463,6 +645,9 @@ def test_the_status_tells_who_waits_for_whom_and_no_secret():
     assert desk.group.view.key.hex() not in text
     assert repr(desk.group.view.key) not in text
     assert repr(desk.state.seed) not in text
+
+
+A_VIEW = View("g", 1, 1, 1, (Peer(peer_id(0), "p0", ()),), b"k" * 32)
 
 
 class AnyMessages(stateful.RuleBasedStateMachine):
@@ -490,24 +675,58 @@ class AnyMessages(stateful.RuleBasedStateMachine):
         sync=small,
         flag=st.booleans(),
         kind=st.sampled_from(
-            [Alive, Prepared, Unreachable, SyncReached, Suspect, Leave, Proof, LeaveDone, Commit]
+            [
+                Alive,
+                Prepared,
+                Unreachable,
+                SyncReached,
+                Suspect,
+                Veto,
+                Report,
+                Taken,
+                Leave,
+                Proof,
+                LeaveDone,
+                Commit,
+                Seal,
+                Verdict,
+            ]
         ),
     )
     def message(self, route, group, number, other, sync, flag, kind):
         if "g" in self.desk.state.groups and sync:
             group = self.desk.group.id  # mostly the right one, or nothing would ever happen
         made = {
-            Alive: lambda: Alive(group, 1, number, sync, other),
+            Alive: lambda: Alive(group, 1, number, sync, flag),
             Prepared: lambda: Prepared(group, 1, number),
             Unreachable: lambda: Unreachable(group, 1, number, ((peer_id(other), "no"),)),
-            SyncReached: lambda: SyncReached(group, 1, number, sync, other, flag),
-            Suspect: lambda: Suspect(group, 1, number, peer_id(other), "no"),
+            SyncReached: lambda: SyncReached(group, 1, number, sync, other),
+            Suspect: lambda: Suspect(group, 1, number, peer_id(other), "no", 2 * flag),
+            Veto: lambda: Veto(group, 1, number, "no"),
+            Report: lambda: Report(group, self.report(number, other, flag)),
+            Taken: lambda: Taken(group, b"e" * 32, peer_id(other)),
+            Seal: lambda: Seal(group, 1, number, b"e" * 32),
+            Verdict: lambda: Verdict(group, 1, number, A_VIEW, b""),
             Leave: lambda: Leave(group, "", flag),
             Proof: lambda: Proof(b"m" * 32),
             LeaveDone: LeaveDone,
             Commit: lambda: Commit(group, 1, number, 1),
         }
         self.desk.say(route, made[kind]())
+
+    def report(self, number: int, who: int, fails: bool) -> bytes:
+        group = self.desk.state.groups.get("g")
+        epoch = group.round.epoch if group and group.round else Epoch(1, 1, number, 1)
+        return encode_report(epoch, peer_id(who), failed(number) if fails else Found())
+
+    @stateful.rule(fails=st.booleans())
+    def all_reported(self, fails):
+        group = self.desk.state.groups.get("g")
+        if group is not None and group.round is not None:
+            for peer in group.members:
+                data = self.report(0, peer.id.int - 1, fails)
+                route = group.peers[peer.id].route
+                self.desk.event(Received(route, Report(group.id, data)))
 
     @stateful.rule()
     def all_prepared(self):
@@ -524,7 +743,7 @@ class AnyMessages(stateful.RuleBasedStateMachine):
             for peer in group.members:
                 about = (group.id, 1, group.view.number, group.sync)
                 route = self.desk.group.peers[peer.id].route
-                self.desk.event(Received(route, SyncReached(*about, 3, False)))
+                self.desk.event(Received(route, SyncReached(*about, 3)))
 
     @stateful.rule(seconds=st.sampled_from([0.25, 1.0, 6.0, 16.0]))
     def time(self, seconds):
@@ -540,9 +759,17 @@ class AnyMessages(stateful.RuleBasedStateMachine):
                 assert group.members, "a view without a living member"
                 assert group.number >= group.view.number
                 assert set(group.reached) <= {peer.id for peer in group.members}
-                gone = [departure.peer.id for departure in group.gone]
-                assert len(set(gone)) == len(gone)
-                assert {p.id for p in group.view.peers} == {p.id for p in group.members} | set(gone)
+                lost = [] if group.round is None else [d.peer.id for d in group.round.lost]
+                assert len(set(lost)) == len(lost)
+                assert {p.id for p in group.view.peers} == {p.id for p in group.members} | set(lost)
+            if group.round is not None:
+                assert group.preparing is None, "a round and a preparation at once"
+                living = {peer.id for peer in group.members}
+                assert living > set(group.round.reports), "a round that could be decided"
+                assert (group.round.epoch.view_term, group.round.epoch.view) == (
+                    group.view.term,
+                    group.view.number,
+                )
             if group.preparing is not None:
                 coming = group.preparing.view
                 assert coming.number == group.number

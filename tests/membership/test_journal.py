@@ -20,7 +20,8 @@ from collectives.errors import CollectiveError
 from collectives.membership import journal as journal_module
 from collectives.membership.durable import UnreadableError, changes, durable, restore
 from collectives.membership.journal import Journal, JournalError
-from collectives.membership.ledger import CoordinatorState, Departure, Group
+from collectives.membership.ledger import CoordinatorState, Departure, Group, Issued, Round
+from collectives.membership.report import Epoch, Error
 from collectives.membership.server import Coordinator
 from collectives.membership.view import Peer, View
 
@@ -135,10 +136,10 @@ journal.append({("a",): 1})
 child = os.fork()
 if child == 0:
     journal.close()
-    print("child", flush=True)
+    os.write(1, b"child\\n")
     sys.stdin.read()
     os._exit(0)
-print("parent", child, flush=True)
+os.write(1, b"parent\\n")
 os.waitpid(child, 0)
 """
     with subprocess.Popen(
@@ -331,11 +332,16 @@ def peer(number: int) -> Peer:
 def state() -> CoordinatorState:
     view = View("g", 3, 2, 5, (peer(1), peer(2), peer(3)), b"k" * 32, 17)
     gone = Departure(peer(3), left=True, text="it left")
+    issued = Issued(Epoch(2, 1, 4, 7), 1, 4, b"verdict", "it left")
+    error = Error(3, uuid.UUID(int=3), "it left")
     return CoordinatorState(
         run=uuid.UUID(int=9),
         seed=b"s" * 32,
         term=2,
-        groups={"g": Group(3, "g", 6, view, (gone,), 4), "h": Group(4, "h")},
+        groups={
+            "g": Group(3, "g", 6, view, issued=issued, broken=error, renew=True, sync=4),
+            "h": Group(4, "h"),
+        },
         departed={("g", uuid.UUID(int=3)): gone},
     )
 
@@ -352,7 +358,13 @@ def test_a_state_comes_back_from_its_entries(tmp_path):
 def test_only_what_changed_is_recorded():
     before = state()
     assert not changes(before, dataclasses.replace(before, counter=8, refused={"x": 1}))
-    group = dataclasses.replace(before.groups["g"], held=5.0, reached={}, peers={})
+    group = before.groups["g"]
+    issued = dataclasses.replace(group.issued, taken=frozenset((uuid.UUID(int=1),)), asked=3.0)
+    group = dataclasses.replace(
+        group, held=5.0, reached={}, peers={}, rounds=3, round=Round(Epoch(2, 2, 5, 3), 1.0, 1.0)
+    )
+    assert not changes(before, dataclasses.replace(before, groups={**before.groups, "g": group}))
+    group = dataclasses.replace(group, issued=issued)
     assert not changes(before, dataclasses.replace(before, groups={**before.groups, "g": group}))
     group = dataclasses.replace(group, number=7)
     after = dataclasses.replace(
@@ -369,7 +381,7 @@ def test_only_what_changed_is_recorded():
     assert found["group", "h"] is None
     entries = {k: v for k, v in {**durable(before), **found}.items() if v is not None}
     assert restore(entries, before) == dataclasses.replace(
-        after, groups={n: dataclasses.replace(g, held=0.0) for n, g in after.groups.items()}
+        after, groups={**after.groups, "g": dataclasses.replace(before.groups["g"], number=7)}
     )
 
 

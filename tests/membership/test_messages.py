@@ -174,7 +174,7 @@ def test_no_bytes_do_worse_than_being_malformed(data):
 @given(
     at=st.integers(0, 10**6),
     flip=st.integers(1, 255),
-    message=st.sampled_from([HELLO, Proof(b"m" * 32), Alive(1, 1, 5, 6, 2), Commit(1, 1, 2, 9)]),
+    message=st.sampled_from([HELLO, Proof(b"m" * 32), Alive(1, 1, 5, 6, True), Commit(1, 1, 2, 9)]),
 )
 def test_a_changed_byte_is_malformed_or_another_valid_message(at, flip, message):
     data = bytearray(encode(message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 
 from collectives import errors
@@ -12,7 +13,8 @@ from collectives.membership.peer import (
     CallSync,
     CommitPlane,
     DiscardPlane,
-    FailPlane,
+    EndPlane,
+    JudgePlane,
     OpenPlane,
     PeerConfig,
     PeerState,
@@ -21,7 +23,9 @@ from collectives.membership.peer import (
     Received,
     ReceivedOtherVersion,
     Reject,
+    RelayPlane,
     Resolve,
+    SealPlane,
     Send,
     Start,
     Tick,
@@ -32,6 +36,7 @@ from collectives.membership.view import Peer, View
 
 RUN = uuid.UUID(int=77)
 ME, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
+EPOCH = b"e" * 32
 
 
 class Machine:
@@ -68,6 +73,12 @@ class Machine:
         self.hear(messages.Commit(3, 1, 1, 1))
         assert self.state.phase is Phase.MEMBER
         return self
+
+    def verdict(self, number: int = 1, *, me: bool = True, **fields) -> messages.Verdict:
+        """That of a round about view ``number``, which issues the next one, without OTHER."""
+        view = self.view(number + 1)
+        view = dataclasses.replace(view, peers=view.peers[:1] if me else view.peers[1:])
+        return messages.Verdict(3, 1, number, view, b"verdict", "it died", **fields)
 
     def wait(self, seconds: float) -> list:
         done = []
@@ -144,12 +155,12 @@ def test_evidence_is_repeated_until_the_coordinator_has_decided():
     assert len(sent(machine.do(evidence), messages.Suspect)) == 1
     assert not machine.do(evidence)
     assert len(sent(machine.wait(2.0), messages.Suspect)) == 4
-    gone = messages.Gone(3, 1, 1, 0, OTHER, False, "dead")
-    assert machine.hear(gone) == [FailPlane(OTHER, False, "dead")]
-    assert machine.hear(gone) == []
-    actions = machine.wait(2.0)
-    assert not sent(actions, messages.Suspect)
-    assert sent(actions, messages.Alive)[0].gone == 1
+    verdict = machine.verdict()
+    judged, alive = machine.hear(verdict)
+    assert judged == JudgePlane(b"verdict")
+    assert machine.hear(verdict) == [alive], "said twice, done once, and said that it is"
+    assert alive.message.number == 2
+    assert not sent(machine.wait(2.0), messages.Suspect)
 
 
 def test_better_evidence_is_told_at_once_and_worse_is_no_news():
@@ -162,10 +173,14 @@ def test_better_evidence_is_told_at_once_and_worse_is_no_news():
     assert again and {evidence.certain for evidence in again} == {2}
 
 
-def test_departures_of_another_view_change_nothing():
+def test_rounds_and_evidence_of_another_view_change_nothing():
     machine = Machine().member()
-    assert machine.hear(messages.Gone(3, 1, 9, 0, OTHER, False, "dead")) == []
+    assert machine.hear(messages.Seal(3, 1, 9, EPOCH)) == []
+    assert machine.hear(messages.Seal(7, 1, 1, EPOCH)) == [], "of another group"
+    assert machine.hear(machine.verdict(9)) == []
+    assert machine.hear(machine.verdict(me=False)) == [], "not for us; Evicted follows"
     assert machine.do(plane.PeerSuspected(9, OTHER, "reset")) == []
+    assert machine.do(plane.Vetoed(9, "timed out")) == []
     assert machine.do(plane.PeerSuspected(1, ME, "myself?"))[0].message.peer == ME
 
 
@@ -179,13 +194,60 @@ def test_a_sync_is_answered_once_however_often_the_answer_comes():
     assert machine.hear(done) == [], "the late copy of the first answer ends no second sync"
 
 
-def test_a_break_counts_for_the_sync_that_follows_and_for_one_under_way():
+def test_a_veto_is_repeated_until_a_round_begins_and_no_longer():
     machine = Machine().member()
-    machine.do(plane.Broken(1, "failed"))
-    assert sent(machine.do(CallSync(4)), messages.SyncReached)[0].broken
+    veto = plane.Vetoed(1, "timed out")
+    assert sent(machine.do(veto), messages.Veto) == [messages.Veto(3, 1, 1, "timed out")]
+    assert not machine.do(veto), "the data plane repeats itself, too"
+    assert len(sent(machine.wait(2.0), messages.Veto)) == 4
+    assert machine.hear(messages.Seal(3, 1, 1, EPOCH)) == [SealPlane(EPOCH)]
+    assert not machine.do(veto), "the report will say it"
+    actions = machine.wait(2.0)
+    assert not sent(actions, messages.Veto)
+    assert {alive.sealed for alive in sent(actions, messages.Alive)} == {True}
+
+
+def test_a_round_seals_once_and_reports_whenever_it_is_asked_to():
     machine = Machine().member()
-    assert not sent(machine.do(CallSync(4)), messages.SyncReached)[0].broken
-    assert sent(machine.do(plane.Broken(1, "failed")), messages.SyncReached)[0].broken
+    assert machine.hear(messages.Seal(3, 1, 1, EPOCH)) == [SealPlane(EPOCH)]
+    assert machine.do(plane.Reported(b"r"))[0].message == messages.Report(3, b"r")
+    assert machine.hear(messages.Seal(3, 1, 1, EPOCH)) == [], "others were asked"
+    assert machine.hear(messages.Seal(3, 1, 1, EPOCH, (ME,))) == [SealPlane(EPOCH)]
+    others = messages.Seal(3, 1, 1, EPOCH, (OTHER,))
+    assert machine.hear(others) == [RelayPlane(OTHER, EPOCH, False)]
+    assert machine.hear(messages.Seal(3, 1, 1, b"f" * 32)) == [SealPlane(b"f" * 32)]
+
+
+def test_a_verdict_is_a_view_and_the_sync_under_way_is_told_to_it():
+    machine = Machine().member()
+    machine.do(CallSync(4))
+    machine.hear(messages.Seal(3, 1, 1, EPOCH))
+    actions = machine.hear(machine.verdict(relay=(ME, OTHER)))
+    assert actions[:2] == [RelayPlane(OTHER, b"verdict", True), JudgePlane(b"verdict")]
+    (again,) = sent(actions, messages.SyncReached)
+    assert (again.number, again.sync, again.last_operation) == (2, 1, 4)
+    assert not machine.state.sealed
+    (resolved,) = machine.hear(messages.SyncDone(3, 1, 2, 1))
+    assert resolved.result.left == ("other",), "whom the verdict has left out is news to the caller"
+    taken = plane.VerdictTaken(EPOCH, OTHER)
+    assert machine.do(taken)[0].message == messages.Taken(3, EPOCH, OTHER)
+
+
+def test_a_verdict_ends_a_preparation():
+    machine = Machine().member()
+    machine.hear(messages.Prepare(machine.view(2)))
+    machine.hear(dataclasses.replace(machine.verdict(), view=machine.view(3)))
+    assert machine.do(plane.ViewReady(2)) == []
+    assert machine.hear(messages.Prepare(machine.view(2))) == [], "an older view than ours"
+
+
+def test_a_data_plane_that_gave_up_is_the_end_and_the_others_are_told():
+    machine = Machine().member()
+    assert machine.do(plane.GivenUp(9, "of another view")) == []
+    leave, reject = machine.do(plane.GivenUp(1, "no verdict came"))
+    assert (leave.message.aborted, leave.message.text) == (True, "no verdict came")
+    assert isinstance(reject.error, errors.CoordinatorUnreachable)
+    assert machine.state.phase is Phase.OUT
 
 
 def test_a_member_asked_who_it_is_says_where_it_stands():
@@ -200,7 +262,7 @@ def test_a_member_asked_who_it_is_says_where_it_stands():
 def test_eviction_breaks_the_data_plane_and_ends_all_calls():
     machine = Machine().member()
     actions = machine.hear(messages.Evicted("silent for 9 s"))
-    assert actions[0] == FailPlane(ME, False, "silent for 9 s")
+    assert actions[0] == EndPlane("silent for 9 s")
     assert isinstance(actions[1].error, errors.Evicted)
     assert str(actions[1].error) == "silent for 9 s; call collectives.join() again"
     assert machine.do(CallSync(1)) == machine.wait(2.0) == []

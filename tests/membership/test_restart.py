@@ -15,22 +15,24 @@ from collectives.membership.messages import (
     Challenge,
     Commit,
     Evicted,
-    Gone,
     Identify,
     Leave,
     Prepare,
     Prepared,
     Recall,
     Recollect,
+    Seal,
     Suspect,
     SyncDone,
     SyncReached,
+    Verdict,
     Waiting,
     Welcome,
 )
 from collectives.membership.peer import Dial, PeerConfig, PeerState, Phase, Start, step
 from collectives.membership.peer import Received as Heard
 from collectives.membership.peer import Tick as PeerTick
+from collectives.membership.report import encode_epoch
 from collectives.membership.restart import resume
 from collectives.membership.status import snapshot
 
@@ -75,27 +77,64 @@ def test_whoever_the_coordinator_does_not_know_is_asked_who_it_is():
 
 
 def test_a_commit_that_did_not_arrive_is_sent_again_by_the_next_coordinator():
-    old = Desk().form(2)
-    old.reached(0, broken=True)
+    old = Desk().form(2).breaks()
+    old.reached(0)
     old.reached(1)
     old.prepared(0)
     old.prepared(1)
-    assert old.group.view.number == 2
+    assert old.group.view.number == 3
     new = restarted(old)
-    sent = back(new, 0, old, number=1)
-    assert [(c.term, c.number) for c in of(Commit, sent)] == [(1, 2)]
+    sent = back(new, 0, old, number=2)
+    assert [(c.term, c.number) for c in of(Commit, sent)] == [(1, 3)]
+
+
+def test_a_verdict_that_did_not_arrive_is_sent_again_by_the_next_coordinator():
+    old = Desk().form(3)
+    old.suspect(0, 2)
+    verdict = of(Verdict, old.decided(fails=True))[0]
+    new = restarted(old)
+    assert of(Verdict, back(new, 0, old, number=1)) == [verdict]
+    assert not of(Verdict, back(new, 1, old)), "it has taken it"
+    assert new.group.broken == old.group.broken
+    new.reached(0)
+    assert of(Prepare, new.reached(1)), "and they are still broken"
+
+
+def test_a_round_that_was_not_decided_is_begun_again():
+    old = Desk().form(3)
+    old.suspect(0, 2)
+    old.reported(0)
+    new = restarted(old)
+    assert new.group.round is None
+    back(new, 0, old)
+    sent = back(new, 1, old)
+    assert {m.epoch for m in of(Seal, sent)} == {encode_epoch(new.group.round.epoch)}
+    assert new.group.round.epoch.term == 2
+    new.decided()
+    assert [p.name for p in new.group.view.peers] == ["p0", "p1"]
+
+
+def test_a_member_sealed_in_a_round_that_nobody_remembers_opens_the_next():
+    old = Desk().form(2)
+    old.veto(0)
+    new = restarted(old)
+    for i in (0, 1):
+        back(new, i, old)
+    assert new.group.round is None
+    assert of(Seal, new.say(1, Alive(old.group.id, 1, 1, 0, True)))
+    assert "sealed in a round that was never decided" in new.reason
 
 
 def test_a_view_in_preparation_is_given_up():
-    old = Desk().form(2)
-    old.reached(0, broken=True)
+    old = Desk().form(2).breaks()
+    old.reached(0)
     old.reached(1)
     new = restarted(old)
     assert new.group.preparing is None
     back(new, 0, old)
-    told = of(messages.Abandon, new.say(0, Prepared(old.group.id, 1, 2)))
-    assert [(a.term, a.number) for a in told] == [(1, 2)]
-    assert new.group.number == 2, "its number is not used again"
+    told = of(messages.Abandon, new.say(0, Prepared(old.group.id, 1, 3)))
+    assert [(a.term, a.number) for a in told] == [(1, 3)]
+    assert new.group.number == 3, "its number is not used again"
 
 
 def test_nobody_is_judged_before_all_are_back_or_ten_seconds_are_over():
@@ -108,9 +147,9 @@ def test_nobody_is_judged_before_all_are_back_or_ten_seconds_are_over():
         p["doing"] for p in snapshot(new.state, new.now)["groups"][0]["peers"]
     }
     back(new, 1, old)
-    gone = of(Gone, new.pass_time(1.0, speaking=(0, 1)), 0)
-    assert [g.peer for g in gone] == [peer_id(2)]
-    assert "did not come back within 10 s" in gone[0].text
+    assert of(Seal, new.pass_time(1.0, speaking=(0, 1)), 0)
+    assert [d.peer.id for d in new.group.round.lost] == [peer_id(2)]
+    assert "did not come back within 10 s" in new.group.round.lost[0].text
     assert of(Evicted, back(new, 2, old))
 
 
@@ -119,10 +158,10 @@ def test_evidence_of_a_death_waits_for_the_others_and_no_longer():
     new = restarted(old)
     back(new, 0, old)
     suspect = Suspect(old.group.id, 1, 1, peer_id(2), "connection refused")
-    assert not of(Gone, new.say(0, suspect)), "1 might tell another story"
-    gone = of(Gone, back(new, 1, old))
-    assert {g.peer for g in gone} == {peer_id(2)}
-    assert "connection refused" in gone[0].text
+    assert not of(Seal, new.say(0, suspect)), "1 might tell another story"
+    assert of(Seal, back(new, 1, old))
+    assert [d.peer.id for d in new.group.round.lost] == [peer_id(2)]
+    assert "connection refused" in new.group.round.lost[0].text
 
 
 def test_a_coordinator_that_stands_still_gives_the_time_again():
@@ -157,19 +196,20 @@ def test_a_sync_goes_on_after_the_restart():
     for i in (0, 1):
         back(new, i, old)
     # The answer to the first sync did not reach 1.
-    assert of(SyncDone, new.say(1, SyncReached(old.group.id, 1, 1, 1, 0, False)))[0].sync == 1
+    assert of(SyncDone, new.say(1, SyncReached(old.group.id, 1, 1, 1, 0)))[0].sync == 1
     new.reached(0)
     done = of(SyncDone, new.reached(1))
     assert {d.sync for d in done} == {2}
 
 
-def test_who_left_stays_out_and_its_departure_is_told_once_more():
+def test_who_left_stays_out_and_its_departure_opens_a_round_once_more():
     old = Desk().form(3)
     old.say(2, Leave(old.group.id))
     new = restarted(old)
     assert of(messages.LeaveDone, back(new, 2, old))
-    assert of(Gone, back(new, 0, old))[0].peer == peer_id(2)
-    back(new, 1, old)
+    back(new, 0, old)
+    assert of(Seal, back(new, 1, old), 0)
+    assert [d.peer.id for d in new.group.round.lost] == [peer_id(2)]
     assert new.group.returning is None, "the departed is not waited for"
 
 
@@ -234,22 +274,22 @@ def test_those_who_went_away_again_do_not_count():
 
 
 def test_the_newest_view_counts_and_those_who_missed_its_commit():
-    old = Desk().form(3)
+    old = Desk().form(3).breaks()
     first = old.group.view
     for i in range(3):
-        old.reached(i, broken=True)
+        old.reached(i)
     for i in range(3):
         old.prepared(i)
     newest = old.group.view
     new = fresh()
-    back(new, 1, old, number=1)
+    back(new, 1, old, number=2)
     new.say(1, word(old, 1, view=first))
     back(new, 0, old)
     new.say(0, word(old, 0))
     assert new.group.view is None, "1 knows only the older view"
-    new.say(1, word(old, 1, view=first, prepared_term=1, prepared=2))
+    new.say(1, word(old, 1, view=first, prepared_term=1, prepared=3))
     assert new.group.view == newest
-    assert [c.number for c in of(Commit, back(new, 1, old, number=1))] == [2]
+    assert [c.number for c in of(Commit, back(new, 1, old, number=2))] == [3]
 
 
 def test_the_term_and_the_number_are_above_all_that_anybody_heard_of():
@@ -261,14 +301,17 @@ def test_the_term_and_the_number_are_above_all_that_anybody_heard_of():
     assert (new.state.term, new.group.number) == (8, 5)
 
 
-def test_who_was_gone_stays_gone():
+def test_whom_the_newest_view_has_left_out_stays_gone():
     old = Desk().form(3)
+    old.suspect(0, 2)
+    before = old.group.view
+    old.decided()
     new = fresh()
     for i in (0, 1):
         back(new, i, old)
-        new.say(i, word(old, i, gone=(peer_id(2),) if i else ()))
-    assert of(Gone, back(new, 0, old))[0].peer == peer_id(2)
-    assert of(Evicted, back(new, 2, old))
+        new.say(i, word(old, i))
+    assert [p.name for p in new.group.view.peers] == ["p0", "p1"]
+    assert of(Evicted, back(new, 2, old, number=before.number))
 
 
 def test_a_second_group_of_the_run_is_restored_too():
