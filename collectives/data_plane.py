@@ -21,6 +21,7 @@ from collectives.membership.plane import (
     PlaneEvent,
     Reported,
     Unreachable,
+    VerdictHeard,
     VerdictTaken,
     Vetoed,
     ViewReady,
@@ -54,6 +55,8 @@ class EnginePlane:
                 kind, data = letter
                 if kind == lib.COLL_ROUND_REPORT:
                     return Reported(data)
+                if kind == lib.COLL_ROUND_VERDICT:
+                    return VerdictHeard(data)
                 return VerdictTaken(data[:32], uuid.UUID(bytes=data[32:48]))
             event = self._engine.next_event()
             if event is None:

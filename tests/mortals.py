@@ -261,7 +261,10 @@ class Mortals:
         return taken
 
     def band(
-        self, size: int, options: dict[str, Any] | Sequence[dict[str, Any]] | None = None
+        self,
+        size: int,
+        options: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        addresses: Sequence[str] | None = None,
     ) -> list[Mortal]:
         """``size`` processes in a group that may shrink to one, by rank; it is the first argument
         of what they are told to do. ``disband`` ends it.
@@ -269,6 +272,7 @@ class Mortals:
         Args:
             size: how many.
             options: of ``collectives.Options``; a sequence: of one process each.
+            addresses: of the coordinator, as each process sees it; None: as it is.
         """
         members = self.take(size)
         name = f"g{next(self._numbers)}"
@@ -277,7 +281,8 @@ class Mortals:
             mine = mine if isinstance(mine, dict) else mine[index]
             who = f"p{index}"
             self._names[member.pid] = name
-            member.start(found, self.coordinator.address, name, who, size, 1, mine)
+            address = addresses[index] if addresses else self.coordinator.address
+            member.start(found, address, name, who, size, 1, mine)
         ranks = [member.result().get() for member in members]
         return [members[ranks.index(rank)] for rank in range(size)]
 

@@ -23,11 +23,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-# Nothing here may start a thread before the forks.
+# The interpreter that forks must have no other thread.
 _START = "import sys; sys.path.insert(0, sys.argv[1]); import nursery; nursery.main()"
 _MOST = 1 << 20
 
@@ -89,6 +90,7 @@ class Nursery:
     def __init__(self, *modules: str) -> None:
         self._modules = modules
         self._children: list[Child] = []
+        self._lock = threading.Lock()  # one request at a time
 
     def __enter__(self) -> Nursery:
         self._socket, theirs = socket.socketpair()
@@ -118,9 +120,11 @@ class Nursery:
         where = f"{function.__module__}:{function.__qualname__}"
         data = pickle.dumps((where, arguments))
         assert len(data) < _MOST
-        socket.send_fds(self._socket, [len(data).to_bytes(4, "little") + data], [theirs.fileno()])
+        request = [len(data).to_bytes(4, "little") + data]
+        with self._lock:
+            socket.send_fds(self._socket, request, [theirs.fileno()])
+            reply, descriptors, _, _ = socket.recv_fds(self._socket, 8, 1)
         theirs.close()
-        reply, descriptors, _, _ = socket.recv_fds(self._socket, 8, 1)
         assert reply, "the nursery has ended"
         connection = multiprocessing.connection.Connection(mine.detach())
         child = Child(int.from_bytes(reply, "little"), descriptors[0], connection)

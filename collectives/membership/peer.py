@@ -57,6 +57,7 @@ from collectives.membership.peer_state import (
     SyncOutcome,
     Tick,
 )
+from collectives.membership.report import decode_issued
 from collectives.membership.view import View
 
 
@@ -305,6 +306,8 @@ class _Machine:
             self.send(messages.Report(state.group_id, event.data))
         elif isinstance(event, plane.VerdictTaken):
             self.send(messages.Taken(state.group_id, event.epoch, event.peer))
+        elif isinstance(event, plane.VerdictHeard):
+            self._heard_verdict(event.data)
         elif isinstance(event, plane.GivenUp):
             self._given_up(event)
         elif isinstance(event, plane.PeerSuspected) and coming and event.number == coming.number:
@@ -639,6 +642,18 @@ class _Machine:
         self._send_alive()
         if state.sync is not None:
             self._send_sync()
+
+
+    def _heard_verdict(self, data: bytes) -> None:
+        """Others passed a verdict on, and the data plane has taken it: follow."""
+        old = self.state.view
+        epoch, term, number, key, members = decode_issued(data)
+        if old is None or (epoch.view_term, epoch.view) != (old.term, old.number):
+            return  # the coordinator was faster
+        peers = tuple(peer for member in members for peer in old.peers if peer.id == member)
+        view = dataclasses.replace(old, term=term, number=number, key=key, peers=peers)
+        text = "the coordinator is not heard, others passed it on"
+        self._judged(messages.Verdict(old.group_id, old.term, old.number, view, data, text))
 
 
 def _outcome(old: View, new: View) -> SyncOutcome:

@@ -70,6 +70,13 @@ class VerdictTaken:
 
 
 @dataclasses.dataclass(frozen=True)
+class VerdictHeard:
+    """A member has passed a verdict on to this peer, and the data plane has taken it."""
+
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class GivenUp:
     """No verdict came in time; the data plane has ended its operations and is out of the view."""
 
@@ -77,7 +84,16 @@ class GivenUp:
     text: str
 
 
-PlaneEvent = ViewReady | Unreachable | PeerSuspected | Vetoed | Reported | VerdictTaken | GivenUp
+PlaneEvent = (
+    ViewReady
+    | Unreachable
+    | PeerSuspected
+    | Vetoed
+    | Reported
+    | VerdictTaken
+    | VerdictHeard
+    | GivenUp
+)
 
 
 class DataPlane(Protocol):

@@ -148,11 +148,14 @@ class _Reader:
         self.at = 0
 
     def take(self, form: struct.Struct) -> tuple[int, ...]:
-        if self.at + form.size > len(self.data):
-            raise MalformedError("ends too early")
+        self.need(form.size)
         found = form.unpack_from(self.data, self.at)
         self.at += form.size
         return found
+
+    def need(self, size: int) -> None:
+        if self.at + size > len(self.data):
+            raise MalformedError("ends too early")
 
     def count(self) -> int:
         (count,) = self.take(_COUNT)
@@ -176,8 +179,7 @@ def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
     """
     reader = _Reader(data)
     epoch = Epoch(*reader.take(_EPOCH))
-    if reader.at + 16 > len(data):
-        raise MalformedError("ends too early")
+    reader.need(16)
     peer = uuid.UUID(bytes=data[reader.at : reader.at + 16])
     reader.at += 16
     settled: dict[int, int] = {}
@@ -224,6 +226,24 @@ def encode_report(epoch: Epoch, peer: uuid.UUID, report: Report) -> bytes:
         culprit = NONE if veto.culprit is None else veto.culprit
         parts.append(_VETO.pack(veto.tag, veto.number, veto.status, culprit, len(text)) + text)
     return b"".join(parts)
+
+
+def decode_issued(data: bytes) -> tuple[Epoch, int, int, bytes, tuple[uuid.UUID, ...]]:
+    """The round of a verdict, and the term, number, key and members of the view that it issues.
+
+    Raises:
+        MalformedError: it makes no sense; the text says what.
+    """
+    reader = _Reader(data)
+    epoch = Epoch(*reader.take(_EPOCH))
+    reader.need(_VIEW.size)
+    term, number, key = _VIEW.unpack_from(data, reader.at)
+    reader.at += _VIEW.size
+    count = reader.count()
+    reader.need(16 * count)
+    at = reader.at
+    members = tuple(uuid.UUID(bytes=data[at + 16 * i : at + 16 * i + 16]) for i in range(count))
+    return epoch, term, number, key, members
 
 
 def encode_verdict(

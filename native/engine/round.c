@@ -396,6 +396,7 @@ void coll__round_hear(struct coll_group *group, struct coll__link *link,
 {
     struct coll__epoch epoch;
     uint8_t taken[COLL__EPOCH_BYTES + 16];
+    uint64_t before;
     if (frame->length < COLL__EPOCH_BYTES)
         return;
     switch (frame->type) {
@@ -411,8 +412,11 @@ void coll__round_hear(struct coll_group *group, struct coll__link *link,
             reply(group, link, COLL__FRAME_REPORT, group->report, group->report_length);
         return;
     case COLL__FRAME_VERDICT:
+        before = group->seal.view;
         if (judge(group, payload, frame->length) != COLL_OK)
             return;
+        if (group->seal.view != before) /* the membership layer has not heard of it */
+            post(group, COLL_ROUND_VERDICT, payload, frame->length);
         memcpy(taken, payload, COLL__EPOCH_BYTES);
         memcpy(taken + COLL__EPOCH_BYTES, group->engine->host.peer_id, 16);
         reply(group, link, COLL__FRAME_TAKEN, taken, sizeof taken);

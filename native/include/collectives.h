@@ -326,7 +326,8 @@ enum coll_round_message {
     COLL_ROUND_REPORT = 1, /* a report: of this peer, or of one that this peer was asked to reach */
     COLL_ROUND_TAKEN = 2, /* such a peer has taken the verdict: epoch, peer[16] */
     COLL_ROUND_SEAL = 3, /* for coll_group_relay: the epoch */
-    COLL_ROUND_VERDICT = 4 /* for coll_group_relay: the verdict */
+    COLL_ROUND_VERDICT = 4 /* the verdict: for coll_group_relay, or one that was passed on to this
+                            * peer and taken here */
 };
 /* Pass a seal or a verdict on to a member whose program does not hear the coordinator; what its
  * engine answers comes through coll_group_next_message. */
