@@ -35,7 +35,7 @@ class TooFewPeers(CollectiveError):
 
 
 class Evicted(CollectiveError):
-    """The coordinator removed this peer from the run; ``collectives.join()`` brings it back."""
+    """The coordinator removed this peer from the run; ``Group.rejoin()`` brings it back."""
 
 
 class CoordinatorUnreachable(CollectiveError):

@@ -1,8 +1,7 @@
 """``Group``: the one object most users meet. It delegates and decides nothing.
 
-Membership lives in ``membership`` (behind the agent), the moving and reducing of bytes in the C
-core (behind ``EnginePlane``); arrays are understood by ``arrays``, and operations under way are
-``work``'s.
+Membership lives in ``membership`` and the moving and reducing of bytes in the C core, both behind
+``Incarnation``; arrays are understood by ``arrays``, and operations under way are ``work``'s.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from typing import Any
 
 from collectives import errors
 from collectives._native import ffi, lib
-from collectives._native.engine import Counters, Engine, nanoseconds, raise_status, text
+from collectives._native.engine import Counters, EngineGroup, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
 from collectives.council import TAG, GroupCouncil
-from collectives.data_plane import EnginePlane
-from collectives.dump import Dumps
-from collectives.membership.agent import Agent
+from collectives.incarnation import Application, Incarnation
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
-from collectives.options import Options
 from collectives.state.phase import Shared, share
 from collectives.state.service import Service
 from collectives.state.shared import SharedState
@@ -59,7 +55,6 @@ class _Scratch(threading.local):
         self.operation = ffi.new("struct coll_operation **")
         self.root_peer = ffi.new("uint8_t[16]")
         self.root: str | None = None  # its name, for what has one
-        self.culprit = ffi.new("uint8_t[16]")
         self.issued = False  # whether the call that failed last had become an operation
 
 
@@ -76,32 +71,19 @@ class Group:
     one belong to the thread that made the first.
     """
 
-    def __init__(self, engine: Engine, plane: EnginePlane, agent: Agent, options: Options) -> None:
-        view = agent.view
-        assert view is not None and plane.group is not None
-        self._engine = engine
-        self._plane = plane
-        self._agent = agent
-        self._options = options
-        self._native = plane.group
-        self._handle = plane.group.handle
-        self._me = agent.state.config.id
+    def __init__(self, application: Application, timeout: float | None = None) -> None:
+        self._application = application
+        self._options = application.options
         self._pid = os.getpid()
         self._closed = False
-        self._told = False  # whether the caller knows that the group is broken
-        self._history: dict[int, tuple[str, ...]] = {}  # names by view
-        self._dumps = Dumps.of(options)
         self._thread: int | None = None
-        self._timeout_ns = nanoseconds(options.timeout)
+        self._timeout_ns = nanoseconds(self._options.timeout)
         self._scratch = _Scratch()
         self._pending_lock = threading.Lock()
         self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
-        self._known: dict[bytes, str] = {}
-        self._service: Service | None = None
-        # Admitted to a view that had operations before: its state does not count yet.
-        self._newcomer = view.first_operation > 1
-        self._set_view(view)
+        self._mine = Incarnation(application, timeout)
+        self._mine.changed = self._changed
         _open_groups.add(self)
 
     # -- who is there --
@@ -109,27 +91,27 @@ class Group:
     @property
     def view(self) -> View:
         """The view of the last call that has returned."""
-        return self._view
+        return self._mine.view
 
     @property
     def rank(self) -> int:
         """This peer's index in the view, 0 to ``size - 1``."""
-        return self._rank
+        return self._mine.rank
 
     @property
     def size(self) -> int:
         """Number of members."""
-        return self._size
+        return self._mine.size
 
     @property
     def peers(self) -> tuple[Peer, ...]:
         """The members, by rank."""
-        return self._view.peers
+        return self._mine.view.peers
 
     @property
     def name(self) -> str:
         """This peer's name, as the coordinator made it unique."""
-        return self._names[self._rank]
+        return self._mine.name
 
     def on_view_change(self, call: Callable[[View], None]) -> None:
         """Have ``call(view)`` called inside a call, at its end, whenever the view has changed.
@@ -142,7 +124,7 @@ class Group:
     def counters(self) -> Counters:
         """What the data plane refused and repaired so far; all zero once the group was left."""
         self._check_process()
-        return self._engine.counters()
+        return self._mine.engine.counters()
 
     def sync(
         self, state: SharedState | None = None, *, timeout: float | None = None
@@ -180,43 +162,41 @@ class Group:
         limit = self._options.timeout if timeout is None else timeout
         _checked_ns(limit)
         deadline = time.monotonic() + limit
-        before = self._view
+        before = self._mine.view
         self._thread = None
         # A newcomer was admitted by a sync that the others are still in, with their states.
-        admitted = self._newcomer and self._native.last_operation() < before.first_operation
+        mine = self._mine
+        admitted = mine.newcomer and mine.native.last_operation() < before.first_operation
         if state is None or not admitted:
-            if not self._agent.sync_pending:
+            if not mine.agent.sync_pending:
                 self._meet(limit, state is not None)
             self._regroup(max(0.0, deadline - time.monotonic()))
         shared = Shared(0, {})
         if state is not None:
-            if self._service is None:
-                self._service = Service(self._engine)
-            council = GroupCouncil(self, self._service)
-            shared = share(council, state, member=not self._newcomer, deadline=deadline)
-            self._newcomer = False
-        old, new = before.peers, self._view.peers
+            if mine.service is None:
+                mine.service = Service(mine.engine)
+            council = GroupCouncil(self, mine.service)
+            shared = share(council, state, member=not mine.newcomer, deadline=deadline)
+            mine.newcomer = False
+        old, new = before.peers, mine.view.peers
         return SyncOutcome(
-            self._view,
+            mine.view,
             tuple(p.name for p in new if before.rank_of(p.id) is None),
-            tuple(p.name for p in old if self._view.rank_of(p.id) is None),
+            tuple(p.name for p in old if mine.view.rank_of(p.id) is None),
             shared.bytes_received,
             shared.sources,
         )
 
     def _regroup(self, left: float) -> None:
         """Have the coordinator admit and drop peers; every member does so."""
-        outcome = self._agent.sync(self._native.last_operation(), left)
-        self._told = False
-        if outcome.view != self._view:
-            self._set_view(outcome.view)
-        else:
-            self._history[self._view.number] = self._names
+        mine = self._mine
+        outcome = mine.agent.sync(mine.native.last_operation(), left)
+        mine.synced(outcome.view)
 
     def _meet(self, limit: float, with_state: bool) -> None:
         """Wait for all members to call sync(), and find out if some call something else."""
         self._prepare(lib.COLL_SYNC, None, limit).op = with_state
-        told = self._told
+        told = self._mine.told
         try:
             self._blocking(None)
         except (errors.PeerLost, errors.TooFewPeers):
@@ -244,17 +224,52 @@ class Group:
             return
         deadline = time.monotonic() + timeout
         try:
-            if not self._told:
+            if not self._mine.told and not self._mine.closed:
                 self._flush(min(deadline, time.monotonic() + _FLUSH_SECONDS))
-            self._agent.leave(max(0.1, deadline - time.monotonic()))
+            self._mine.agent.leave(max(0.1, deadline - time.monotonic()))
         except errors.CoordinatorUnreachable:
             pass  # the others find out by themselves
         finally:
             self._close()
 
+    def rejoin(self, *, timeout: float | None = None) -> View:
+        """Come back after this peer was put out of the run, as a new one.
+
+        With the arguments that ``join`` was given; the members admit it when all of them call
+        ``sync()``. What it holds may differ from what they hold, so it needs their state like any
+        newcomer. Works from before can still be waited for and asked.
+
+        Args:
+            timeout: seconds to wait for that; None: ``Options.timeout``.
+
+        Returns:
+            The view that it came back in.
+
+        Raises:
+            InvalidArgument: this peer is still a member (a broken group is mended by ``sync()``).
+            CoordinatorUnreachable, NotAuthorized, VersionSkew, Evicted, Timeout: as ``join``; call
+                it again to try again. Until it succeeds every call raises ``Evicted``.
+        """
+        self._check_process()
+        if self._closed:
+            self._check_alive()
+        if not self._mine.out:
+            raise errors.InvalidArgument(
+                "rejoin() is for peers that were put out of the run, and this one is a member;"
+                " after another error call sync()"
+            )
+        if timeout is not None:
+            _checked_ns(timeout)
+        self._mine.close()  # before the next: both may want the same port
+        self._thread = None
+        self._mine = Incarnation(self._application, timeout)
+        self._mine.changed = self._changed
+        self._changed(self._mine.view)
+        return self._mine.view
+
     def _flush(self, deadline: float) -> None:
         while time.monotonic() < deadline:
-            if self._native.flush(SLICE_NS * 1e-9):
+            if self._mine.native.flush(SLICE_NS * 1e-9):
                 return
 
     def __enter__(self) -> Group:
@@ -473,22 +488,22 @@ class Group:
     def _copying(
         self, array: Any, root: int, tag: int | None, timeout: float | None, flags: int
     ) -> None:
-        pointer, count, dtype = buffer_of(array, "array", writable=root != self._rank)
+        pointer, count, dtype = buffer_of(array, "array", writable=root != self._mine.rank)
         call = self._prepare(lib.COLL_BROADCAST, tag, timeout)
         # A rank is that of the caller's view, of which the core may be ahead.
         call.root = self._root(root)
         call.root_peer = self._scratch.root_peer
-        call.root_peer[0:16] = self._view.peers[root].id.bytes
-        self._scratch.root = self._names[root]
+        call.root_peer[0:16] = self._mine.view.peers[root].id.bytes
+        self._scratch.root = self._mine.names[root]
         call.input = call.output = pointer
         call.count = count
         call.dtype = dtype
         call.flags = flags
 
     def _root(self, root: int) -> int:
-        if not 0 <= root < self._size:
+        if not 0 <= root < self._mine.size:
             raise errors.InvalidArgument(
-                f"root is {root}; the ranks of this view are 0 to {self._size - 1}"
+                f"root is {root}; the ranks of this view are 0 to {self._mine.size - 1}"
             )
         return root
 
@@ -510,14 +525,15 @@ class Group:
 
     def _blocking(self, value: Any) -> Result:
         """Run what this thread's argument structure says."""
-        if self._closed:
+        mine = self._mine
+        if mine.closed:
             self._check_alive()
         scratch = self._scratch
         try:
-            status = _run(self._handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
+            status = _run(mine.handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
             if status == _OK:
                 info = scratch.info
-                names = self._names if info.view == self._number else self.ended_in(info.view)
+                names = mine.names if info.view == mine.number else mine.ended_in(info.view)
                 contributors = names if scratch.root is None else (scratch.root,)
                 return make_result(value, contributors, info)
             return self._slowly(status, scratch, value)
@@ -549,7 +565,7 @@ class Group:
         if operation == ffi.NULL:
             return None
         scratch.operation[0] = ffi.NULL  # it is taken once
-        return Work(operation, value, self, self._number, keep, scratch.root)
+        return Work(operation, value, self._mine, self._mine.number, keep, scratch.root)
 
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
@@ -560,23 +576,17 @@ class Group:
         message = text(lib.coll_last_error())
         if status in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
             raise_status(status, message)
-        lib.coll_group_state(self._handle, self._scratch.culprit)
-        peer = self._known.get(bytes(ffi.buffer(self._scratch.culprit)), "")
         try:
-            raise_status(status, message, peer=peer)
+            raise_status(status, message, peer=self._mine.culprit())
         except errors.CollectiveError as error:
-            self.has_failed(error)
+            self._mine.has_failed(error)
             raise
-
-    def _dump(self, error: errors.CollectiveError) -> None:
-        if self._dumps is not None:
-            self._dumps.write(error, self._view, self._rank, self._native.operations())
 
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
         scratch = self._scratch
         try:
-            status = lib.coll_issue(self._handle, scratch.call, scratch.operation)
+            status = lib.coll_issue(self._mine.handle, scratch.call, scratch.operation)
             if status != _OK:
                 self._refused(status)
             work = self._take(scratch, value, keep)
@@ -592,34 +602,17 @@ class Group:
             self._pending.add(work)
         return work
 
-    def _set_view(self, view: View) -> None:
-        rank = view.rank_of(self._me)
-        assert rank is not None
-        self._view = view
-        self._number = view.number
-        self._rank = rank
-        self._size = view.size
-        self._names = tuple(peer.name for peer in view.peers)
-        self._history[view.number] = self._names
-        self._known.update((peer.id.bytes, peer.name) for peer in view.peers)
+    def _changed(self, view: View) -> None:
         for listener in self._listeners:
             listener(view)
 
-    def ended_in(self, view: int) -> tuple[str, ...]:
-        """The names of a view's members; the caller's view becomes this one if it is newer."""
-        names = self._history.get(view)
-        if names is None:
-            found = self._agent.view_of(view)
-            if found.number > self._number:
-                self._set_view(found)
-            names = self._history[view] = tuple(peer.name for peer in found.peers)
-        return names
+    @property
+    def _native(self) -> EngineGroup:
+        return self._mine.native
 
-    def has_failed(self, error: BaseException) -> None:
-        """The caller knows that the group is broken, by this error."""
-        first, self._told = not self._told, True
-        if first and self._dumps is not None and isinstance(error, errors.CollectiveError):
-            self._dumps.write(error, self._view, self._rank, self._native.operations())
+    @property
+    def _handle(self) -> Any:
+        return self._mine.handle
 
     def _fault_at(
         self,
@@ -632,7 +625,7 @@ class Group:
         after_slices: int = 0,
     ) -> None:
         """For tests: kill or stop this process at a moment; see ``EngineGroup.fault_at``."""
-        self._native.fault_at(
+        self._mine.native.fault_at(
             phase,
             operation,
             tag=tag,
@@ -651,6 +644,8 @@ class Group:
         self._check_process()
         if self._closed:
             raise errors.CollectiveError("this group was left; call collectives.join() again")
+        if self._mine.closed:
+            raise errors.Evicted("this peer is out of the run and has not come back; call rejoin()")
 
     def _abort(self, why: str) -> None:
         """Leave at once: pending operations of the others end with an error that says why."""
@@ -662,12 +657,8 @@ class Group:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        self._agent.close(why)
-        self._native.close()
-        if self._service is not None:
-            self._service.close()
+        self._mine.close(why)
         self._pending.clear()
-        self._engine.close()
 
 
 def _checked_ns(timeout: float) -> int:
