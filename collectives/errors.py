@@ -30,6 +30,14 @@ class PeerLost(CollectiveError):
         self.peer = peer
 
 
+class StepLost(PeerLost):
+    """A member was lost in the middle of a step, so none of the step counts; take it again.
+
+    Raised on all members alike at the end of the step's block. Unlike after other errors the group
+    is not broken: nobody needs to call ``sync()``.
+    """
+
+
 class TooFewPeers(CollectiveError):
     """Fewer than ``min_size`` peers are left."""
 

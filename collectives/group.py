@@ -7,13 +7,16 @@ Membership lives in ``membership`` and the moving and reducing of bytes in the C
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from collectives import errors
 from collectives._native import ffi, lib
@@ -26,7 +29,8 @@ from collectives.membership.view import Peer, View
 from collectives.state.phase import Shared, share
 from collectives.state.service import Service
 from collectives.state.shared import SharedState
-from collectives.work import SLICE_NS, Result, Work, make_result
+from collectives.step import Step
+from collectives.work import MERCY, SLICE_NS, Result, Work, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -82,6 +86,7 @@ class Group:
         self._pending_lock = threading.Lock()
         self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
+        self._step: Step | None = None  # the one whose block is open
         self._mine = Incarnation(application, timeout)
         self._mine.changed = self._changed
         _open_groups.add(self)
@@ -159,6 +164,7 @@ class Group:
             CoordinatorUnreachable: the coordinator fell silent.
         """
         self._check_alive()
+        self._check_no_step("sync()")
         limit = self._options.timeout if timeout is None else timeout
         _checked_ns(limit)
         deadline = time.monotonic() + limit
@@ -222,6 +228,7 @@ class Group:
         self._check_process()
         if self._closed:
             return
+        self._check_no_step("leave()")
         deadline = time.monotonic() + timeout
         try:
             if not self._mine.told and not self._mine.closed:
@@ -253,6 +260,7 @@ class Group:
         self._check_process()
         if self._closed:
             self._check_alive()
+        self._check_no_step("rejoin()")
         if not self._mine.out:
             raise errors.InvalidArgument(
                 "rejoin() is for peers that were put out of the run, and this one is a member;"
@@ -330,7 +338,10 @@ class Group:
             InvalidArgument, UnsupportedError: nothing was sent.
         """
         self._reduction(array, op, out, tag, timeout, _flags(atomic, on_failure))
-        return self._blocking(array if out is None else out)
+        result = self._blocking(array if out is None else out)
+        if self._step is not None:
+            self._step.reduced(result)
+        return result
 
     def all_reduce_async(
         self,
@@ -442,6 +453,109 @@ class Group:
         self._prepare(lib.COLL_BARRIER, tag, timeout).flags = _flags(True, on_failure)
         return self._issue(None, ())
 
+    # -- several as one --
+
+    @contextlib.contextmanager
+    def step(self, *, timeout: float | None = None) -> Iterator[Step]:
+        """Make the operations of a ``with`` block one unit: all of them count, or none does.
+
+        A member that dies between two reductions is in the first and not in the second. At the end
+        of the block the members find out whether that was so. If it was, every array that was
+        reduced or broadcast in place becomes what it was before the block, and ``StepLost`` is
+        raised on all of them. The group is not broken then; take the step again::
+
+            while True:
+                try:
+                    with group.step():
+                        for gradient in gradients:
+                            group.all_reduce(gradient, op="avg")
+                    break
+                except collectives.StepLost:
+                    pass  # the gradients are as they were; go on without who was lost
+
+        All operations of the group that are started while the block is open belong to it, of
+        whichever tag and thread; those that are under way at its end are waited for. It costs a
+        copy of each in-place array, and one small operation at the end. Arrays that the block
+        changes by itself are its own business: apply what was reduced after it.
+
+        If the block raises, here or at another member, it counts nowhere: arrays are restored, and
+        the others' steps raise ``Cancelled``, which says whose fault it was.
+
+        Args:
+            timeout: seconds for the agreement at the end; None: ``Options.timeout``.
+
+        Raises:
+            StepLost: none of it counts; the message says who was lost.
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled: an operation of the block
+                failed, or the agreement did; none of it counts, and the group is broken until all
+                call ``sync()``.
+            InvalidArgument: a step is open already.
+        """
+        self._check_alive()
+        self._check_no_step("step()")
+        self._tag(None)  # the agreement at the end is this thread's
+        step = self._step = Step()
+        try:
+            yield step
+            step.wait()
+            apart = self._agree_on(step, timeout)
+        except BaseException as error:
+            self._step = None
+            if not step.stands:
+                self._refuse(error)
+                step.undo()
+            raise
+        if apart:
+            step.undo()
+            lost = step.lost()
+            who = " and ".join(f"{name!r}" for name in lost) or "a member"
+            raise errors.StepLost(
+                f"{who} was lost in the middle of the step: none of it counts, and all arrays are"
+                " as they were before; take it again",
+                peer=lost[0] if lost else "",
+            )
+
+    def _agree_on(self, step: Step, timeout: float | None) -> bool:
+        """Whether a step is to be undone; a member that has not ended its block keeps all here."""
+        self._step = None
+        apart = np.array([step.apart], np.uint8)
+        self._reduction(apart, "max", None, None, timeout, 0)
+        work = self._issue(apart, (apart,))
+        try:
+            work.wait()
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            work.cancel(f"interrupted by {type(interrupt).__name__}")
+            with contextlib.suppress(errors.CollectiveError):
+                work.wait()  # it may have succeeded, and then the step counts
+                if not apart[0]:
+                    step.count()
+            raise
+        if not apart[0]:
+            step.count()
+        return bool(apart[0])
+
+    def _refuse(self, error: BaseException) -> None:
+        """The block of a step raised: end the others' steps, too, if nothing else has."""
+        mine = self._mine
+        if mine.closed:
+            return
+        operation = ffi.new("struct coll_operation **")
+        why = f"{mine.name!r} left a step by {type(error).__name__}; call sync() and go on"
+        status = lib.coll_refuse(
+            mine.handle, _UNTAGGED, lib.COLL_CANCELLED, why.encode(), operation
+        )
+        if status != _OK:
+            return  # it is broken already, for all
+        work = Work(operation[0], None, mine, mine.number, None, None)
+        with contextlib.suppress(errors.CollectiveError):
+            work.wait(None if isinstance(error, Exception) else MERCY)
+
+    def _check_no_step(self, what: str) -> None:
+        if self._step is not None:
+            raise errors.InvalidArgument(f"{what} inside a step; end the step's block first")
+
     # -- how --
 
     def _prepare(self, kind: int, tag: int | None, timeout: float | None) -> Any:
@@ -476,6 +590,8 @@ class Group:
         call.count = count
         call.dtype = dtype
         call.flags = flags
+        if out is None and self._step is not None:
+            self._step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
         if out is not None:
             target, out_count, out_dtype = buffer_of(out, "out", writable=True)
             if out_count != count or out_dtype != dtype:
@@ -499,6 +615,8 @@ class Group:
         call.count = count
         call.dtype = dtype
         call.flags = flags
+        if root != self._mine.rank and self._step is not None:
+            self._step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
 
     def _root(self, root: int) -> int:
         if not 0 <= root < self._mine.size:
@@ -600,6 +718,8 @@ class Group:
         with self._pending_lock:
             self._pending = {other for other in self._pending if not other.done()}
             self._pending.add(work)
+        if self._step is not None:
+            self._step.started(work, reduces=scratch.call.kind == lib.COLL_ALL_REDUCE)
         return work
 
     def _changed(self, view: View) -> None:

@@ -1,9 +1,9 @@
 """Coordinators in processes of their own that die at exact steps, and can be started again.
 
-    with Ruler(nursery, step="verdict recorded", journal=path) as ruler:
-        ...                 # a member dies
-        ruler.fell()        # waits until the coordinator has died in that step
-        ruler.again()
+with Ruler(nursery, step="verdict recorded", journal=path) as ruler:
+    ...                 # a member dies
+    ruler.fell()        # waits until the coordinator has died in that step
+    ruler.again()
 """
 
 from __future__ import annotations
@@ -131,4 +131,3 @@ class Ruler:
 
     def status(self) -> dict[str, Any]:
         return query_status(self.address, timeout=DEADLINE)
-

@@ -1,4 +1,4 @@
-"""A member is killed in each phase of an operation: the others agree, byte for byte (G1, G2, G3)."""
+"""A member is killed in each phase of an operation: the others agree, byte for byte (G1 to G3)."""
 
 from __future__ import annotations
 

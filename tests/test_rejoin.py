@@ -1,4 +1,4 @@
-"""Who was put out of the run comes back as a new member; what it did as the old one counts nowhere."""
+"""Who was put out of the run comes back as a new member; what the old one sent counts nowhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import random
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,8 +82,7 @@ def rejoin(group: collectives.Group) -> tuple[str, int]:
 
 
 def is_stopped(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] == "T"
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def wait_until_stopped(member: Member) -> None:

@@ -87,7 +87,9 @@ def _of_run(
         present = frozenset(
             peer
             for peer, entry in words.items()
-            if now - entry.at <= patience and view.rank_of(peer) is not None and _holds(entry, view, verdict)
+            if now - entry.at <= patience
+            and view.rank_of(peer) is not None
+            and _holds(entry, view, verdict)
         )
         standings.append(Standing(run, view, present, verdict))
     # Two views of one number exist if two coordinators were forced; the larger half counts.
