@@ -16,6 +16,7 @@ try:
         NotAuthorized,
         PeerLost,
         StateError,
+        StepLost,
         Timeout,
         TooFewPeers,
         UnsupportedError,
@@ -28,6 +29,7 @@ try:
     from collectives.membership.view import Peer, View
     from collectives.options import Options
     from collectives.state import SharedState
+    from collectives.step import Step
     from collectives.work import LinkUse, Result, Telemetry, Work
 except ImportError as error:
     # `collectives doctor` lives in this package, and must run where the rest does not.
@@ -53,6 +55,8 @@ __all__ = [
     "Result",
     "SharedState",
     "StateError",
+    "Step",
+    "StepLost",
     "SyncOutcome",
     "Telemetry",
     "Timeout",

@@ -30,12 +30,20 @@ class PeerLost(CollectiveError):
         self.peer = peer
 
 
+class StepLost(PeerLost):
+    """A member was lost in the middle of a step, so none of the step counts; take it again.
+
+    Raised on all members alike at the end of the step's block. Unlike after other errors the group
+    is not broken: nobody needs to call ``sync()``.
+    """
+
+
 class TooFewPeers(CollectiveError):
     """Fewer than ``min_size`` peers are left."""
 
 
 class Evicted(CollectiveError):
-    """The coordinator removed this peer from the run; ``collectives.join()`` brings it back."""
+    """The coordinator removed this peer from the run; ``Group.rejoin()`` brings it back."""
 
 
 class CoordinatorUnreachable(CollectiveError):

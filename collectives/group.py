@@ -1,36 +1,36 @@
 """``Group``: the one object most users meet. It delegates and decides nothing.
 
-Membership lives in ``membership`` (behind the agent), the moving and reducing of bytes in the C
-core (behind ``EnginePlane``); arrays are understood by ``arrays``, and operations under way are
-``work``'s.
+Membership lives in ``membership`` and the moving and reducing of bytes in the C core, both behind
+``Incarnation``; arrays are understood by ``arrays``, and operations under way are ``work``'s.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from collectives import errors
 from collectives._native import ffi, lib
-from collectives._native.engine import Counters, Engine, nanoseconds, raise_status, text
+from collectives._native.engine import Counters, EngineGroup, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
 from collectives.council import TAG, GroupCouncil
-from collectives.data_plane import EnginePlane
-from collectives.dump import Dumps
-from collectives.membership.agent import Agent
+from collectives.incarnation import Application, Incarnation
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
-from collectives.options import Options
 from collectives.state.phase import Shared, share
 from collectives.state.service import Service
 from collectives.state.shared import SharedState
-from collectives.work import SLICE_NS, Result, Work, make_result
+from collectives.step import Step
+from collectives.work import MERCY, SLICE_NS, Result, Work, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -59,7 +59,6 @@ class _Scratch(threading.local):
         self.operation = ffi.new("struct coll_operation **")
         self.root_peer = ffi.new("uint8_t[16]")
         self.root: str | None = None  # its name, for what has one
-        self.culprit = ffi.new("uint8_t[16]")
         self.issued = False  # whether the call that failed last had become an operation
 
 
@@ -76,32 +75,20 @@ class Group:
     one belong to the thread that made the first.
     """
 
-    def __init__(self, engine: Engine, plane: EnginePlane, agent: Agent, options: Options) -> None:
-        view = agent.view
-        assert view is not None and plane.group is not None
-        self._engine = engine
-        self._plane = plane
-        self._agent = agent
-        self._options = options
-        self._native = plane.group
-        self._handle = plane.group.handle
-        self._me = agent.state.config.id
+    def __init__(self, application: Application, timeout: float | None = None) -> None:
+        self._application = application
+        self._options = application.options
         self._pid = os.getpid()
         self._closed = False
-        self._told = False  # whether the caller knows that the group is broken
-        self._history: dict[int, tuple[str, ...]] = {}  # names by view
-        self._dumps = Dumps.of(options)
         self._thread: int | None = None
-        self._timeout_ns = nanoseconds(options.timeout)
+        self._timeout_ns = nanoseconds(self._options.timeout)
         self._scratch = _Scratch()
         self._pending_lock = threading.Lock()
         self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
-        self._known: dict[bytes, str] = {}
-        self._service: Service | None = None
-        # Admitted to a view that had operations before: its state does not count yet.
-        self._newcomer = view.first_operation > 1
-        self._set_view(view)
+        self._step: Step | None = None  # the one whose block is open
+        self._mine = Incarnation(application, timeout)
+        self._mine.changed = self._changed
         _open_groups.add(self)
 
     # -- who is there --
@@ -109,27 +96,27 @@ class Group:
     @property
     def view(self) -> View:
         """The view of the last call that has returned."""
-        return self._view
+        return self._mine.view
 
     @property
     def rank(self) -> int:
         """This peer's index in the view, 0 to ``size - 1``."""
-        return self._rank
+        return self._mine.rank
 
     @property
     def size(self) -> int:
         """Number of members."""
-        return self._size
+        return self._mine.size
 
     @property
     def peers(self) -> tuple[Peer, ...]:
         """The members, by rank."""
-        return self._view.peers
+        return self._mine.view.peers
 
     @property
     def name(self) -> str:
         """This peer's name, as the coordinator made it unique."""
-        return self._names[self._rank]
+        return self._mine.name
 
     def on_view_change(self, call: Callable[[View], None]) -> None:
         """Have ``call(view)`` called inside a call, at its end, whenever the view has changed.
@@ -142,7 +129,7 @@ class Group:
     def counters(self) -> Counters:
         """What the data plane refused and repaired so far; all zero once the group was left."""
         self._check_process()
-        return self._engine.counters()
+        return self._mine.engine.counters()
 
     def sync(
         self, state: SharedState | None = None, *, timeout: float | None = None
@@ -177,46 +164,45 @@ class Group:
             CoordinatorUnreachable: the coordinator fell silent.
         """
         self._check_alive()
+        self._check_no_step("sync()")
         limit = self._options.timeout if timeout is None else timeout
         _checked_ns(limit)
         deadline = time.monotonic() + limit
-        before = self._view
+        before = self._mine.view
         self._thread = None
         # A newcomer was admitted by a sync that the others are still in, with their states.
-        admitted = self._newcomer and self._native.last_operation() < before.first_operation
+        mine = self._mine
+        admitted = mine.newcomer and mine.native.last_operation() < before.first_operation
         if state is None or not admitted:
-            if not self._agent.sync_pending:
+            if not mine.agent.sync_pending:
                 self._meet(limit, state is not None)
             self._regroup(max(0.0, deadline - time.monotonic()))
         shared = Shared(0, {})
         if state is not None:
-            if self._service is None:
-                self._service = Service(self._engine)
-            council = GroupCouncil(self, self._service)
-            shared = share(council, state, member=not self._newcomer, deadline=deadline)
-            self._newcomer = False
-        old, new = before.peers, self._view.peers
+            if mine.service is None:
+                mine.service = Service(mine.engine)
+            council = GroupCouncil(self, mine.service)
+            shared = share(council, state, member=not mine.newcomer, deadline=deadline)
+            mine.newcomer = False
+        old, new = before.peers, mine.view.peers
         return SyncOutcome(
-            self._view,
+            mine.view,
             tuple(p.name for p in new if before.rank_of(p.id) is None),
-            tuple(p.name for p in old if self._view.rank_of(p.id) is None),
+            tuple(p.name for p in old if mine.view.rank_of(p.id) is None),
             shared.bytes_received,
             shared.sources,
         )
 
     def _regroup(self, left: float) -> None:
         """Have the coordinator admit and drop peers; every member does so."""
-        outcome = self._agent.sync(self._native.last_operation(), left)
-        self._told = False
-        if outcome.view != self._view:
-            self._set_view(outcome.view)
-        else:
-            self._history[self._view.number] = self._names
+        mine = self._mine
+        outcome = mine.agent.sync(mine.native.last_operation(), left)
+        mine.synced(outcome.view)
 
     def _meet(self, limit: float, with_state: bool) -> None:
         """Wait for all members to call sync(), and find out if some call something else."""
         self._prepare(lib.COLL_SYNC, None, limit).op = with_state
-        told = self._told
+        told = self._mine.told
         try:
             self._blocking(None)
         except (errors.PeerLost, errors.TooFewPeers):
@@ -242,19 +228,56 @@ class Group:
         self._check_process()
         if self._closed:
             return
+        self._check_no_step("leave()")
         deadline = time.monotonic() + timeout
         try:
-            if not self._told:
+            if not self._mine.told and not self._mine.closed:
                 self._flush(min(deadline, time.monotonic() + _FLUSH_SECONDS))
-            self._agent.leave(max(0.1, deadline - time.monotonic()))
+            self._mine.agent.leave(max(0.1, deadline - time.monotonic()))
         except errors.CoordinatorUnreachable:
             pass  # the others find out by themselves
         finally:
             self._close()
 
+    def rejoin(self, *, timeout: float | None = None) -> View:
+        """Come back after this peer was put out of the run, as a new one.
+
+        With the arguments that ``join`` was given; the members admit it when all of them call
+        ``sync()``. What it holds may differ from what they hold, so it needs their state like any
+        newcomer. Works from before can still be waited for and asked.
+
+        Args:
+            timeout: seconds to wait for that; None: ``Options.timeout``.
+
+        Returns:
+            The view that it came back in.
+
+        Raises:
+            InvalidArgument: this peer is still a member (a broken group is mended by ``sync()``).
+            CoordinatorUnreachable, NotAuthorized, VersionSkew, Evicted, Timeout: as ``join``; call
+                it again to try again. Until it succeeds every call raises ``Evicted``.
+        """
+        self._check_process()
+        if self._closed:
+            self._check_alive()
+        self._check_no_step("rejoin()")
+        if not self._mine.out:
+            raise errors.InvalidArgument(
+                "rejoin() is for peers that were put out of the run, and this one is a member;"
+                " after another error call sync()"
+            )
+        if timeout is not None:
+            _checked_ns(timeout)
+        self._mine.close()  # before the next: both may want the same port
+        self._thread = None
+        self._mine = Incarnation(self._application, timeout)
+        self._mine.changed = self._changed
+        self._changed(self._mine.view)
+        return self._mine.view
+
     def _flush(self, deadline: float) -> None:
         while time.monotonic() < deadline:
-            if self._native.flush(SLICE_NS * 1e-9):
+            if self._mine.native.flush(SLICE_NS * 1e-9):
                 return
 
     def __enter__(self) -> Group:
@@ -315,7 +338,10 @@ class Group:
             InvalidArgument, UnsupportedError: nothing was sent.
         """
         self._reduction(array, op, out, tag, timeout, _flags(atomic, on_failure))
-        return self._blocking(array if out is None else out)
+        result = self._blocking(array if out is None else out)
+        if self._step is not None:
+            self._step.reduced(result)
+        return result
 
     def all_reduce_async(
         self,
@@ -427,6 +453,109 @@ class Group:
         self._prepare(lib.COLL_BARRIER, tag, timeout).flags = _flags(True, on_failure)
         return self._issue(None, ())
 
+    # -- several as one --
+
+    @contextlib.contextmanager
+    def step(self, *, timeout: float | None = None) -> Iterator[Step]:
+        """Make the operations of a ``with`` block one unit: all of them count, or none does.
+
+        A member that dies between two reductions is in the first and not in the second. At the end
+        of the block the members find out whether that was so. If it was, every array that was
+        reduced or broadcast in place becomes what it was before the block, and ``StepLost`` is
+        raised on all of them. The group is not broken then; take the step again::
+
+            while True:
+                try:
+                    with group.step():
+                        for gradient in gradients:
+                            group.all_reduce(gradient, op="avg")
+                    break
+                except collectives.StepLost:
+                    pass  # the gradients are as they were; go on without who was lost
+
+        All operations of the group that are started while the block is open belong to it, of
+        whichever tag and thread; those that are under way at its end are waited for. It costs a
+        copy of each in-place array, and one small operation at the end. Arrays that the block
+        changes by itself are its own business: apply what was reduced after it.
+
+        If the block raises, here or at another member, it counts nowhere: arrays are restored, and
+        the others' steps raise ``Cancelled``, which says whose fault it was.
+
+        Args:
+            timeout: seconds for the agreement at the end; None: ``Options.timeout``.
+
+        Raises:
+            StepLost: none of it counts; the message says who was lost.
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled: an operation of the block
+                failed, or the agreement did; none of it counts, and the group is broken until all
+                call ``sync()``.
+            InvalidArgument: a step is open already.
+        """
+        self._check_alive()
+        self._check_no_step("step()")
+        self._tag(None)  # the agreement at the end is this thread's
+        step = self._step = Step()
+        try:
+            yield step
+            step.wait()
+            apart = self._agree_on(step, timeout)
+        except BaseException as error:
+            self._step = None
+            if not step.stands:
+                self._refuse(error)
+                step.undo()
+            raise
+        if apart:
+            step.undo()
+            lost = step.lost()
+            who = " and ".join(f"{name!r}" for name in lost) or "a member"
+            raise errors.StepLost(
+                f"{who} was lost in the middle of the step: none of it counts, and all arrays are"
+                " as they were before; take it again",
+                peer=lost[0] if lost else "",
+            )
+
+    def _agree_on(self, step: Step, timeout: float | None) -> bool:
+        """Whether a step is to be undone; a member that has not ended its block keeps all here."""
+        self._step = None
+        apart = np.array([step.apart], np.uint8)
+        self._reduction(apart, "max", None, None, timeout, 0)
+        work = self._issue(apart, (apart,))
+        try:
+            work.wait()
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            work.cancel(f"interrupted by {type(interrupt).__name__}")
+            with contextlib.suppress(errors.CollectiveError):
+                work.wait()  # it may have succeeded, and then the step counts
+                if not apart[0]:
+                    step.count()
+            raise
+        if not apart[0]:
+            step.count()
+        return bool(apart[0])
+
+    def _refuse(self, error: BaseException) -> None:
+        """The block of a step raised: end the others' steps, too, if nothing else has."""
+        mine = self._mine
+        if mine.closed:
+            return
+        operation = ffi.new("struct coll_operation **")
+        why = f"{mine.name!r} left a step by {type(error).__name__}; call sync() and go on"
+        status = lib.coll_refuse(
+            mine.handle, _UNTAGGED, lib.COLL_CANCELLED, why.encode(), operation
+        )
+        if status != _OK:
+            return  # it is broken already, for all
+        work = Work(operation[0], None, mine, mine.number, None, None)
+        with contextlib.suppress(errors.CollectiveError):
+            work.wait(None if isinstance(error, Exception) else MERCY)
+
+    def _check_no_step(self, what: str) -> None:
+        if self._step is not None:
+            raise errors.InvalidArgument(f"{what} inside a step; end the step's block first")
+
     # -- how --
 
     def _prepare(self, kind: int, tag: int | None, timeout: float | None) -> Any:
@@ -461,6 +590,8 @@ class Group:
         call.count = count
         call.dtype = dtype
         call.flags = flags
+        if out is None and self._step is not None:
+            self._step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
         if out is not None:
             target, out_count, out_dtype = buffer_of(out, "out", writable=True)
             if out_count != count or out_dtype != dtype:
@@ -473,22 +604,24 @@ class Group:
     def _copying(
         self, array: Any, root: int, tag: int | None, timeout: float | None, flags: int
     ) -> None:
-        pointer, count, dtype = buffer_of(array, "array", writable=root != self._rank)
+        pointer, count, dtype = buffer_of(array, "array", writable=root != self._mine.rank)
         call = self._prepare(lib.COLL_BROADCAST, tag, timeout)
         # A rank is that of the caller's view, of which the core may be ahead.
         call.root = self._root(root)
         call.root_peer = self._scratch.root_peer
-        call.root_peer[0:16] = self._view.peers[root].id.bytes
-        self._scratch.root = self._names[root]
+        call.root_peer[0:16] = self._mine.view.peers[root].id.bytes
+        self._scratch.root = self._mine.names[root]
         call.input = call.output = pointer
         call.count = count
         call.dtype = dtype
         call.flags = flags
+        if root != self._mine.rank and self._step is not None:
+            self._step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
 
     def _root(self, root: int) -> int:
-        if not 0 <= root < self._size:
+        if not 0 <= root < self._mine.size:
             raise errors.InvalidArgument(
-                f"root is {root}; the ranks of this view are 0 to {self._size - 1}"
+                f"root is {root}; the ranks of this view are 0 to {self._mine.size - 1}"
             )
         return root
 
@@ -510,14 +643,15 @@ class Group:
 
     def _blocking(self, value: Any) -> Result:
         """Run what this thread's argument structure says."""
-        if self._closed:
+        mine = self._mine
+        if mine.closed:
             self._check_alive()
         scratch = self._scratch
         try:
-            status = _run(self._handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
+            status = _run(mine.handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
             if status == _OK:
                 info = scratch.info
-                names = self._names if info.view == self._number else self.ended_in(info.view)
+                names = mine.names if info.view == mine.number else mine.ended_in(info.view)
                 contributors = names if scratch.root is None else (scratch.root,)
                 return make_result(value, contributors, info)
             return self._slowly(status, scratch, value)
@@ -549,7 +683,7 @@ class Group:
         if operation == ffi.NULL:
             return None
         scratch.operation[0] = ffi.NULL  # it is taken once
-        return Work(operation, value, self, self._number, keep, scratch.root)
+        return Work(operation, value, self._mine, self._mine.number, keep, scratch.root)
 
     def _interrupted(self, scratch: _Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
@@ -560,23 +694,17 @@ class Group:
         message = text(lib.coll_last_error())
         if status in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
             raise_status(status, message)
-        lib.coll_group_state(self._handle, self._scratch.culprit)
-        peer = self._known.get(bytes(ffi.buffer(self._scratch.culprit)), "")
         try:
-            raise_status(status, message, peer=peer)
+            raise_status(status, message, peer=self._mine.culprit())
         except errors.CollectiveError as error:
-            self.has_failed(error)
+            self._mine.has_failed(error)
             raise
-
-    def _dump(self, error: errors.CollectiveError) -> None:
-        if self._dumps is not None:
-            self._dumps.write(error, self._view, self._rank, self._native.operations())
 
     def _issue(self, value: Any, keep: Any) -> Work:
         self._check_alive()
         scratch = self._scratch
         try:
-            status = lib.coll_issue(self._handle, scratch.call, scratch.operation)
+            status = lib.coll_issue(self._mine.handle, scratch.call, scratch.operation)
             if status != _OK:
                 self._refused(status)
             work = self._take(scratch, value, keep)
@@ -590,36 +718,21 @@ class Group:
         with self._pending_lock:
             self._pending = {other for other in self._pending if not other.done()}
             self._pending.add(work)
+        if self._step is not None:
+            self._step.started(work, reduces=scratch.call.kind == lib.COLL_ALL_REDUCE)
         return work
 
-    def _set_view(self, view: View) -> None:
-        rank = view.rank_of(self._me)
-        assert rank is not None
-        self._view = view
-        self._number = view.number
-        self._rank = rank
-        self._size = view.size
-        self._names = tuple(peer.name for peer in view.peers)
-        self._history[view.number] = self._names
-        self._known.update((peer.id.bytes, peer.name) for peer in view.peers)
+    def _changed(self, view: View) -> None:
         for listener in self._listeners:
             listener(view)
 
-    def ended_in(self, view: int) -> tuple[str, ...]:
-        """The names of a view's members; the caller's view becomes this one if it is newer."""
-        names = self._history.get(view)
-        if names is None:
-            found = self._agent.view_of(view)
-            if found.number > self._number:
-                self._set_view(found)
-            names = self._history[view] = tuple(peer.name for peer in found.peers)
-        return names
+    @property
+    def _native(self) -> EngineGroup:
+        return self._mine.native
 
-    def has_failed(self, error: BaseException) -> None:
-        """The caller knows that the group is broken, by this error."""
-        first, self._told = not self._told, True
-        if first and self._dumps is not None and isinstance(error, errors.CollectiveError):
-            self._dumps.write(error, self._view, self._rank, self._native.operations())
+    @property
+    def _handle(self) -> Any:
+        return self._mine.handle
 
     def _fault_at(
         self,
@@ -632,7 +745,7 @@ class Group:
         after_slices: int = 0,
     ) -> None:
         """For tests: kill or stop this process at a moment; see ``EngineGroup.fault_at``."""
-        self._native.fault_at(
+        self._mine.native.fault_at(
             phase,
             operation,
             tag=tag,
@@ -651,6 +764,8 @@ class Group:
         self._check_process()
         if self._closed:
             raise errors.CollectiveError("this group was left; call collectives.join() again")
+        if self._mine.closed:
+            raise errors.Evicted("this peer is out of the run and has not come back; call rejoin()")
 
     def _abort(self, why: str) -> None:
         """Leave at once: pending operations of the others end with an error that says why."""
@@ -662,12 +777,8 @@ class Group:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        self._agent.close(why)
-        self._native.close()
-        if self._service is not None:
-            self._service.close()
+        self._mine.close(why)
         self._pending.clear()
-        self._engine.close()
 
 
 def _checked_ns(timeout: float) -> int:

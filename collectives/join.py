@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import uuid
 
-from collectives._native.engine import Engine, process_identity
-from collectives.data_plane import EnginePlane
 from collectives.errors import InvalidArgument
 from collectives.group import Group
-from collectives.membership.address import parse_address
-from collectives.membership.agent import Agent
+from collectives.incarnation import Application
 from collectives.options import Options
 
 COORDINATOR_VARIABLE = "COLLECTIVES_COORDINATOR"
@@ -67,47 +63,4 @@ def join(
     if timeout is not None and not timeout > 0:
         raise InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
-    peer_id = uuid.uuid4()
-    engine = Engine(options, peer_id)
-    plane = EnginePlane(engine)
-    agent: Agent | None = None
-    try:
-        agent = Agent(
-            address,
-            group=group,
-            name=name,
-            min_size=min_size,
-            unit=unit,
-            token=token,
-            options=options,
-            plane=plane,
-            peer_id=peer_id,
-            addresses=_advertised(options, engine.addresses),
-            process=process_identity(),
-        )
-        agent.join(timeout)
-        return Group(engine, plane, agent, options)
-    except BaseException:
-        if agent is not None:
-            agent.close()
-        if plane.group is not None:
-            plane.group.close()
-        engine.close()
-        raise
-
-
-def _advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
-    """What others are told: the options' addresses, with the listening port where none is named."""
-    if not options.advertise:
-        return listening
-    port = parse_address(listening[0]).port
-    found = []
-    for entry in options.advertise:
-        if entry.startswith("["):
-            has_port = "]:" in entry
-        else:
-            has_port = entry.count(":") == 1
-            if entry.count(":") > 1:
-                entry = f"[{entry}]"
-        found.append(entry if has_port else f"{entry}:{port}")
-    return tuple(found)
+    return Group(Application(address, group, name, min_size, unit, token, options), timeout)

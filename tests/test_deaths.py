@@ -326,6 +326,49 @@ def test_a_peer_that_holds_the_gil_is_not_taken_for_dead():
         crew.get(barrier)
 
 
+def repeated(group: Any) -> tuple[str, ...]:
+    """A reduction in which somebody dies."""
+    array = np.full(LARGE, number_of(group.name), np.float32)
+    took_part = group.all_reduce(array, timeout=DEADLINE).contributors
+    assert (array == sum(map(number_of, took_part))).all()
+    return took_part
+
+
+def number_of(name: str) -> int:
+    return int(name.removeprefix("p")) + 1
+
+
+def wait_for_it_with_the_gil(group: Any, seconds: float) -> tuple[str, ...]:
+    """The reduction goes on in the core while Python stands still."""
+    array = np.full(LARGE, number_of(group.name), np.float32)
+    work = group.all_reduce_async(array, timeout=DEADLINE)
+    hold_the_gil(group, seconds)
+    took_part = work.wait().contributors
+    assert (array == sum(map(number_of, took_part))).all()
+    return took_part
+
+
+@pytest.mark.parametrize("seconds", [8.0, pytest.param(20.0, marks=pytest.mark.full)])
+def test_a_member_that_holds_the_gil_takes_part_in_the_round_about_a_death(seconds):
+    with crew_of(4) as crew:
+        crew.get(barrier)
+        busy, *waiting, victim = crew.members
+        began = time.monotonic()
+        for member in waiting:
+            member.start(repeated)
+        busy.start(wait_for_it_with_the_gil, seconds)
+        time.sleep(0.5)  # it is in the C call by now; the victim has not called
+        victim.kill()
+        survivors = {f"p{member.index}" for member in (busy, *waiting)}
+        for member in waiting:
+            assert set(member.result().get()) == survivors
+        # Its neighbours pass on what the coordinator says, so nobody waits for it.
+        assert time.monotonic() - began < seconds
+        assert set(busy.result(DEADLINE).get()) == survivors
+        crew.members.remove(victim)
+        crew.get(barrier)
+
+
 def test_a_process_that_was_stopped_accuses_nobody():
     # It alone would take silence for death; the others are patient.
     options = [{"detection": 1.0}, {"detection": 60.0}, {"detection": 60.0}]

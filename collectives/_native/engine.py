@@ -332,6 +332,12 @@ class EngineGroup:
                 return None
             capacity = length[0]
 
+    def state(self) -> tuple[int, bytes]:
+        """The status with which the group is broken, and the culprit (coll_group_state)."""
+        culprit = ffi.new("uint8_t[16]")
+        status = lib.coll_group_state(self.handle, culprit)
+        return status, bytes(ffi.buffer(culprit))
+
     def last_operation(self) -> int:
         """The highest operation number issued so far."""
         return int(lib.coll_group_last_operation(self.handle))

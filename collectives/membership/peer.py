@@ -461,12 +461,10 @@ class _Machine:
             self.set(refused={**state.refused, state.at: message.text})
             if len(self.state.refused) < len(state.config.coordinators):
                 return
-        cure = (
-            "call collectives.join() again" if message.admitted else "mend the cause and join again"
-        )
+        cure = "call rejoin()" if message.admitted else "mend the cause and join again"
         error = Evicted(f"{message.text}; {cure}")
         if state.opened:
-            self.actions.append(EndPlane(message.text))
+            self.actions.append(EndPlane(str(error)))
         self._out(error)
 
     def _skewed(self, low: int, high: int) -> None:

@@ -23,6 +23,17 @@ coll_status coll_issue(struct coll_group *group, const struct coll_call *call,
     return status;
 }
 
+coll_status coll_refuse(struct coll_group *group, uint32_t tag, coll_status status,
+                        const char *text, struct coll_operation **operation)
+{
+    if (atomic_load(&group->engine->forked))
+        return forked_error();
+    coll__lock(group->engine);
+    coll_status refused = coll__refuse(group, tag, status, text ? text : "", operation);
+    coll__unlock(group->engine);
+    return refused;
+}
+
 static coll_status status_of(const struct coll_operation *operation)
 {
     return operation->finished ? operation->status : COLL_IN_PROGRESS;

@@ -340,6 +340,9 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
 /* issue.c */
 coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
                         struct coll_operation **operation);
+/* Give the next call of a tag a number and a veto, and never start it. */
+coll_status coll__refuse(struct coll_group *group, uint32_t tag, coll_status status,
+                         const char *text, struct coll_operation **out);
 /* Begin an issued operation in the committed view. */
 void coll__operation_start(struct coll_operation *operation);
 

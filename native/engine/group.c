@@ -163,7 +163,7 @@ static bool give_up(struct coll_group *group, uint64_t now)
             char text[COLL__TEXT];
             snprintf(text, sizeof text,
                      "%.700s; and the coordinator did not decide about it within %.0f s, so this "
-                     "peer is out of the run and the outcome is unknown here: join again",
+                     "peer is out of the run and the outcome is unknown here: call rejoin()",
                      at->veto.text ? at->veto.text : "",
                      (double)group->engine->host.options.recovery_ns / 1e9);
             at->references++;

@@ -156,8 +156,9 @@ void coll__operation_start(struct coll_operation *operation)
                              status == COLL_NO_MEMORY ? "out of memory" : "malformed data");
 }
 
-coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
-                        struct coll_operation **out)
+/* Give the call the next number of its tag; nothing is sent yet. */
+static coll_status enlist(struct coll_group *group, const struct coll_call *call,
+                          struct coll_operation **out)
 {
     struct coll__view *view = group->committed;
     if (!view)
@@ -175,10 +176,27 @@ coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
     if (operation->number > group->last_operation)
         group->last_operation = operation->number;
     fill(operation, call);
-    coll__reached(operation, COLL_PHASE_ISSUED);
     operation->references++;
-    if (!group->seal.sealed) /* else it starts with the verdict */
-        coll__operation_start(operation);
     *out = operation;
+    return COLL_OK;
+}
+
+coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
+                        struct coll_operation **out)
+{
+    COLL_TRY(enlist(group, call, out));
+    coll__reached(*out, COLL_PHASE_ISSUED);
+    if (!group->seal.sealed) /* else it starts with the verdict */
+        coll__operation_start(*out);
+    return COLL_OK;
+}
+
+coll_status coll__refuse(struct coll_group *group, uint32_t tag, coll_status status,
+                         const char *text, struct coll_operation **out)
+{
+    const struct coll_call call = {.kind = COLL_BARRIER, .tag = tag};
+    COLL_TRY(enlist(group, &call, out));
+    coll__operation_let_go(*out); /* so that no verdict starts it */
+    coll__operation_veto(*out, status, (int32_t)group->committed->rank, text);
     return COLL_OK;
 }

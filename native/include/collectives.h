@@ -381,6 +381,11 @@ struct coll_link_info {
  * operation: coll_operation_release. Fails with the group's status if the group is broken. */
 COLL_API coll_status coll_issue(struct coll_group *group, const struct coll_call *call,
                                 struct coll_operation **operation);
+/* Issue an operation that this process will not carry out: nothing is sent for it, so it succeeds
+ * nowhere, and the verdict ends it with `status` and `text`, also for those who make the call of its
+ * number. The caller owns the operation. Fails with the group's status if the group is broken. */
+COLL_API coll_status coll_refuse(struct coll_group *group, uint32_t tag, coll_status status,
+                                 const char *text, struct coll_operation **operation);
 /* Drive the engine until the operation has finished or wait_ns have passed (COLL_IN_PROGRESS) or
  * a signal came (COLL_IN_PROGRESS). Returns the operation's status once finished. */
 COLL_API coll_status coll_wait(struct coll_operation *operation, uint64_t wait_ns);

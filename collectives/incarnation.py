@@ -1,0 +1,182 @@
+"""One presence of this peer in the run, from its admission to its end.
+
+A peer that was put out comes back as a new incarnation: another UUID, another engine, other links;
+nothing of the old one is taken for the new one. ``Group`` goes from one to the next, while
+operations of an old one can still be asked how they ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable
+
+from collectives._native import lib
+from collectives._native.engine import Engine, EngineGroup, process_identity
+from collectives.data_plane import EnginePlane
+from collectives.dump import Dumps
+from collectives.errors import CollectiveError
+from collectives.membership.address import parse_address
+from collectives.membership.agent import Agent
+from collectives.membership.view import View
+from collectives.options import Options
+from collectives.state.service import Service
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """How a peer asks to be admitted: what ``join`` was called with."""
+
+    address: str
+    group: str
+    name: str
+    min_size: int
+    unit: str
+    token: str | None = dataclasses.field(repr=False)
+    options: Options
+
+
+class Incarnation:
+    """A member; what its operations ask when they have ended.
+
+    Args:
+        application: how it asks to be admitted.
+        timeout: seconds to wait for that; None: ``Options.timeout``.
+
+    Attributes:
+        view: that of the last call that has returned; ``number``, ``rank``, ``size`` and ``names``
+            (by rank) are of it.
+        told: whether the caller knows that the group is broken.
+        newcomer: admitted to a view that had operations before: its state does not count yet.
+        service: what answers the other peers when they ask for its state; None: it has none.
+        changed: called with every new view.
+
+    Raises:
+        CollectiveError: it was not admitted; nothing is left behind.
+    """
+
+    def __init__(self, application: Application, timeout: float | None) -> None:
+        self.id = uuid.uuid4()
+        options = application.options
+        self.engine = Engine(options, self.id)
+        plane = EnginePlane(self.engine)
+        agent: Agent | None = None
+        try:
+            agent = Agent(
+                application.address,
+                group=application.group,
+                name=application.name,
+                min_size=application.min_size,
+                unit=application.unit,
+                token=application.token,
+                options=options,
+                plane=plane,
+                peer_id=self.id,
+                addresses=_advertised(options, self.engine.addresses),
+                process=process_identity(),
+            )
+            view = agent.join(timeout)
+        except BaseException:
+            if agent is not None:
+                agent.close()
+            if plane.group is not None:
+                plane.group.close()
+            self.engine.close()
+            raise
+        assert plane.group is not None
+        self.agent = agent
+        self.native: EngineGroup = plane.group
+        self.handle = plane.group.handle
+        self.told = False
+        self.closed = False
+        self.newcomer = view.first_operation > 1
+        self.service: Service | None = None
+        self.changed: Callable[[View], None] = _nobody_listens
+        self._history: dict[int, tuple[str, ...]] = {}  # names by view
+        self._known: dict[bytes, str] = {}
+        self._dumps = Dumps.of(options)
+        self._set_view(view)
+
+    @property
+    def name(self) -> str:
+        """This peer's name, as the coordinator made it unique."""
+        return self.names[self.rank]
+
+    def _set_view(self, view: View) -> None:
+        rank = view.rank_of(self.id)
+        assert rank is not None
+        self._known.update((peer.id.bytes, peer.name) for peer in view.peers)
+        self.view = view
+        self.number = view.number
+        self.rank = rank
+        self.size = view.size
+        self.names = tuple(peer.name for peer in view.peers)
+        self._history[view.number] = self.names
+
+    def synced(self, view: View) -> None:
+        """A sync ended with this view: the group is whole."""
+        self.told = False
+        if view != self.view:
+            self._set_view(view)
+            self.changed(view)
+
+    def ended_in(self, view: int) -> tuple[str, ...]:
+        """The names of a view's members; the caller's view becomes this one if it is newer."""
+        names = self._history.get(view)
+        if names is None:
+            found = self.agent.view_of(view)
+            names = self._history[view] = tuple(peer.name for peer in found.peers)
+            if found.number > self.number and not self.closed:
+                self._set_view(found)
+                self.changed(found)
+        return names
+
+    def has_failed(self, error: BaseException) -> None:
+        """The caller knows that the group is broken, by this error."""
+        first, self.told = not self.told, True
+        if first and self._dumps is not None and isinstance(error, CollectiveError):
+            self._dumps.write(error, self.view, self.rank, self.native.operations())
+
+    def culprit(self) -> str:
+        """The name of the peer because of which the group is broken; "": nobody in particular."""
+        return self._known.get(self.native.state()[1], "")
+
+    @property
+    def out(self) -> bool:
+        """Whether this peer was put out of the run: it takes a new incarnation to come back."""
+        if self.closed or self.agent.state.error is not None:
+            return True
+        # The core may know it before the agent.
+        return self.native.state()[0] in (lib.COLL_EVICTED, lib.COLL_UNDECIDED)
+
+    def close(self, why: str = "") -> None:
+        """End it at once; the others are told ``why`` if they still count on it."""
+        if self.closed:
+            return
+        self.closed = True
+        self.agent.close(why)
+        self.native.close()
+        if self.service is not None:
+            self.service.close()
+        self.engine.close()
+
+
+def _nobody_listens(_: View) -> None:
+    pass
+
+
+def _advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
+    """What others are told: the options' addresses, with the listening port where none is named."""
+    if not options.advertise:
+        return listening
+    port = parse_address(listening[0]).port
+    found = []
+    for entry in options.advertise:
+        if entry.startswith("["):
+            has_port = "]:" in entry
+        else:
+            has_port = entry.count(":") == 1
+            if entry.count(":") > 1:
+                entry = f"[{entry}]"
+        found.append(entry if has_port else f"{entry}:{port}")
+    return tuple(found)
