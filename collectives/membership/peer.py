@@ -641,7 +641,6 @@ class _Machine:
         if state.sync is not None:
             self._send_sync()
 
-
     def _heard_verdict(self, data: bytes) -> None:
         """Others passed a verdict on, and the data plane has taken it: follow."""
         old = self.state.view
