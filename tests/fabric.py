@@ -6,8 +6,8 @@
         fabric.cut(0, 1)
 
 Each peer advertises a listener of the fabric's, which passes on what comes. Who dials is read from
-the hello. What is cut is held back, not lost, as packets are that will be sent again: after ``mend``
-it arrives.
+the hello. What is cut is held back, not lost, as packets are that will be sent again: it arrives
+after ``mend``.
 """
 
 from __future__ import annotations

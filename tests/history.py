@@ -1,9 +1,9 @@
 """Random histories of real processes: a driver, the program that its peers run, and a checker.
 
-Each peer runs ``live``: some operations, sync(), and so on. What the operations are follows from the
-seed and the number of the step, so all peers do the same; what happens to whom is in a ``Plan`` that
-the seed makes: peers die or stop at exact moments, leave, come; the coordinator dies and comes back.
-Every peer keeps a journal; ``check`` compares them.
+Each peer runs ``live``: some operations, sync(), and so on. What the operations are follows from
+the seed and the number of the step, so all peers do the same; what happens to whom is in a ``Plan``
+that the seed makes: peers die or stop at exact moments, leave, come; the coordinator dies and comes
+back. Every peer keeps a journal; ``check`` compares them.
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ def play(plan: Plan, nursery: Nursery, folder: Path) -> dict[str, str]:
                 ruler.kill()
                 ruler.again()
             for fate in plan.fates:
-                if fate.what == "stops" and fate.name in peers and fate.name not in waking:
-                    if is_stopped(peers[fate.name].pid):
-                        waking[fate.name] = now + fate.held
+                stops = fate.what == "stops" and fate.name in peers and fate.name not in waking
+                if stops and is_stopped(peers[fate.name].pid):
+                    waking[fate.name] = now + fate.held
             for name, when in list(waking.items()):
                 if when <= now:
                     peers[name].signal(signal.SIGCONT)
