@@ -4,6 +4,7 @@
 #   make demo        run the main job: four peers train a small model together
 #   make test        run the tests                    (TESTS=tests/test_x.py for some of them)
 #   make test-full   the tests that take longer: whole products, thousands of histories
+#   make histories   10,000 random histories of the control plane (COLLECTIVES_SEED: from where on)
 #   make model       explore every history of a few peers: the agreement, for half an hour
 #   make lint        format, types, warnings, import and include direction
 #   make build       compile the C core into the checkout
@@ -33,7 +34,7 @@ SANITIZE ?= address
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test test-full model lint build format wheel test-wheel sanitize clean
+.PHONY: demo test test-full histories model lint build format wheel test-wheel sanitize clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -114,12 +115,16 @@ wheel: $(STAMPS)/build
 test-full: build $(STAMPS)/test
 	@COLLECTIVES_TEST_FULL=1 $(PY) -m pytest -p no:cacheprovider tests/test_bit_identity.py
 	@$(PY) -m pytest -p no:cacheprovider -m full --ignore tests/packaging tests
-	@COLLECTIVES_HISTORIES=400 $(PY) -m pytest -p no:cacheprovider --timeout 1200 \
-	    tests/membership/test_histories.py
+	@$(MAKE) histories
 
 # MODEL="large broadcast" for the configurations whose names hold these words, without mutants.
 model: build $(STAMPS)/test
 	@PYTHONPATH=tests $(PY) -m model $(MODEL)
+
+histories: build $(STAMPS)/test
+	@COLLECTIVES_HISTORIES=$${COLLECTIVES_HISTORIES:-10000} \
+	    COLLECTIVES_SEED=$${COLLECTIVES_SEED:-1000} \
+	    $(PY) -m pytest -p no:cacheprovider -rP tests/membership/test_histories.py
 
 test-wheel: build $(STAMPS)/test
 	@$(PY) -m pytest -p no:cacheprovider tests/packaging --all-pythons

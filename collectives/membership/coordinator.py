@@ -386,7 +386,7 @@ def _sync_reached(turn: Turn, name: str, peer: uuid.UUID, message: SyncReached) 
         return
     if (message.term, message.number) != (view.term, view.number) or message.sync < group.sync:
         if (message.term, message.number) == (view.term, view.number):
-            done = SyncDone(group.id, view.term, view.number, message.sync)
+            done = SyncDone(group.id, *group.synced, message.sync)
             turn.tell(name, peer, done)
         else:
             _catch_up(turn, name, peer, Alive(group.id, message.term, message.number))

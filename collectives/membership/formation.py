@@ -92,7 +92,8 @@ def _settle_sync(turn: Turn, name: str) -> None:
         _prepare(turn, name, peers, "all members are in sync() and " + ", ".join(why))
         return
     done = SyncDone(group.id, view.term, view.number, group.sync)
-    turn.set_group(name, sync=group.sync + 1, reached={})
+    synced = (view.term, view.number)
+    turn.set_group(name, sync=group.sync + 1, synced=synced, reached={})
     for peer in members:
         turn.set_peer(name, peer.id, told=None)
         turn.tell(name, peer.id, done)

@@ -230,7 +230,9 @@ class Group:
         renew: the next sync makes a new view in any case: members may be broken without this
             coordinator's knowledge.
         suspects: (accuser, accused) among the members.
-        sync: the number of the sync of ``view`` that is under way or comes next.
+        sync: the number of the sync that is under way or comes next, from 1 since the last commit.
+        synced: term and number of the view in which the last one was done. A member that missed
+            it may be told only after a verdict has issued the next view.
         reached: members that are in it, with the number of their last operation.
         peers: everybody who has not departed, by arrival.
         returning: not None until the members have come back after a restart.
@@ -251,6 +253,7 @@ class Group:
         default_factory=dict
     )
     sync: int = 1
+    synced: tuple[int, int] = (0, 0)
     reached: Mapping[uuid.UUID, int] = dataclasses.field(default_factory=dict)
     preparing: Preparation | None = None
     peers: Mapping[uuid.UUID, Registered] = dataclasses.field(default_factory=dict)

@@ -233,7 +233,7 @@ class Unreachable(Message):
 
 @dataclasses.dataclass(frozen=True)
 class SyncReached(Message):
-    """The peer's program is in its ``sync``-th sync of this view."""
+    """The peer's program is in its ``sync``-th sync since the last commit."""
 
     kind: ClassVar[str] = "sync_reached"
     group_id: int = _wire(_U32)
@@ -437,7 +437,7 @@ class Commit(Message):
 
 @dataclasses.dataclass(frozen=True)
 class SyncDone(Message):
-    """The ``sync``-th sync of this view ended and the view stays."""
+    """The ``sync``-th sync since the last commit ended in this view, which stays."""
 
     kind: ClassVar[str] = "sync_done"
     group_id: int = _wire(_U32)

@@ -446,7 +446,7 @@ class _Machine:
             )
         elif state.phase is Phase.LEAVING:
             self.send(messages.Leave(message.group_id))
-        elif state.coming is not None and state.ready and restarted:
+        elif self.state.coming is not None and state.ready and restarted:
             self._send_preparation()
         elif state.sync is not None:
             self._send_sync()
@@ -507,6 +507,8 @@ class _Machine:
             self._judged(message)
         elif isinstance(message, messages.Check):
             self._send_alive()
+        elif isinstance(message, messages.SyncDone):
+            self._sync_done(message)
         elif state.view is None or (
             getattr(message, "group_id", None),
             getattr(message, "term", None),
@@ -517,13 +519,19 @@ class _Machine:
             if state.sync is not None and message != state.note:
                 self.set(note=message)
                 self.reasons.append(f"in sync(), waiting for {waits_for(self.state)}")
-        elif isinstance(message, messages.SyncDone):
-            if state.sync is not None and message.sync == state.syncs:
-                outcome = _outcome(state.views[0], state.view)
-                self.set(sync=None, syncs=state.syncs + 1, views=(state.view,), note=None)
-                self.actions.append(Resolve(Call.SYNC, outcome))
         elif isinstance(message, messages.Seal):
             self._seal(message)
+
+    def _sync_done(self, message: messages.SyncDone) -> None:
+        state = self.state
+        known = [(view.group_id, view.term, view.number) for view in state.views]
+        about = (message.group_id, message.term, message.number)
+        if state.sync is None or message.sync != state.syncs or about not in known:
+            return
+        # Not always the newest: the others may have gone on and left before we heard of it.
+        views = state.views[known.index(about) :]
+        self.set(sync=None, syncs=state.syncs + 1, views=views, note=None)
+        self.actions.append(Resolve(Call.SYNC, _outcome(state.views[0], views[0])))
 
     def _prepare(self, view: View) -> None:
         state = self.state
@@ -628,7 +636,6 @@ class _Machine:
             views=(*state.views, view),
             sealed=b"",
             verdict=dataclasses.replace(message, relay=()),
-            syncs=1,
             suspects={},
             vetoed="",
             note=None,

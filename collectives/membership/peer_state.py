@@ -116,7 +116,7 @@ class PeerState:
         coming: the view in preparation; ``ready`` once the data plane has links to all of it.
         unreachable: its peers to which there was no link when the data plane last said so.
         highest: the newest (term, number) heard of; older preparations are not news.
-        syncs: the number of this view's next (or pending) sync.
+        syncs: the number of the next (or pending) sync, from 1 since the last commit.
         sync: the last operation's number at the call of the sync under way; None: there is none.
         suspects: members whose death was reported and not yet decided, with the evidence.
         vetoed: an operation of ``view`` wants to end, in words; "": none.

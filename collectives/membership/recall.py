@@ -90,6 +90,7 @@ def _restore(turn: Turn, name: str, stand: Standing) -> None:
         number=highest_number(words, run),
         view=view,
         sync=max(word.sync for word in sharing),
+        synced=(view.term, view.number),
         peers={**group.peers, **restart.not_back(view, (), turn.now)},
         returning=Returning(turn.now),
         renew=True,

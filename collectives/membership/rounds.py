@@ -133,7 +133,6 @@ def _decide_if_complete(turn: Turn, name: str) -> None:
         issued=issued,
         broken=verdict.error,
         suspects={},
-        sync=1,
         reached={},
     )
     outcome = "operations go on" if verdict.error is None else f"they raise: {verdict.error.text}"

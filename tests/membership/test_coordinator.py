@@ -218,6 +218,18 @@ def test_a_sync_without_news_keeps_the_view():
     assert not of(SyncDone, desk.reached(0, 9))
 
 
+def test_a_sync_that_was_done_is_over_also_for_who_hears_of_it_after_a_verdict():
+    desk = Desk().form(3)
+    done = of(SyncDone, [*desk.reached(0), *desk.reached(1), *desk.reached(2)])
+    # 0 did not get the answer; 1 did, and left.
+    desk.say(1, Leave(desk.group.id))
+    desk.decided()
+    assert desk.group.view.number == 2
+    late = desk.say(0, SyncReached(desk.group.id, 1, 2, 1, 0))
+    assert of(SyncDone, late) == [done[0]]
+    assert not desk.group.reached, "the next sync is another"
+
+
 def test_newcomers_come_in_at_a_sync_behind_the_members():
     desk = Desk().form(2)
     assert "must call sync()" in of(Waiting, desk.hello(2))[0].text
@@ -357,7 +369,7 @@ def test_who_answers_lives_and_a_pair_that_cannot_talk_loses_the_higher_rank():
         sent += desk.suspect(0, 1, "silent for 5 s", 0)
         sent += desk.pass_time(1.0, speaking=(0, 1, 2))
     evicted = [(int(r), m.text) for r, m in sent if isinstance(m, Evicted)]
-    assert [who for who, _ in evicted] == [1]
+    assert {who for who, _ in evicted} == {1}
     assert "'p0' and 'p1' cannot reach each other, though both reach the coord" in evicted[0][1]
     assert desk.group.round.lost[0].peer.name == "p1"
 

@@ -233,6 +233,17 @@ def test_a_verdict_is_a_view_and_the_sync_under_way_is_told_to_it():
     assert machine.do(taken)[0].message == messages.Taken(3, EPOCH, OTHER)
 
 
+def test_a_sync_that_was_done_before_a_verdict_hands_out_the_view_of_then():
+    machine = Machine().member()
+    machine.do(CallSync(4))
+    machine.hear(machine.verdict())
+    (resolved,) = machine.hear(messages.SyncDone(3, 1, 1, 1))
+    assert (resolved.result.view.number, resolved.result.left) == (1, ())
+    assert sent(machine.do(CallSync(5)), messages.SyncReached)[0].sync == 2
+    (resolved,) = machine.hear(messages.SyncDone(3, 1, 2, 2))
+    assert (resolved.result.view.number, resolved.result.left) == (2, ("other",))
+
+
 def test_a_verdict_ends_a_preparation():
     machine = Machine().member()
     machine.hear(messages.Prepare(machine.view(2)))
@@ -289,3 +300,12 @@ def test_a_coordinator_restarted_while_a_peer_waits_is_joined_afresh():
     assert DiscardPlane() in machine.hear(messages.Welcome(other, 1, 3, "me", 1))
     assert machine.state.run == other
     assert PreparePlane(machine.view(), 0) in machine.hear(messages.Prepare(machine.view()))
+
+
+def test_a_view_that_it_is_ready_for_is_forgotten_with_its_run():
+    machine = Machine().admitted()
+    machine.hear(messages.Prepare(machine.view()))
+    machine.do(plane.ViewReady(1))
+    other = uuid.UUID(int=78)
+    assert machine.hear(messages.Welcome(other, 1, 3, "me", 1)) == [DiscardPlane()]
+    assert machine.state.coming is None
