@@ -18,7 +18,7 @@ from collectives.cli import main as cli
 from collectives.cli._demo import messages, screen, text
 from collectives.cli._demo.picture import draw
 from collectives.cli._demo.processes import Peers
-from collectives.cli._demo.report import Event, Report
+from collectives.cli._demo.report import Report
 from collectives.cli._demo.run import run as run_demo
 from collectives.errors import CollectiveError, InvalidArgument
 
@@ -94,9 +94,61 @@ def check_schema(report, peers, rounds):
         assert isinstance(entry["wire_bytes"], int)
         assert entry["wire_bytes"] > 0
         assert all(int(digest, 16) >= 0 for digest in entry["digests"].values())
-    assert report["events"] == []
     assert set(report["validation_loss"]) == {"start", "end"}
     assert isinstance(report["bit_identical"], bool)
+
+
+def with_faults(ended=7.25):
+    """Peer b dies in round 2 of 3, and c comes at the end of it."""
+    report = Report(3, 25, fault=messages.Fault(1, 2, "all_gather", 2))
+    for name in ("a", "b"):
+        report.add(name, messages.Evaluated("start", 5.0, 10))
+        report.add(name, round_end(1, "11"))
+    report.add("b", messages.Dying(2))
+    assert report.add_end("b", -signal.SIGKILL, 7.0)
+    report.add("a", round_end(2, "22", size=1, ended=ended))
+    report.add("c", messages.Joined(1, 3, 2, 10, (0, 1), round=2, seconds=0.125))
+    for name in ("a", "c"):
+        report.add(name, round_end(3, "33"))
+        report.add(name, messages.Evaluated("end", 2.0, 10))
+    return report
+
+
+def test_a_death_and_an_arrival_are_events_with_the_time_they_took():
+    report = with_faults()
+    assert report.verdict() == []
+    assert report.as_json()["events"] == [
+        {"round": 2, "kind": "killed", "peer": "b", "seconds_to_recover": 0.25},
+        {"round": 2, "kind": "joined", "peer": "c", "seconds_to_recover": 0.125},
+    ]
+
+
+def test_a_fault_that_does_not_happen_fails_the_run():
+    report = good_report()
+    report.fault = messages.Fault(1, 2, "all_gather", 2)
+    assert report.verdict() == [
+        "no peer died in round 2, as one should have",
+        "no peer came for the one that died",
+    ]
+
+
+def test_only_a_death_that_was_announced_is_meant():
+    report = good_report()
+    assert not report.add_end("a", -signal.SIGKILL, 0.0)
+    report.add("a", messages.Dying(1))
+    assert not report.add_end("a", 1, 0.0)
+    assert report.add_end("a", 0, 0.0)
+
+
+def test_the_fault_is_the_seeds_and_leaves_time_for_both():
+    for rounds in (4, 5, 28, 100):
+        drawn = [messages.Fault.drawn(seed, 4, rounds) for seed in range(50)]
+        assert drawn == [messages.Fault.drawn(seed, 4, rounds) for seed in range(50)]
+        assert all(1 <= fault.round < fault.joins < rounds for fault in drawn if fault)
+        assert {fault.rank for fault in drawn if fault} == {0, 1, 2, 3}
+        assert {fault.phase for fault in drawn if fault} == {"reduce_scatter", "all_gather"}
+    assert messages.Fault.drawn(0, 4, 3) is None
+    assert messages.Fault.drawn(0, 1, 28) is None
 
 
 def test_the_json_has_the_documented_form(tmp_path):
@@ -169,7 +221,9 @@ def test_spark_lines_and_bytes_are_for_people():
 def test_the_picture_shows_runs_of_any_length_and_events(tmp_path):
     report = good_report()
     report.add("a", messages.Progress(5, 3.0))
-    report.events.append(Event("killed", "b", 30.0))
+    report.add("b", messages.Dying(2))
+    assert report.add_end("b", -signal.SIGKILL, 0.0)
+    assert report.events
     for number, shown in enumerate((report, Report(1, 25))):
         path = tmp_path / f"{number}.png"
         draw(shown, str(path))
@@ -306,9 +360,36 @@ def test_a_small_demo_agrees_learns_and_reports(tmp_path):
     assert "state bit-identical on all peers in 2 of 2 rounds" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     check_schema(report, peers=2, rounds=2)
+    assert report["events"] == [], "so short a run has none"
     assert report["bit_identical"]
     assert report["validation_loss"]["end"] < report["validation_loss"]["start"] - 1.0
     assert (tmp_path / "demo.png").exists()
+
+
+def test_a_peer_is_killed_in_a_round_that_the_others_finish_and_another_comes(tmp_path):
+    arguments = ["--rounds", "4", "--peers", "3", "--json", "report.json"]
+    done = run(tmp_path, *arguments, "--text", some_text(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    fault = messages.Fault.drawn(0, 3, 4)
+    killed, joined = report["events"]
+    assert set(killed) == set(joined) == {"round", "kind", "peer", "seconds_to_recover"}
+    assert (killed["kind"], killed["round"]) == ("killed", fault.round)
+    assert (joined["kind"], joined["round"], joined["peer"]) == ("joined", fault.joins, "peer-3")
+    assert 0 < killed["seconds_to_recover"] < DEADLINE
+    assert 0 < joined["seconds_to_recover"] < DEADLINE
+    for entry in report["rounds"]:
+        present = set(entry["digests"])
+        assert (killed["peer"] in present) == (entry["round"] < fault.round)
+        assert ("peer-3" in present) == (entry["round"] > fault.joins)
+        assert (
+            entry["size"]
+            == len(present)
+            == (3 if "peer-3" in present or killed["peer"] in present else 2)
+        )
+        assert len(set(entry["digests"].values())) == 1
+    assert report["bit_identical"]
+    assert f"{killed['peer']} was killed in round {fault.round}" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -327,7 +408,7 @@ def test_the_exit_status_is_the_verdict(tmp_path, monkeypatch, end, digest, stat
 
     monkeypatch.setattr("collectives.cli._demo.run.run", judge)
     path = tmp_path / "report.json"
-    arguments = ["demo", "--json", str(path), "--png", str(tmp_path / "demo.png")]
+    arguments = ["demo", "--no-faults", "--json", str(path), "--png", str(tmp_path / "demo.png")]
     done = CliRunner().invoke(cli.build("demo"), arguments)
     assert done.exit_code == status, done.output
     assert told in done.output

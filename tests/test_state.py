@@ -314,7 +314,8 @@ BIG = 48 * MIB
 
 def sabotage(group: collectives.Group, how: str) -> str:
     """Prepare this process for its next transfer; returns its name."""
-    server = group._service and group._service._server
+    service = group._mine.service
+    server = service and service._server
     answer = server and server._answer
     came = plan.Plan.came
     count = itertools.count(1)

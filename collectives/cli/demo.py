@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collectives.cli._demo import text as texts
-from collectives.cli._demo.messages import Settings
+from collectives.cli._demo.messages import Fault, Settings
 from collectives.errors import InvalidArgument, UnsupportedError
 
 if TYPE_CHECKING:
@@ -33,9 +33,13 @@ def demo(
     device: Annotated[str, typer.Option(help="Where the peers train: cpu or cuda.")] = "cpu",
     json: Annotated[str | None, typer.Option(help="Write the report here.", metavar="PATH")] = None,
     png: Annotated[str, typer.Option(help="Draw the run here.", metavar="PATH")] = "demo.png",
+    faults: Annotated[
+        bool, typer.Option("--faults/--no-faults", help="Kill a peer, and have another come.")
+    ] = True,
 ) -> None:
     """Train a small model on four peers, and show that they agree.
 
+    One of them is killed in the middle of a round, which the others finish; another comes later.
     Exit status 1 if the peers' states ever differ, if the loss does not fall, or if a peer fails.
     """
     from rich.console import Console
@@ -44,9 +48,10 @@ def demo(
     from collectives.cli._demo.run import run
     from collectives.cli._demo.screen import LiveScreen, PlainScreen, summary
 
-    settings = Settings("", "", peers, rounds, seed, text=text, device=device)
+    fault = Fault.drawn(seed, peers, rounds) if faults else None
+    settings = Settings("", "", peers, rounds, seed, text=text, device=device, fault=fault)
     _check(settings)
-    report = Report(rounds, settings.inner_steps)
+    report = Report(rounds, settings.inner_steps, fault=fault)
     console = Console()
     console.print(
         f"{peers} peers train a byte-level transformer on "

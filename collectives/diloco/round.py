@@ -12,7 +12,7 @@ class Round:
     Attributes:
         number: 1 for the first round of the run; the same on every peer.
         view: number of the view in which the pseudo-gradients were averaged.
-        size: peers in that view.
+        size: peers whose pseudo-gradients are in the average.
         wire_bytes: bytes this peer sent for the round, all of its operations together.
         seconds: time the round took on this peer, from pseudo-gradient to new parameters; waiting
             for slower peers is in it, the inner steps are not.

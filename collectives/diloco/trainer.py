@@ -17,7 +17,7 @@ import torch
 
 from collectives.diloco.round import Round
 from collectives.diloco.state import OuterState
-from collectives.errors import InvalidArgument
+from collectives.errors import InvalidArgument, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from collectives.group import Group
+    from collectives.membership.view import Peer
+    from collectives.work import Result
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +60,10 @@ class DiLoCo:
     too, right after ``join``; the others meet them at the end of a round. Every peer's model and
     settings must be the same.
 
-    When a round raises (a ``PeerLost``, say), Θ, v and the module are as before it;
-    ``recover()`` syncs with those who are left and takes the round again.
+    A member that dies costs the others no round: the average is that of the peers that are left.
+    When a round raises all the same (``TooFewPeers``, or ``PeerLost`` because the peer that gave
+    its state is gone), Θ, v and the module are as before it; ``recover()`` syncs with those who
+    are left and takes the round again.
 
     Args:
         module: any module, on any device; ``OuterState`` says what happens to which tensor.
@@ -197,12 +201,12 @@ class DiLoCo:
         self._share_owed = True
         source = self._agree_on_source()
         rounds = torch.tensor([max(self._round, 0)], dtype=torch.int64)
-        self.group.broadcast(rounds, root=source)
+        self._copy_from(source, rounds)
         before = (self._round, self.digest())
         received: list[tuple[Tensor, Tensor]] = []
         for mine in self._state.shared():
             theirs = mine.detach().cpu().clone(memory_format=torch.contiguous_format)
-            self.group.broadcast(theirs, root=source)
+            self._copy_from(source, theirs)
             received.append((mine, theirs))
         with torch.no_grad():
             for mine, theirs in received:
@@ -249,10 +253,7 @@ class DiLoCo:
         """One round without the sync: everything that may fail comes before anything changes."""
         started = time.perf_counter()
         self._state.check_module()
-        self._state.compute_delta()
-        wire_bytes = 0
-        for block in self._state.blocks:
-            wire_bytes += self.group.all_reduce(block.delta, op="avg").wire_bytes
+        average, wire_bytes = self._average()
         copied = self._state.pack_copied()
         if copied.numel():
             wire_bytes += self.group.broadcast(copied, root=0).wire_bytes
@@ -262,19 +263,44 @@ class DiLoCo:
         self._inner_step = 0
         self.last_round = Round(
             number=self._round,
-            view=self.group.view.number,
-            size=self.group.size,
+            view=average.view,
+            size=len(average.contributors),
             wire_bytes=wire_bytes,
             seconds=time.perf_counter() - started,
             digest=self.digest(),
         )
 
-    def _agree_on_source(self) -> int:
-        """The rank whose state counts; raises on all peers alike if models or settings differ."""
+    def _average(self) -> tuple[Result, int]:
+        """Average the pseudo-gradients of those who are there at its end; the bytes sent for it.
+
+        A member that dies is left out by every reduction that it did not finish. All see in which
+        ones it is, and if it is in some only, they all begin again.
+        """
+        wire_bytes = 0
+        while True:
+            self._state.compute_delta()
+            results = [self.group.all_reduce(block.delta, op="avg") for block in self._state.blocks]
+            wire_bytes += sum(result.wire_bytes for result in results)
+            if len({result.contributors for result in results}) == 1:
+                return results[0], wire_bytes
+
+    def _copy_from(self, source: Peer, tensor: Tensor) -> None:
+        """Broadcast; the ranks may have changed in the call before."""
+        root = self.group.view.rank_of(source.id)
+        if root is None:
+            raise PeerLost(
+                f"{source.name!r} is gone, in the middle of giving its outer state; call recover()",
+                peer=source.name,
+            )
+        self.group.broadcast(tensor, root=root)
+
+    def _agree_on_source(self) -> Peer:
+        """Whose state counts; raises on all peers alike if models or settings differ."""
         layout = self._state.layout()
         described = repr((self.inner_steps, self._lr, self._beta, self._nesterov)).encode()
         settings = int.from_bytes(hashlib.sha256(described).digest()[:8], "little") >> 2
-        rank = self.group.rank
+        # A member may be lost in the call, and the ranks of the others change with that.
+        peers, rank = self.group.peers, self.group.rank
         claim = self._round * _RANKS + _RANKS - 1 - rank
         # A maximum of x and of -x gives the range over all peers.
         word = torch.tensor([claim, layout, -layout, settings, -settings], dtype=torch.int64)
@@ -291,4 +317,4 @@ class DiLoCo:
                 f"must be equal, and this peer, {self.group.name!r}, has "
                 f"{self.inner_steps}, {self._lr}, {self._beta} and {self._nesterov}"
             )
-        return _RANKS - 1 - best % _RANKS
+        return peers[_RANKS - 1 - best % _RANKS]

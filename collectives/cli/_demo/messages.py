@@ -8,7 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A peer kills itself in the middle of a round's all-reduce, and another takes its place.
+
+    Attributes:
+        rank: of the peer that dies.
+        round: in which it dies.
+        phase: of the all-reduce: ``"reduce_scatter"`` or ``"all_gather"``.
+        joins: the round at whose end the newcomer is admitted.
+    """
+
+    rank: int
+    round: int
+    phase: str
+    joins: int
+
+    @staticmethod
+    def drawn(seed: int, peers: int, rounds: int) -> Fault | None:
+        """The fault of a seed; None where there is too little of a run for one."""
+        if peers < 2 or rounds < 4:
+            return None
+        chance = random.Random(seed)
+        dies = chance.randint(max(1, rounds // 4), rounds // 2)
+        later = chance.randint(1, max(1, rounds // 4))
+        phase = chance.choice(["reduce_scatter", "all_gather"])
+        return Fault(chance.randrange(peers), dies, phase, dies + later)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +59,8 @@ class Settings:
         outer_lr: η.
         outer_momentum: β.
         sample_bytes: length of the text that rank 0 writes at the end.
+        fault: who dies when; None: nobody.
+        shard: whose part of the text a peer trains on that comes later; None: that of its rank.
     """
 
     address: str
@@ -46,6 +77,8 @@ class Settings:
     outer_lr: float = 0.7
     outer_momentum: float = 0.7
     sample_bytes: int = 480
+    fault: Fault | None = None
+    shard: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +91,17 @@ class Joined:
     parameters: int
     shard: tuple[int, int]
     """First byte of the peer's training text and the one after its last."""
+    round: int = 0
+    """Rounds that the run had done; above 0 for a newcomer."""
+    seconds: float = 0.0
+    """From its admission until it had the state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dying:
+    """The peer kills itself in the middle of this round's all-reduce."""
+
+    round: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +127,8 @@ class RoundEnd:
     digest: str
     validation: float
     validation_windows: int
+    ended: float = 0.0
+    """When the round was finished here, by the host's CLOCK_MONOTONIC."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +155,11 @@ class Failed:
     error: str
 
 
-Message = Joined | Progress | RoundEnd | Evaluated | Finished | Failed
+Message = Joined | Dying | Progress | RoundEnd | Evaluated | Finished | Failed
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Settings, Joined, Progress, RoundEnd, Evaluated, Finished, Failed)
+    for kind in (Settings, Joined, Dying, Progress, RoundEnd, Evaluated, Finished, Failed)
 }
 
 
@@ -130,6 +176,9 @@ def decode(line: str) -> Any:
     """
     try:
         fields = json.loads(line)
-        return _KINDS[fields.pop("kind")](**fields)
+        kind = _KINDS[fields.pop("kind")]
+        if fields.get("fault") is not None:
+            fields["fault"] = Fault(**fields["fault"])
+        return kind(**fields)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not a message of the demo: {line!r}") from error

@@ -6,14 +6,17 @@ training script with DiLoCo, apart from the reporting.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, TextIO
 
 from collectives.cli._demo.messages import (
+    Dying,
     Evaluated,
     Failed,
     Finished,
@@ -41,6 +44,7 @@ def main() -> int:
     # Messages go where standard output went; whatever else prints goes to the log.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    importlib.import_module("torch")  # seconds; a newcomer spends them before it is asked in
     settings = decode(sys.stdin.readline())
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     try:
@@ -65,21 +69,26 @@ def train(settings: Settings, channel: TextIO) -> None:
     shape = models.Shape(context=settings.context)
     text = texts.read(settings.text)
     with collectives.join(
-        settings.address, group="demo", name=settings.name, min_size=settings.peers, timeout=120
+        settings.address,
+        group="demo",
+        name=settings.name,
+        min_size=settings.peers - (settings.fault is not None),  # one may go
+        timeout=120,
     ) as group:
+        admitted = time.monotonic()
+        while group.size < settings.peers:  # the first view forms without one
+            group.sync()
         # By rank, not by name: who gets which rank is the coordinator's choice, and the same
         # seed must give the same run.
-        seed = settings.seed * 1000 + group.rank
-        mine, last = texts.split(text, group.rank, settings.peers, shape.context)
+        shard = group.rank if settings.shard is None else settings.shard
+        seed = settings.seed * 1000 + shard
+        mine, last = texts.split(text, shard, settings.peers, shape.context)
         validation = texts.as_tensor(text[last])
         batches = texts.batches(texts.as_tensor(text[mine]), settings.batch, shape.context, seed)
         torch.manual_seed(seed)
         model = models.ByteTransformer(shape).to(settings.device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.inner_lr, betas=(0.9, 0.95), weight_decay=0.1
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _rate(step, settings.rounds * settings.inner_steps)
         )
         diloco = DiLoCo(
             model,
@@ -97,8 +106,16 @@ def train(settings: Settings, channel: TextIO) -> None:
                 size=group.size,
                 parameters=sum(p.numel() for p in model.parameters()),
                 shard=(mine.start, mine.stop),
+                round=diloco.round,
+                seconds=time.monotonic() - admitted,
             ),
         )
+        first = diloco.round * settings.inner_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _rate(step, first, settings.rounds * settings.inner_steps)
+        )
+        fault = settings.fault if settings.shard is None else None
+        dies = fault.round if fault is not None and group.rank == fault.rank else None
 
         def evaluate(share: int) -> tuple[float, int]:
             available = (len(validation) - 1) // shape.context
@@ -109,7 +126,8 @@ def train(settings: Settings, channel: TextIO) -> None:
             inputs, targets = inputs[part].to(settings.device), targets[part].to(settings.device)
             return models.evaluate(model, inputs, targets), len(inputs)
 
-        _send(channel, Evaluated("start", *evaluate(1)))
+        if diloco.round == 0:
+            _send(channel, Evaluated("start", *evaluate(1)))
         losses: list[float] = []
         while diloco.round < settings.rounds:
             inputs, targets = (part.to(settings.device) for part in next(batches))
@@ -123,9 +141,18 @@ def train(settings: Settings, channel: TextIO) -> None:
             if len(losses) % REPORT_EVERY == 0:
                 step = diloco.round * settings.inner_steps + len(losses)
                 _send(channel, Progress(step, sum(losses[-REPORT_EVERY:]) / REPORT_EVERY))
+            if fault and dies == diloco.round + 1 and len(losses) == settings.inner_steps:
+                _send(channel, Dying(dies))
+                group._fault_at(fault.phase, 0)  # the next operation is the round's all-reduce
             done = diloco.step()
             if done is not None:
-                _send(channel, _round_end(done, losses, evaluate(VALIDATION_SHARE)))
+                ended = time.monotonic()
+                if fault and done.number == fault.joins:
+                    # It comes in this round and no other, so that a seed gives the same run.
+                    while group.size < settings.peers:
+                        time.sleep(0.02)
+                        diloco.sync()
+                _send(channel, _round_end(done, losses, evaluate(VALIDATION_SHARE), ended))
                 losses.clear()
         _send(channel, Evaluated("end", *evaluate(1)))
         leader = group.rank == 0
@@ -135,7 +162,9 @@ def train(settings: Settings, channel: TextIO) -> None:
     _send(channel, Finished(sample))
 
 
-def _round_end(done: Round, losses: list[float], validation: tuple[float, int]) -> RoundEnd:
+def _round_end(
+    done: Round, losses: list[float], validation: tuple[float, int], ended: float
+) -> RoundEnd:
     return RoundEnd(
         number=done.number,
         view=done.view,
@@ -146,12 +175,16 @@ def _round_end(done: Round, losses: list[float], validation: tuple[float, int]) 
         digest=done.digest,
         validation=validation[0],
         validation_windows=validation[1],
+        ended=ended,
     )
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of the highest learning rate: linear up, then half a cosine down to a tenth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+def _rate(step: int, first: int, steps: int) -> float:
+    """Share of the highest learning rate: linear up, then half a cosine down to a tenth.
+
+    A newcomer warms up, too, and follows the run's cosine from its ``first`` step.
+    """
+    cosine = 0.5 * (1 + math.cos(math.pi * min((first + step) / steps, 1.0)))
     return min((step + 1) / WARM_UP_STEPS, 1.0) * (0.1 + 0.9 * cosine)
 
 

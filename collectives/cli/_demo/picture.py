@@ -54,15 +54,15 @@ def draw(report: Report, path: str) -> None:
             axes.tick_params(length=0)
             for event in report.events:
                 axes.axvline(
-                    event.step / report.inner_steps,
+                    event.round,
                     color=_EVENT,
                     linewidth=1,
                     linestyle="--",
                 )
         for event in report.events:
             losses.annotate(
-                f"{event.what} {event.peer}",
-                (event.step / report.inner_steps, 1.015),
+                f"{event.peer} {event.kind}",
+                (event.round, 1.015),
                 xycoords=("data", "axes fraction"),
                 color=_EVENT,
                 fontsize=9,

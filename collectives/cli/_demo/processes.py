@@ -31,9 +31,11 @@ _LOG_LINES = 12
 class PeerProcess:
     """A peer and what it wrote to standard error."""
 
-    def __init__(self, settings: Settings, folder: pathlib.Path, command: Sequence[str]) -> None:
-        self.name = settings.name
-        self._log = folder / f"{settings.name}.log"
+    def __init__(self, name: str, folder: pathlib.Path, command: Sequence[str]) -> None:
+        self.name = name
+        self.ended = 0.0
+        """When its end was seen, by CLOCK_MONOTONIC."""
+        self._log = folder / f"{name}.log"
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends the peers.
             self.process = subprocess.Popen(
@@ -44,6 +46,9 @@ class PeerProcess:
                 text=True,
                 start_new_session=True,
             )
+
+    def tell(self, settings: Settings) -> None:
+        """Let it begin."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status tells
             self.process.stdin.write(encode(settings))
@@ -99,11 +104,16 @@ class Peers:
 
     def start(self, settings: Settings) -> None:
         """Start one more peer."""
-        peer = PeerProcess(settings, pathlib.Path(self._folder.name), self._command)
-        self._peers[settings.name] = peer
+        self.ready(settings.name).tell(settings)
+
+    def ready(self, name: str) -> PeerProcess:
+        """Start one more peer that begins when it is told to."""
+        peer = PeerProcess(name, pathlib.Path(self._folder.name), self._command)
+        self._peers[name] = peer
         reader = threading.Thread(target=self._read, args=(peer,), daemon=True)
         self._readers.append(reader)
         reader.start()
+        return peer
 
     def __getitem__(self, name: str) -> PeerProcess:
         return self._peers[name]
@@ -126,4 +136,5 @@ class Peers:
             except ValueError as error:
                 _log.warning("%s: %s", peer.name, error)
         peer.process.wait()
+        peer.ended = time.monotonic()
         self._messages.put((peer.name, None))

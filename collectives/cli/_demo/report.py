@@ -8,10 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import signal
 from typing import Any
 
 from collectives.cli._demo.messages import (
+    Dying,
     Evaluated,
+    Fault,
     Finished,
     Joined,
     Message,
@@ -22,11 +25,20 @@ from collectives.cli._demo.messages import (
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Something happened to the run: ``what`` to ``peer`` at ``step`` inner steps."""
+    """A peer died or came.
 
-    what: str
+    Attributes:
+        round: in whose all-reduce it died; at whose end it came.
+        kind: ``"killed"`` or ``"joined"``.
+        peer: its name.
+        seconds_to_recover: from its death until every survivor had finished the round; from its
+            admission until it had the state.
+    """
+
+    round: int
+    kind: str
     peer: str
-    step: float
+    seconds_to_recover: float
 
 
 @dataclasses.dataclass
@@ -83,7 +95,7 @@ class Report:
         joined: what the peers said when they joined, by name.
         curves: (inner step, loss) of every peer.
         rounds: in order; entry i is round i + 1.
-        events: deaths, joins and the like.
+        fault: the death that was asked for, None: none was.
         sample: generated text.
     """
 
@@ -92,8 +104,10 @@ class Report:
     joined: dict[str, Joined] = dataclasses.field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = dataclasses.field(default_factory=dict)
     rounds: list[RoundReport] = dataclasses.field(default_factory=list)
-    events: list[Event] = dataclasses.field(default_factory=list)
+    fault: Fault | None = None
     sample: str = ""
+    _dying: dict[str, int] = dataclasses.field(default_factory=dict)
+    _died: dict[str, float] = dataclasses.field(default_factory=dict)
     _evaluations: dict[str, list[tuple[float, int]]] = dataclasses.field(default_factory=dict)
 
     def add(self, peer: str, message: Message) -> None:
@@ -110,6 +124,31 @@ class Report:
             self._evaluations.setdefault(message.when, []).append((message.loss, message.windows))
         elif isinstance(message, Finished):
             self.sample = message.sample or self.sample
+        elif isinstance(message, Dying):
+            self._dying[peer] = message.round
+
+    def add_end(self, peer: str, status: int, when: float) -> bool:
+        """A peer's process ended at ``when`` (CLOCK_MONOTONIC); whether it was meant to end so."""
+        if status == -signal.SIGKILL and peer in self._dying:
+            self._died[peer] = when
+            return True
+        return status == 0
+
+    @property
+    def events(self) -> list[Event]:
+        """Deaths and arrivals, in the order of rounds."""
+        found = [
+            Event(message.round, "joined", name, message.seconds)
+            for name, message in self.joined.items()
+            if message.round > 0
+        ]
+        for name, when in self._died.items():
+            number = self._dying[name]
+            ends = self.rounds[number - 1].peers if number <= len(self.rounds) else {}
+            if ends:
+                last = max(end.ended for end in ends.values())
+                found.append(Event(number, "killed", name, max(last - when, 0.0)))
+        return sorted(found, key=lambda event: (event.round, event.kind != "killed"))
 
     @property
     def validation_start(self) -> float | None:
@@ -145,6 +184,11 @@ class Report:
             elif not entry.identical:
                 told = ", ".join(f"{name} {end.digest}" for name, end in entry.peers.items())
                 reasons.append(f"the outer state after round {entry.number} differs: {told}")
+        kinds = {event.kind for event in self.events}
+        if self.fault is not None and "killed" not in kinds:
+            reasons.append(f"no peer died in round {self.fault.round}, as one should have")
+        if self.fault is not None and "joined" not in kinds:
+            reasons.append("no peer came for the one that died")
         start, end = self.validation_start, self.validation_end
         if start is None or end is None:
             reasons.append("the validation loss was not measured")

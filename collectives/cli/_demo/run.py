@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import collectives
 from collectives.cli._demo.messages import Failed, Settings
-from collectives.cli._demo.processes import COMMAND, Peers
+from collectives.cli._demo.processes import COMMAND, PeerProcess, Peers
 from collectives.cli._demo.report import Report
 from collectives.errors import CollectiveError
 
@@ -48,6 +48,8 @@ def run(
     with collectives.Coordinator("127.0.0.1:0") as coordinator, Peers(command) as peers:
         for name in names:
             peers.start(dataclasses.replace(settings, address=coordinator.address, name=name))
+        fault = settings.fault
+        newcomer: PeerProcess | None = None
         ended: dict[str, int] = {}
         errors: dict[str, str] = {}
         deadline = time.monotonic() + SILENCE
@@ -58,12 +60,27 @@ def run(
                 continue
             name, message = received
             if message is None:
-                ended[name] = peers[name].process.returncode
+                status = peers[name].process.returncode
+                meant = report.add_end(name, status, peers[name].ended)
+                ended[name] = 0 if meant else status
+                if meant and status != 0:  # a fresh process for the one that died
+                    names.append(f"peer-{settings.peers}")
+                    newcomer = peers.ready(names[-1])
             elif isinstance(message, Failed):
                 errors[name] = message.error
             else:
                 report.add(name, message)
                 screen.update(name, message)
+            if fault and newcomer and len(report.rounds) >= fault.joins - 1:
+                newcomer.tell(
+                    dataclasses.replace(
+                        settings,
+                        address=coordinator.address,
+                        name=newcomer.name,
+                        shard=fault.rank,
+                    )
+                )
+                newcomer = None
             # Once a peer has failed the others follow; wait for them, to find the first cause.
             if any(ended.values()):
                 deadline = min(deadline, time.monotonic() + AFTERMATH)

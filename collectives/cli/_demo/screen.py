@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from collectives.cli._demo.messages import Joined, Progress, RoundEnd
+from collectives.cli._demo.messages import Dying, Joined, Progress, RoundEnd
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from collectives.cli._demo.messages import Message
-    from collectives.cli._demo.report import Report
+    from collectives.cli._demo.report import Event, Report
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKS = 16
@@ -59,7 +59,10 @@ class PlainScreen:
     def update(self, peer: str, message: Message) -> None:
         """Print what is worth a line."""
         if isinstance(message, Joined):
-            self._line(f"{peer} joined view {message.view} as rank {message.rank}")
+            came = f" after round {message.round}, with the run's state" if message.round else ""
+            self._line(f"{peer} joined view {message.view} as rank {message.rank}{came}")
+        elif isinstance(message, Dying):
+            self._line(f"{peer} kills itself in the middle of round {message.round}")
         elif isinstance(message, RoundEnd):
             entry = self._report.rounds[message.number - 1]
             if entry.complete:
@@ -68,6 +71,7 @@ class PlainScreen:
                     f"{entry.size} peers  loss {entry.loss:.3f}  "
                     f"validation {entry.validation:.3f}  sent {human_bytes(entry.wire_bytes)}  "
                     + ("state identical" if entry.identical else "STATE DIFFERS")
+                    + _recovered(self._report, entry.number)
                 )
 
     def _line(self, text: str) -> None:
@@ -114,7 +118,10 @@ class LiveScreen:
         for title in ("peer", "view", "round", "", "loss", "", "sent"):
             table.add_column(title, no_wrap=True)
         steps = self._report.expected_rounds * self._report.inner_steps
-        for name in self._names:
+        killed = {
+            event.peer: event.round for event in self._report.events if event.kind == "killed"
+        }
+        for name in dict.fromkeys([*self._names, *self._report.joined]):
             joined = self._report.joined.get(name)
             if joined is None:
                 table.add_row(Text(name, style="bold"), "", "", Text("starting", style="dim"))
@@ -124,11 +131,13 @@ class LiveScreen:
             table.add_row(
                 Text(name, style="bold"),
                 str(ends[-1].view if ends else joined.view),
-                f"{len(ends)}/{self._report.expected_rounds}",
+                f"{ends[-1].number if ends else joined.round}/{self._report.expected_rounds}",
                 ProgressBar(total=steps, completed=self._done[name], width=20),
                 f"{curve[-1]:.3f}" if curve else "",
                 Text(spark_line(curve), style="cyan"),
-                human_bytes(sum(end.wire_bytes for end in ends)),
+                Text(f"killed in round {killed[name]}", style="bold red")
+                if name in killed
+                else Text(human_bytes(sum(end.wire_bytes for end in ends))),
             )
         return Stack(table, self._status())
 
@@ -143,6 +152,8 @@ class LiveScreen:
             identical = sum(entry.identical for entry in told)
             style = "green" if identical == len(told) else "bold red"
             line.append(f"   state identical in {identical} of {len(told)} rounds", style=style)
+        for event in report.events:
+            line.append(f"   {_told(event)}", style="magenta")
         return line
 
 
@@ -155,6 +166,21 @@ def spark_line(values: list[float]) -> str:
     low, high = min(values), max(values)
     height = (high - low) or 1.0
     return "".join(_BARS[round((value - low) / height * (len(_BARS) - 1))] for value in values)
+
+
+def _told(event: Event) -> str:
+    seconds = f"{event.seconds_to_recover * 1e3:.0f} ms"
+    if event.kind == "killed":
+        return (
+            f"{event.peer} was killed in round {event.round}; finished without it {seconds} later"
+        )
+    return f"{event.peer} joined after round {event.round}, and had the state in {seconds}"
+
+
+def _recovered(report: Report, number: int) -> str:
+    """What a round's line says of a death in it."""
+    killed = [e for e in report.events if e.kind == "killed" and e.round == number]
+    return "".join(f", {e.seconds_to_recover * 1e3:.0f} ms after {e.peer} died" for e in killed)
 
 
 def summary(report: Report) -> RenderableType:
@@ -191,6 +217,8 @@ def summary(report: Report) -> RenderableType:
     start, end = report.validation_start, report.validation_end
     if start is not None and end is not None:
         facts.append(f"validation loss {start:.3f} before, {end:.3f} after (nats per byte)\n")
+    for event in report.events:
+        facts.append(f"{_told(event)}\n", style="magenta")
     if report.sample:
         facts.append("\nwhat the model writes now:\n", style="bold")
         facts.append(report.sample + "\n", style="italic")
