@@ -137,12 +137,10 @@ def members(size: int) -> Crew:
 def admitted(run: Crew, *newcomers: Member) -> list[dict[str, Any]]:
     """Train until the newcomers are members; what all say then, and it is the same state."""
     names = [f"p{member.index}" for member in run.members]
-    olds = [member for member in run.members if member not in newcomers]
-    for member in olds:
-        member.start(train, names)
+    for member in run.members:
+        member.start(train, names)  # a newcomer: when it has joined
     for newcomer in newcomers:
         newcomer.result().get()
-        newcomer.start(train, names)
     found = [member.result().get() for member in run.members]
     print([{key: each[key] for key in ("steps", "fetched", "received")} for each in found])
     assert len({each["state"] for each in found}) == 1

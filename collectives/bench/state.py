@@ -1,8 +1,8 @@
 """What it costs to give a newcomer the state: its rate, its sources, and the pause of the run.
 
 Members hold a state and sync all the time; then one more peer joins and fetches it while it waits
-for its admission; the sync that admits it has the rest to do. In the same run a broadcast between two of the processes tells what their link carries. The state is compared byte
-for byte afterwards.
+for its admission; the sync that admits it has the rest to do. In the same run a broadcast between
+two of the processes tells what their link carries. The state is compared byte for byte afterwards.
 """
 
 from __future__ import annotations
