@@ -119,7 +119,7 @@ class DataPlane(Protocol):
         """Forget the prepared view."""
 
     def visit(self, view: View | None) -> None:
-        """Have links to the peers of ``view``, too, until the next call; no operation runs there."""
+        """Have links to the peers of ``view``, too, until the next call; nothing runs there."""
 
     def seal(self, epoch: bytes) -> None:
         """A round: accept nothing of the view any more, and report; Reported follows."""
