@@ -30,17 +30,23 @@ from collectives.membership.view import View
 
 logger = logging.getLogger("collectives.data_plane")
 
+_VISITS = 1 << 31
+"""Set in the core's number of a group that has links for visits; the coordinator numbers from 1."""
+
 
 class EnginePlane:
     """One group's data plane on an engine; implements ``membership.plane.DataPlane``.
 
     Attributes:
         group: the core's group; None until the coordinator has told its number.
+        visiting: the visit under way: its peers, and the group that has links to them.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.group: EngineGroup | None = None
+        self.visiting: tuple[EngineGroup, View] | None = None
+        self._visits: dict[int, EngineGroup] = {}  # kept to the end: others may be using one
 
     @property
     def event_fd(self) -> int:
@@ -61,6 +67,8 @@ class EnginePlane:
             event = self._engine.next_event()
             if event is None:
                 return None
+            if event.group & _VISITS:
+                continue  # whoever visits asks whom it can reach
             if event.kind == lib.COLL_EVENT_VIEW_READY:
                 return ViewReady(event.view)
             if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
@@ -81,18 +89,7 @@ class EnginePlane:
 
     def prepare(self, view: View, rank: int) -> None:
         """Start to connect to the peers of a coming view."""
-        peers = tuple(
-            EnginePeer(peer.id, peer.name, _numeric(peer.addresses), peer.process)
-            for peer in view.peers
-        )
-        self._opened().prepare(
-            term=view.term,
-            number=view.number,
-            first_operation=view.first_operation,
-            rank=rank,
-            peers=peers,
-            key=view.key,
-        )
+        _prepare(self._opened(), view, rank)
 
     def commit(self, term: int, number: int, first_operation: int) -> None:
         """Make the prepared view the one in which operations run."""
@@ -102,6 +99,26 @@ class EnginePlane:
         """Forget the prepared view."""
         if self.group is not None:
             self.group.discard()
+
+    def visit(self, view: View | None) -> None:
+        """Have links to the peers of a visit: a view of a group of its own, never committed."""
+        if self.visiting is not None and view is None:
+            self.visiting[0].discard()
+        self.visiting = None
+        rank = None if view is None else view.rank_of(self._engine.peer_id)
+        if view is None or rank is None:
+            return
+        number = view.group_id | _VISITS
+        if number not in self._visits:
+            self._visits[number] = EngineGroup(self._engine, number, view.group)
+        _prepare(self._visits[number], view, rank)
+        self.visiting = (self._visits[number], view)
+
+    def close(self) -> None:
+        """Close the core's groups; whoever drives or uses them must have ended."""
+        for group in (self.group, *self._visits.values()):
+            if group is not None:
+                group.close()
 
     def seal(self, epoch: bytes) -> None:
         """A round was opened: seal and report."""
@@ -124,6 +141,21 @@ class EnginePlane:
         if self.group is None:
             raise CollectiveError("the coordinator prepared a view before it named the group")
         return self.group
+
+
+def _prepare(group: EngineGroup, view: View, rank: int) -> None:
+    peers = tuple(
+        EnginePeer(peer.id, peer.name, _numeric(peer.addresses), peer.process)
+        for peer in view.peers
+    )
+    group.prepare(
+        term=view.term,
+        number=view.number,
+        first_operation=view.first_operation,
+        rank=rank,
+        peers=peers,
+        key=view.key,
+    )
 
 
 def _numeric(addresses: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from collectives.council import TAG, GroupCouncil
 from collectives.incarnation import Application, Incarnation
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
+from collectives.state.filling import Fetched
 from collectives.state.phase import Shared, share
 from collectives.state.service import Service
 from collectives.state.shared import SharedState
@@ -75,7 +76,12 @@ class Group:
     one belong to the thread that made the first.
     """
 
-    def __init__(self, application: Application, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        application: Application,
+        timeout: float | None = None,
+        state: SharedState | None = None,
+    ) -> None:
         self._application = application
         self._options = application.options
         self._pid = os.getpid()
@@ -87,7 +93,7 @@ class Group:
         self._pending: set[Work] = set()  # guarded by _pending_lock
         self._listeners: list[Callable[[View], None]] = []
         self._step: Step | None = None  # the one whose block is open
-        self._mine = Incarnation(application, timeout)
+        self._mine = Incarnation(application, timeout, state)
         self._mine.changed = self._changed
         _open_groups.add(self)
 
@@ -117,6 +123,11 @@ class Group:
     def name(self) -> str:
         """This peer's name, as the coordinator made it unique."""
         return self._mine.name
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """What came of the members' state before the admission; None: no state was to come."""
+        return self._mine.fetched
 
     def on_view_change(self, call: Callable[[View], None]) -> None:
         """Have ``call(view)`` called inside a call, at its end, whenever the view has changed.
@@ -239,7 +250,7 @@ class Group:
         finally:
             self._close()
 
-    def rejoin(self, *, timeout: float | None = None) -> View:
+    def rejoin(self, *, timeout: float | None = None, state: SharedState | None = None) -> View:
         """Come back after this peer was put out of the run, as a new one.
 
         With the arguments that ``join`` was given; the members admit it when all of them call
@@ -248,6 +259,7 @@ class Group:
 
         Args:
             timeout: seconds to wait for that; None: ``Options.timeout``.
+            state: what it fetches into before it is admitted, as in ``join``.
 
         Returns:
             The view that it came back in.
@@ -270,7 +282,7 @@ class Group:
             _checked_ns(timeout)
         self._mine.close()  # before the next: both may want the same port
         self._thread = None
-        self._mine = Incarnation(self._application, timeout)
+        self._mine = Incarnation(self._application, timeout, state)
         self._mine.changed = self._changed
         self._changed(self._mine.view)
         return self._mine.view

@@ -20,7 +20,9 @@ from collectives.membership.address import parse_address
 from collectives.membership.agent import Agent
 from collectives.membership.view import View
 from collectives.options import Options
+from collectives.state.filling import Fetched, Filling
 from collectives.state.service import Service
+from collectives.state.shared import SharedState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Incarnation:
     Args:
         application: how it asks to be admitted.
         timeout: seconds to wait for that; None: ``Options.timeout``.
+        state: what it fetches into before it is admitted; None: nothing.
 
     Attributes:
         view: that of the last call that has returned; ``number``, ``rank``, ``size`` and ``names``
@@ -49,17 +52,23 @@ class Incarnation:
         told: whether the caller knows that the group is broken.
         newcomer: admitted to a view that had operations before: its state does not count yet.
         service: what answers the other peers when they ask for its state; None: it has none.
+        fetched: what came of the members' state before the admission; None: nothing was to come.
         changed: called with every new view.
 
     Raises:
         CollectiveError: it was not admitted; nothing is left behind.
     """
 
-    def __init__(self, application: Application, timeout: float | None) -> None:
+    def __init__(
+        self, application: Application, timeout: float | None, state: SharedState | None = None
+    ) -> None:
         self.id = uuid.uuid4()
         options = application.options
         self.engine = Engine(options, self.id)
-        plane = EnginePlane(self.engine)
+        self._plane = plane = EnginePlane(self.engine)
+        filling = None
+        if state is not None and state.role != "send_only":
+            filling = Filling(state, self.id, lambda: plane.visiting)
         agent: Agent | None = None
         try:
             agent = Agent(
@@ -74,13 +83,13 @@ class Incarnation:
                 peer_id=self.id,
                 addresses=_advertised(options, self.engine.addresses),
                 process=process_identity(),
+                visits=filling is not None,
             )
-            view = agent.join(timeout)
+            view = agent.join(timeout, None if filling is None else filling.run)
         except BaseException:
             if agent is not None:
                 agent.close()
-            if plane.group is not None:
-                plane.group.close()
+            plane.close()
             self.engine.close()
             raise
         assert plane.group is not None
@@ -91,6 +100,7 @@ class Incarnation:
         self.closed = False
         self.newcomer = view.first_operation > 1
         self.service: Service | None = None
+        self.fetched: Fetched | None = None if filling is None else filling.fetched
         self.changed: Callable[[View], None] = _nobody_listens
         self._history: dict[int, tuple[str, ...]] = {}  # names by view
         self._known: dict[bytes, str] = {}
@@ -155,7 +165,7 @@ class Incarnation:
             return
         self.closed = True
         self.agent.close(why)
-        self.native.close()
+        self._plane.close()
         if self.service is not None:
             self.service.close()
         self.engine.close()

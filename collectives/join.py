@@ -9,6 +9,7 @@ from collectives.errors import InvalidArgument
 from collectives.group import Group
 from collectives.incarnation import Application
 from collectives.options import Options
+from collectives.state.shared import SharedState
 
 COORDINATOR_VARIABLE = "COLLECTIVES_COORDINATOR"
 TOKEN_VARIABLE = "COLLECTIVES_TOKEN"
@@ -24,6 +25,7 @@ def join(
     token: str | None = None,
     timeout: float | None = None,
     options: Options | None = None,
+    state: SharedState | None = None,
 ) -> Group:
     """Join a group and wait until this peer is in its view.
 
@@ -42,6 +44,10 @@ def join(
         token: the run token, if the run has one; None: ``$COLLECTIVES_TOKEN``.
         timeout: seconds to wait; None: ``options.timeout``.
         options: how to listen and talk; None: the defaults.
+        state: what is passed to ``sync`` later. While this peer waits for its admission it fetches
+            what the members share, without holding them up, and is not admitted before; its first
+            ``sync(state)`` fetches what has changed since. It must not be used before ``join`` has
+            returned; after an error it may hold parts of two states (``SharedState.complete``).
 
     Raises:
         CoordinatorUnreachable: nobody answers at the address.
@@ -63,4 +69,4 @@ def join(
     if timeout is not None and not timeout > 0:
         raise InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
-    return Group(Application(address, group, name, min_size, unit, token, options), timeout)
+    return Group(Application(address, group, name, min_size, unit, token, options), timeout, state)

@@ -124,6 +124,7 @@ class Event:
     peer: uuid.UUID
     text: str
     certain: int = 0
+    group: int = 0
 
 
 class Engine:
@@ -190,7 +191,7 @@ class Engine:
             return None
         event = self._event
         peer = uuid.UUID(bytes=bytes(ffi.buffer(event.peer)))
-        return Event(event.kind, event.view, peer, text(event.text), event.certain)
+        return Event(event.kind, event.view, peer, text(event.text), event.certain, event.group)
 
     def counters(self) -> Counters:
         """A snapshot of the counters."""

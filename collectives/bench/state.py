@@ -1,8 +1,8 @@
 """What it costs to give a newcomer the state: its rate, its sources, and the pause of the run.
 
-Members hold a state and sync all the time; then one more peer joins and takes it. In the same run
-a broadcast between two of the processes tells what their link carries. The state is compared byte
-for byte afterwards.
+Members hold a state and sync all the time; then one more peer joins and fetches it while it waits
+for its admission; the sync that admits it has the rest to do. In the same run a broadcast between
+two of the processes tells what their link carries. The state is compared byte for byte afterwards.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ class StateResult:
     Attributes:
         size: bytes of the state.
         members: how many gave it.
-        transfer: from the newcomer's call of ``sync`` to its end.
+        transfer: from the newcomer's first request to its last before the admission.
         rate: ``size / transfer``.
         link: what a broadcast of as many bytes reaches between a member and the newcomer.
         shares: of the bytes that came, per source.
         sync: median of a member's ``sync`` in which nobody comes.
+        left: bytes that were left to the sync that admitted the newcomer.
         pause: the member's longest ``sync`` in which the newcomer came, less ``sync``.
         wrong: bytes of the newcomer's state that are not the members'.
     """
@@ -46,6 +47,7 @@ class StateResult:
     link: float
     shares: dict[str, float]
     sync: float
+    left: int
     pause: float
     wrong: int
 
@@ -58,6 +60,7 @@ class StateResult:
             f" {self.rate / self.link:.0%} of the link's {self.link:.2f} GB/s",
             f"sources    {shares}",
             f"sync       {self.sync:.3f} s when nobody comes",
+            f"left       {self.left / 2**20:.0f} MiB for the sync that admits the newcomer",
             f"pause      {self.pause:.3f} s more for the newcomer,"
             f" {self.pause / self.transfer:.0%} of the transfer",
             f"wrong      {self.wrong} bytes",
@@ -104,7 +107,7 @@ def measure(
                 start(index, coordinator.address)
             quiet = [hear(pipe) for pipe in pipes]
             newcomer = start(members, coordinator.address)
-            transfer, received, wrong = hear(newcomer)
+            transfer, received, left, wrong = hear(newcomer)
             longest = max(hear(pipe) for pipe in pipes[:members])
             link = max(hear(newcomer), hear(pipes[0]))
         finally:
@@ -116,7 +119,7 @@ def measure(
     shares = {name: came / total for name, came in received.items()}
     rate = size / transfer / 1e9
     pause = max(0.0, longest - sync)
-    return StateResult(size, members, transfer, rate, link, shares, sync, pause, wrong)
+    return StateResult(size, members, transfer, rate, link, shares, sync, left, pause, wrong)
 
 
 def _main(
@@ -177,15 +180,15 @@ def _newcomer(pipe: Connection, address: str, size: int, options: collectives.Op
         {name: np.ones(min(_PART, size - at) // 4, np.float32)
          for at in range(0, size, _PART) for name in (f"part {at // _PART}",)}
     )  # fmt: skip
-    group = collectives.join(address, name="newcomer", options=options)
-    began = time.monotonic()
-    outcome = group.sync(state)
-    took = time.monotonic() - began
+    group = collectives.join(address, name="newcomer", options=options, state=state)
+    left = group.sync(state).bytes_received
+    fetched = group.fetched
+    assert fetched is not None
     wrong = sum(
         int(np.count_nonzero(part.view(np.uint8) != state[name].view(np.uint8)))
         for name, part in _content(size).items()
     )
-    pipe.send((took, dict(outcome.sources), wrong))
+    pipe.send((fetched.seconds, fetched.sources, left, wrong))
 
 
 def _link(address: str, size: int, first: bool, options: collectives.Options) -> float:

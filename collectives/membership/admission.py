@@ -18,12 +18,16 @@ _EXACT = 16
 def next_peers(group: Group) -> tuple[Peer, ...]:
     """The peers of the next view if it were formed now.
 
-    Members in their old order, then newcomers by arrival, less those whose own ``min_size`` the
-    view would not reach. A newcomer that wants a larger group than this one waits; it never
-    holds up the members.
+    Members in their old order, then newcomers by arrival, less those that are still fetching from
+    the members, and those whose own ``min_size`` the view would not reach. A newcomer that wants a
+    larger group than this one waits; it never holds up the members.
     """
     members = group.members
     newcomers = list(group.newcomers)
+    if members:
+        filling = {peer.id for peer in newcomers if group.peers[peer.id].filling}
+        out = with_unit(newcomers, filling)
+        newcomers = [peer for peer in newcomers if peer.id not in out]
     while True:
         size = len(members) + len(newcomers)
         unhappy = {peer.id for peer in newcomers if group.peers[peer.id].min_size > size}

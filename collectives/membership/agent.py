@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import zmq
@@ -69,6 +70,7 @@ class Agent:
             evicted: joining again takes a new one.
         addresses: ``HOST:PORT`` at which other peers reach the data plane.
         process: ``process_identity()``; empty: nobody sees it die at once.
+        visits: it fetches from the members of the group before it is admitted: see ``join``.
 
     Raises:
         InvalidArgument: an argument makes no sense; nothing was sent.
@@ -88,6 +90,7 @@ class Agent:
         peer_id: uuid.UUID | None = None,
         addresses: tuple[str, ...] = (),
         process: str = "",
+        visits: bool = False,
         versions: tuple[int, int] = messages.VERSIONS,
     ) -> None:
         addresses_to_try = parse_addresses(address)
@@ -106,6 +109,7 @@ class Agent:
             coordinators=tuple(str(one) for one in addresses_to_try),
             versions=versions,
             process=process,
+            visits=visits,
         )
         _check(config)
         self._versions = versions
@@ -161,7 +165,11 @@ class Agent:
         with self._lock:
             return peer.Call.SYNC in self._calls
 
-    def join(self, timeout: float | None = None) -> View:
+    def join(
+        self,
+        timeout: float | None = None,
+        meanwhile: Callable[[Callable[[], bool]], None] | None = None,
+    ) -> View:
         """Ask to be admitted and wait for the first view with this peer in it.
 
         After a Timeout or Ctrl-C it may be called again and goes on where it was.
@@ -169,6 +177,8 @@ class Agent:
         Args:
             timeout: seconds; None: ``Options.timeout``. The coordinator's first answer is waited
                 for at most 30 of them.
+            meanwhile: what an agent that ``visits`` does before its admission. It is called with
+                a function and returns when it is done or that returns true.
 
         Raises:
             CoordinatorUnreachable: nobody answers there.
@@ -181,6 +191,14 @@ class Agent:
         deadline = time.monotonic() + limit
         future = self._pending(peer.Call.JOIN) or self._begin(peer.Call.JOIN, peer.Start())
         first = min(deadline, time.monotonic() + FIRST_ANSWER)
+
+        def over() -> bool:
+            limit = first if self._state.heard is None else deadline
+            return future.done() or time.monotonic() >= limit
+
+        if meanwhile is not None:
+            meanwhile(over)
+            self._tell(peer.CallFilled())
         try:
             try:
                 view = cast(View, self._wait(future, first))
@@ -295,13 +313,16 @@ class Agent:
             )
             self._thread.start()
             started.wait()
+        self._tell(event)
+        return future
+
+    def _tell(self, event: peer.Event) -> None:
         loop = self._loop
         assert loop is not None
         try:
             loop.call_soon_threadsafe(self._called, event)
         except RuntimeError:  # the thread ended meanwhile and left its error
             self._fail(CollectiveError("the agent was closed"))
-        return future
 
     def _wait(self, future: concurrent.futures.Future[_T], deadline: float) -> _T:
         left = deadline - time.monotonic()
@@ -518,6 +539,8 @@ class Agent:
             plane.commit(action.term, action.number, action.first_operation)
         elif isinstance(action, peer.DiscardPlane):
             plane.discard()
+        elif isinstance(action, peer.VisitPlane):
+            plane.visit(action.view)
         elif isinstance(action, peer.SealPlane):
             plane.seal(action.epoch)
         elif isinstance(action, peer.JudgePlane):

@@ -15,7 +15,7 @@ import dataclasses
 import hmac
 import uuid
 
-from collectives.membership import formation, recall, restart, rounds, suspects
+from collectives.membership import formation, recall, restart, rounds, suspects, visits
 from collectives.membership.ledger import (
     MAX_CHALLENGES,
     MAX_GROUPS,
@@ -255,7 +255,7 @@ def _register(turn: Turn, route: bytes, hello: Hello) -> Group:
         group = turn.set_group(hello.group, held=held)
     name = _unique_name(group, hello.name)
     peer = Peer(hello.peer, name, hello.addresses, hello.unit, hello.process)
-    registered = Registered(peer, hello.min_size, route, number, turn.now)
+    registered = Registered(peer, hello.min_size, route, number, turn.now, visits=hello.visits)
     group = turn.set_group(hello.group, peers=with_item(group.peers, hello.peer, registered))
     turn.because(f"{name!r} asks to be admitted", hello.group)
     return group
@@ -314,6 +314,11 @@ def _from_peer(turn: Turn, route: bytes, message: Message) -> None:
         coming = group.preparing
         if coming is not None and message.prepared == coming.view.number:
             formation.mark_knows(turn, name, peer)
+        if message.filled and turn.group(name).peers[peer].filling:
+            turn.set_peer(name, peer, filled=True)
+            turn.because(f"{group.peers[peer].peer.name!r} has fetched the state", name)
+            formation.settle(turn, name)
+        visits.catch_up(turn, name, peer, message.visit)
         _catch_up(turn, name, peer, message)
     elif isinstance(message, Prepared | Unreachable):
         _about_preparation(turn, name, peer, message)
@@ -468,6 +473,7 @@ def _tick(turn: Turn) -> None:
         formation.check_abandoned(turn, name)
         suspects.check(turn, name)
         rounds.check(turn, name)
+        visits.check(turn, name)
         formation.tell_waiting(turn, name)
         group = turn.group(name)
         if not group.peers and not group.recollections and group.number == 0:

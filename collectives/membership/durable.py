@@ -33,7 +33,7 @@ _VOLATILE: Mapping[Any, frozenset[str]] = {
     Group: frozenset(
         ("reached", "preparing", "peers", "reasons", "returning", "recollections", "held")
     )
-    | {"round", "rounds", "suspects"},
+    | {"round", "rounds", "suspects", "visits", "visit"},
     Issued: frozenset(("since", "asked", "taken")),
 }
 _T = TypeVar("_T")

@@ -322,6 +322,9 @@ def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
             return Waiting(own, present, f"it wants {peers_text(own)} than there are")
         absent = [peer.name for peer in group.members if peer.id not in group.reached]
         missing = missing_peers(group, peers)
+        if group.peers[peer].filling:
+            text = "it fetches their state before it is admitted"
+            return Waiting(0, present, text)
         if missing:
             text = f"the group needs {peers_text(missing)}"
         elif group.preparing is not None:

@@ -81,7 +81,8 @@ class Timing:
 class Registered:
     """A peer that has said Hello and has not departed.
 
-    ``route`` is empty if it has not been heard since the coordinator was restarted.
+    ``route`` is empty if it has not been heard since the coordinator was restarted. ``visits``: it
+    wants to fetch from the members before it is admitted; ``filled``: it has.
     """
 
     peer: Peer
@@ -90,11 +91,18 @@ class Registered:
     arrived: int
     heard: float
     told: Message | None = None
+    visits: bool = False
+    filled: bool = False
 
     @property
     def id(self) -> uuid.UUID:
         """The peer's UUID."""
         return self.peer.id
+
+    @property
+    def filling(self) -> bool:
+        """Whether it is not to be admitted yet."""
+        return self.visits and not self.filled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +131,15 @@ class Preparation:
     knows: Mapping[uuid.UUID, float] = dataclasses.field(default_factory=dict)
     ready: frozenset[uuid.UUID] = frozenset()
     failed: Mapping[tuple[uuid.UUID, uuid.UUID], Failure] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """Who is visiting whom: see ``visits``."""
+
+    key: bytes = dataclasses.field(repr=False)
+    hosts: tuple[Peer, ...]
+    guests: tuple[Peer, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +255,8 @@ class Group:
         returning: not None until the members have come back after a restart.
         recollections: members of a run that has to be restored from their words.
         held: until when no first view is formed (see ``Timing.reunion``).
+        visits: newcomers that fetch from the members; None: there are none.
+        visit: raised by each change of ``visits``, in this term.
     """
 
     id: int
@@ -261,6 +280,8 @@ class Group:
     returning: Returning | None = None
     recollections: Mapping[uuid.UUID, Recollection] = dataclasses.field(default_factory=dict)
     held: float = 0.0
+    visits: Visits | None = None
+    visit: int = 0
 
     @property
     def members(self) -> tuple[Peer, ...]:

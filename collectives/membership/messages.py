@@ -14,6 +14,7 @@ A peer's life on the wire::
                         ◄──────     Challenge            (only if a token is set)
       Proof             ──────►
                         ◄──────     Welcome, Waiting     (whenever it changes)
+                        ◄──────     Visit                (who fetches before its admission)
                         ◄──────     Prepare              a coming view, with its key
       Prepared          ──────►                          or Unreachable, once a second
                         ◄──────     Commit
@@ -159,7 +160,8 @@ class Hello(Message):
     """Who a peer is and what it wants.
 
     Also how it introduces itself again after a lost connection; ``run``, ``term`` and ``number``
-    then say where it stands.
+    then say where it stands. ``visits``: it wants to visit the members, and not to be admitted
+    before its Alive says ``filled``.
     """
 
     kind: ClassVar[str] = "hello"
@@ -176,6 +178,7 @@ class Hello(Message):
     term: int = _wire(_U64, 0)
     number: int = _wire(_U64, 0)
     process: str = _wire(Text(MAX_PROCESS), "")
+    visits: bool = _wire(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +198,9 @@ class Proof(Message):
 class Alive(Message):
     """Where the peer stands.
 
-    The term and number of its committed view, the number of its prepared view (0: none), and
-    whether the committed one is sealed.
+    The term and number of its committed view, the number of its prepared view (0: none), whether
+    the committed one is sealed, the number of the visit that it knows of (0: none), and whether it
+    has fetched what it wanted to before its admission.
     """
 
     kind: ClassVar[str] = "alive"
@@ -205,6 +209,8 @@ class Alive(Message):
     number: int = _wire(_U64)
     prepared: int = _wire(_U64, 0)
     sealed: bool = _wire(Flag(), False)
+    visit: int = _wire(_U64, 0)
+    filled: bool = _wire(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -433,6 +439,17 @@ class Commit(Message):
     term: int = _wire(_U64)
     number: int = _wire(_U64)
     first_operation: int = _wire(_U64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit(Message):
+    """Have links to these peers outside any view; it replaces the visit before it.
+
+    Hosts (the members) are told of all guests, a guest of all hosts. No peers: it is over.
+    """
+
+    kind: ClassVar[str] = "visit"
+    view: View = _wire(_VIEW)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ from collectives.membership.messages import Message, clip
 from collectives.membership.peer_state import (
     Action,
     Call,
+    CallFilled,
     CallLeave,
     CallSync,
     CommitPlane,
@@ -56,6 +57,7 @@ from collectives.membership.peer_state import (
     Suspicion,
     SyncOutcome,
     Tick,
+    VisitPlane,
 )
 from collectives.membership.report import decode_issued
 from collectives.membership.view import View
@@ -132,6 +134,10 @@ class _Machine:
             self._call_sync(event)
         elif isinstance(event, CallLeave):
             self._call_leave(event)
+        elif isinstance(event, CallFilled):
+            self.set(filled=True)
+            if self.state.phase is Phase.WAITING:
+                self._send_alive()
         elif isinstance(event, Tick):
             self._tick()
         else:
@@ -158,6 +164,7 @@ class _Machine:
             view.term if view is not None else 0,
             view.number if view is not None else 0,
             config.process,
+            config.visits,
         )
 
     def _call_sync(self, event: CallSync) -> None:
@@ -243,7 +250,17 @@ class _Machine:
         if state.view is not None:
             term, number = state.view.term, state.view.number
         prepared = 0 if state.coming is None else state.coming.number
-        self.send(messages.Alive(state.group_id, term, number, prepared, bool(state.sealed)))
+        self.send(
+            messages.Alive(
+                state.group_id,
+                term,
+                number,
+                prepared,
+                bool(state.sealed),
+                state.visit,
+                state.filled,
+            )
+        )
 
     def _send_preparation(self) -> None:
         coming = self.state.coming
@@ -425,11 +442,17 @@ class _Machine:
         if state.coming is not None and restarted and not perhaps_committed:
             self.set(coming=None, ready=False, unreachable={})
             self.actions.append(DiscardPlane())
+        if state.visit and restarted:
+            # The visits of this coordinator are others; its first one may have the same number.
+            self.set(visit=0)
+            self.actions.append(VisitPlane(None))
         if state.opened and message.group_id != state.group_id:
             self._out(Evicted(_RESTARTED.format(state.config.coordinator)))
             return
         highest = state.highest if message.run == state.run else (0, 0)
+        visited = state.visited if message.run == state.run else (0, 0)
         self.set(
+            visited=visited,
             run=message.run,
             term=message.term,
             group_id=message.group_id,
@@ -503,6 +526,8 @@ class _Machine:
             self._abandon(message)
         elif isinstance(message, messages.Commit):
             self._commit(message)
+        elif isinstance(message, messages.Visit):
+            self._visit(message.view)
         elif isinstance(message, messages.Verdict):
             self._judged(message)
         elif isinstance(message, messages.Check):
@@ -555,6 +580,16 @@ class _Machine:
         self.reasons.append(
             f"connecting for view {view.number}: {', '.join(p.name for p in view.peers)}"
         )
+
+    def _visit(self, view: View) -> None:
+        state = self.state
+        about = (view.term, view.number)
+        if view.group_id != state.group_id or view.term != state.term or about <= state.visited:
+            return
+        self.set(visited=about, visit=view.number if view.peers else 0)
+        self.actions.append(VisitPlane(view if view.peers else None))
+        names = ", ".join(peer.name for peer in view.peers if peer.id != state.config.id)
+        self.reasons.append(f"visit {view.number}: {names or 'over'}")
 
     def _abandon(self, message: messages.Abandon) -> None:
         state = self.state
@@ -675,6 +710,7 @@ _RESTARTED = (
 __all__ = [
     "Action",
     "Call",
+    "CallFilled",
     "CallLeave",
     "CallSync",
     "CommitPlane",
@@ -700,6 +736,7 @@ __all__ = [
     "Step",
     "SyncOutcome",
     "Tick",
+    "VisitPlane",
     "step",
     "waits_for",
 ]

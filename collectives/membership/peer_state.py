@@ -67,6 +67,7 @@ class PeerConfig:
         stay: so long a coordinator that does not know the run is given to restore it.
         stale: a missing link that the data plane has not repeated for so long is there now.
         process: what names this process to others on its host; empty: not known.
+        visits: before it is admitted, it fetches from the members of the group.
     """
 
     id: uuid.UUID
@@ -85,6 +86,7 @@ class PeerConfig:
     stay: float = 10.0
     stale: float = 2.5
     process: str = ""
+    visits: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,9 @@ class PeerState:
         at, dialled: which of the coordinator's addresses is in use, and since when.
         refused: why which of them are no use, by index: another run is there.
         ticked: when time last passed.
+        visit: the number of the visit under way; 0: there is none.
+        visited: the newest (term, number) of a visit heard of.
+        filled: what had to be fetched before the admission has been.
     """
 
     config: PeerConfig
@@ -161,6 +166,9 @@ class PeerState:
     dialled: float | None = None
     refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
     ticked: float | None = None
+    visit: int = 0
+    visited: tuple[int, int] = (0, 0)
+    filled: bool = False
 
 
 # ---- events -----------------------------------------------------------------------------------
@@ -202,11 +210,25 @@ class CallLeave:
 
 
 @dataclasses.dataclass(frozen=True)
+class CallFilled:
+    """What had to be fetched before the admission has been."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Tick:
     """Time has passed; comes several times a second."""
 
 
-Event = Start | Received | ReceivedOtherVersion | CallSync | CallLeave | Tick | plane.PlaneEvent
+Event = (
+    Start
+    | Received
+    | ReceivedOtherVersion
+    | CallSync
+    | CallLeave
+    | CallFilled
+    | Tick
+    | plane.PlaneEvent
+)
 
 # ---- actions ----------------------------------------------------------------------------------
 
@@ -254,6 +276,13 @@ class CommitPlane:
 @dataclasses.dataclass(frozen=True)
 class DiscardPlane:
     """``plane.discard``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VisitPlane:
+    """``plane.visit``."""
+
+    view: View | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,6 +337,7 @@ Action = (
     | PreparePlane
     | CommitPlane
     | DiscardPlane
+    | VisitPlane
     | SealPlane
     | JudgePlane
     | RelayPlane

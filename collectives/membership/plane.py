@@ -118,6 +118,9 @@ class DataPlane(Protocol):
     def discard(self) -> None:
         """Forget the prepared view."""
 
+    def visit(self, view: View | None) -> None:
+        """Have links to the peers of ``view``, too, until the next call; nothing runs there."""
+
     def seal(self, epoch: bytes) -> None:
         """A round: accept nothing of the view any more, and report; Reported follows."""
 

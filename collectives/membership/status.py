@@ -58,7 +58,7 @@ def _group(state: CoordinatorState, group: Group, now: float) -> dict[str, Any]:
         elif peer.id in members:
             doing = "in sync()" if peer.id in group.reached else "running"
         else:
-            doing = "waiting"
+            doing = "fetching the state" if view and registered.filling else "waiting"
         peers.append(
             {
                 "id": str(peer.id),

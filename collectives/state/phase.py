@@ -18,9 +18,9 @@ import numpy as np
 from collectives._native.engine import EngineGroup
 from collectives.errors import Cancelled, CollectiveError, PeerLost, StateError, Timeout
 from collectives.membership.view import View
-from collectives.state.content import CHUNK, DIGEST, Scalar, digest_of
+from collectives.state.content import digest_of
 from collectives.state.election import BALLOT, NO_RUN, Ballot, Election, elect
-from collectives.state.plan import Piece
+from collectives.state.intake import Intake
 from collectives.state.service import Service
 from collectives.state.shared import SharedState
 from collectives.state.transfer import SourcesLostError, Transfer, missing
@@ -146,8 +146,8 @@ class _Phase:
         council, state = self._council, self._state
         peers = council.view.peers
         encoded = self._manifest.encode()
-        council.service.offer(state, encoded)
         slots = self._slots(encoded)
+        council.service.offer(state, encoded, slots[council.rank].tobytes())
         try:
             council.exchange(slots, self._left())
         except PeerLost:
@@ -207,47 +207,14 @@ class _Phase:
             pieces = missing(self._manifest, wanted, me, names[election.sources[0]])
         except StateError as error:
             raise StateError(f"this peer left the group: {error}") from None
-        state.begin()
+        intake = Intake(state, self._manifest, wanted, pieces)
         self._council.service.rest()
-        bodies: dict[str, bytearray] = {}
-        places: dict[str, memoryview] = {}
-        digests: dict[str, bytearray] = {}
-        for name, entry in wanted.entries.items():
-            if entry.kind == "tensor" and name not in state:
-                state.allocate(entry)
-            if entry.kind == "bytes":
-                had = state.get(name, b"")
-                bodies[name] = bytearray(had[: entry.size].ljust(entry.size, b"\0"))
-                places[name] = memoryview(bodies[name])
-            elif entry.kind == "tensor":
-                places[name] = state.view(name)
-            mine = self._manifest.entries.get(name)
-            whole = len(entry.digests)
-            digests[name] = bytearray((mine.digests if mine else b"")[:whole].ljust(whole, b"\0"))
-        for piece in pieces:  # until it has come, what is there has no digest
-            at = piece.offset // CHUNK * DIGEST
-            digests[piece.name][at : at + DIGEST] = bytes(DIGEST)
-
-        def verified(piece: Piece) -> None:
-            at = piece.offset // CHUNK * DIGEST
-            digests[piece.name][at : at + DIGEST] = piece.digest
-
-        def place(piece: Piece) -> memoryview:
-            return places[piece.name][piece.offset : piece.offset + piece.size]
-
         try:
-            transfer.run(pieces, election.sources, place, verified)
-            values: dict[str, bytes | Scalar] = {
-                name: entry.value
-                for name, entry in wanted.entries.items()
-                if entry.value is not None
-            }
-            values.update((name, bytes(body)) for name, body in bodies.items())
-            state.finish(election.run, wanted.revision, values)
+            transfer.run(pieces, election.sources, intake.place, intake.verified)
+            intake.finish(election.run)
         finally:
             # What came is kept: another try, or another sync(), fetches only the rest.
-            known = {n: bytes(d) for n, d in digests.items() if n not in bodies}
-            self._manifest = state.manifest(known)
+            self._manifest = intake.manifest()
 
     def _leave(self, error: CollectiveError) -> None:
         self._council.go(str(error))

@@ -1,9 +1,10 @@
 """What others ask of this peer's state: the requests, and the answers.
 
-A request names a range of an entry's bytes, or of a manifest by its digest. Between syncs the
-state is the user's, who writes into it: then a copy is sent, perhaps torn. While all members are
-in ``sync`` the live memory is lent. The receiver judges what it got by digests, so neither is
-trusted.
+A request names a range of an entry's bytes, or of a manifest by its digest; or it asks for the
+ballot of the last sync, which says what there was to share. Between syncs the state is the user's,
+who writes into it: then a copy is sent, perhaps torn. While all members are in ``sync`` the live
+memory is lent, but not to those who fetch before they are admitted: they would lose it at the
+sync's end. The receiver judges what it got by digests, so neither is trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PACKED_MAX = PACKED_HEADER.size + CHUNK + (CHUNK >> 8) + 1024
 """Bytes that a packed chunk has at most (zstandard's bound, and room)."""
 
 _HEAD = struct.Struct("<BBQI")
-_RANGE, _MANIFEST = 1, 2
+_RANGE, _MANIFEST, _BALLOT, _COPY = 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +37,27 @@ class Request:
     """What is asked for.
 
     Attributes:
-        name: of an entry; or, as ``bytes``, the digest of a manifest.
+        name: of an entry; or, as ``bytes``, the digest of a manifest; None: the last ballot.
         offset: of the range in it.
         size: of the range.
         packed: whether it should be packed.
+        copied: whether live memory must not be lent.
     """
 
-    name: str | bytes
+    name: str | bytes | None
     offset: int
     size: int
     packed: bool = False
+    copied: bool = False
 
     def encode(self) -> bytes:
         """As it travels."""
-        kind, name = (
-            (_MANIFEST, self.name) if isinstance(self.name, bytes) else (_RANGE, self.name.encode())
-        )
+        if self.name is None:
+            kind, name = _BALLOT, b"-"
+        elif isinstance(self.name, bytes):
+            kind, name = _MANIFEST, self.name
+        else:
+            kind, name = _COPY if self.copied else _RANGE, self.name.encode()
         return _HEAD.pack(kind, self.packed, self.offset, self.size) + name
 
     @staticmethod
@@ -65,9 +71,10 @@ class Request:
             raise ValueError("a request is too short")
         kind, packed, offset, size = _HEAD.unpack_from(data)
         name = data[_HEAD.size :]
-        if kind not in (_RANGE, _MANIFEST) or size > ANSWER_MAX or (packed and size > CHUNK):
+        if not _RANGE <= kind <= _COPY or size > ANSWER_MAX or (packed and size > CHUNK):
             raise ValueError(f"a request of kind {kind} for {size} bytes")
-        return Request(name if kind == _MANIFEST else name.decode(), offset, size, bool(packed))
+        wanted = {_MANIFEST: name, _BALLOT: None}.get(kind, name.decode("utf-8", "replace"))
+        return Request(wanted, offset, size, bool(packed), kind == _COPY)
 
 
 class Service:
@@ -80,13 +87,15 @@ class Service:
     def __init__(self, engine: Engine) -> None:
         self._state: SharedState | None = None
         self._manifest = b""
+        self._ballot = b""
         self._digest = b""
         self._quiet = False
         self._server = Server(engine, self._answer)
 
-    def offer(self, state: SharedState, manifest: bytes) -> None:
+    def offer(self, state: SharedState, manifest: bytes, ballot: bytes) -> None:
         """From now until ``rest`` the state does not change: its live memory may be lent."""
         self._state, self._manifest, self._digest = state, manifest, digest_of(manifest)
+        self._ballot = ballot
         self._quiet = True
 
     def rest(self) -> None:
@@ -112,11 +121,13 @@ class Service:
             packed = zstandard.ZstdCompressor(level=LEVEL).compress(part)
             head = PACKED_HEADER.pack(time.monotonic() - began)
             return Answer(memoryview(head + packed), lent=False)
-        if self._quiet or isinstance(request.name, bytes):
+        if isinstance(request.name, bytes | None) or (self._quiet and not request.copied):
             return Answer(part, lent=True)
         return Answer(memoryview(bytes(part)), lent=False)
 
-    def _content(self, name: str | bytes) -> memoryview:
+    def _content(self, name: str | bytes | None) -> memoryview:
+        if name is None:
+            return memoryview(self._ballot)
         if isinstance(name, bytes):
             if name != self._digest:
                 raise KeyError(name)

@@ -169,7 +169,9 @@ class SharedState(Mapping[str, Any]):
         """Make the tensor that an entry describes, with undefined content."""
         self._values[entry.name] = _allocated(entry)
 
-    def finish(self, run: uuid.UUID, revision: int, values: Mapping[str, bytes | Scalar]) -> None:
+    def finish(
+        self, run: uuid.UUID | None, revision: int, values: Mapping[str, bytes | Scalar]
+    ) -> None:
         """The content is that of ``revision``; take over its scalars and bytes, too."""
         self._values.update(values)
         self._revision = revision

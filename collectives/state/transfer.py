@@ -24,6 +24,10 @@ class SourcesLostError(Exception):
     """No source is left that could be asked: hold another election."""
 
 
+class StoppedError(Exception):
+    """``stop`` said so; what was verified is there."""
+
+
 @dataclasses.dataclass
 class _Transfer:
     fetch: Fetch
@@ -40,13 +44,21 @@ class Transfer:
         group: the core's group, whose links are used.
         names: of the sources, for messages.
         deadline: on the monotonic clock.
+        stop: asked again and again; if it is true, what goes on raises ``StoppedError``.
 
     Attributes:
         received: bytes that came from each source, by its name, as they travelled.
     """
 
-    def __init__(self, group: EngineGroup, names: Mapping[uuid.UUID, str], deadline: float) -> None:
+    def __init__(
+        self,
+        group: EngineGroup,
+        names: Mapping[uuid.UUID, str],
+        deadline: float,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._group = group
+        self._stop = stop
         self.names = dict(names)
         self._deadline = deadline
         self.received: dict[str, int] = {}
@@ -77,6 +89,8 @@ class Transfer:
     def _one(self, fetch: Fetch) -> None:
         try:
             while wait([fetch], _SLICE) is None:
+                if self._stop():
+                    raise StoppedError
                 if time.monotonic() > self._deadline:
                     raise Timeout("the state's manifest did not come in time; call sync() again")
             fetch.result()
@@ -89,6 +103,7 @@ class Transfer:
         sources: Sequence[uuid.UUID],
         place: Callable[[Piece], memoryview],
         verified: Callable[[Piece], None],
+        stale: Callable[[Piece], None] | None = None,
     ) -> None:
         """Fetch all the pieces.
 
@@ -97,6 +112,8 @@ class Transfer:
             sources: who has all of it.
             place: where a piece belongs: as many writable bytes as it has.
             verified: called with each piece that is in its place and has its digest.
+            stale: the sources' content may change meanwhile, and this is called with each piece
+                that came otherwise; it is not fetched again. None: it must not change.
 
         Raises:
             SourcesLostError: no source is left; what was ``verified`` is there.
@@ -106,12 +123,14 @@ class Transfer:
         active: list[_Transfer] = []
         try:
             while not plan.done:
-                self._ask(plan, active, place)
+                if self._stop():
+                    raise StoppedError
+                self._ask(plan, active, place, stale is not None)
                 if not active:
                     raise SourcesLostError
                 index = wait([transfer.fetch for transfer in active], _SLICE)
                 if index is not None:
-                    self._ended(plan, active, active.pop(index), place, verified)
+                    self._ended(plan, active, active.pop(index), place, verified, stale)
                 elif time.monotonic() > self._deadline:
                     names = ", ".join(self.names[source] for source in plan.sources)
                     raise Timeout(
@@ -127,12 +146,13 @@ class Transfer:
         plan: Plan[uuid.UUID],
         active: list[_Transfer],
         place: Callable[[Piece], memoryview],
+        copied: bool,
     ) -> None:
         for source in plan.sources:
             gauge = self._gauges.setdefault(source, Gauge())
             while source in plan.sources and (piece := plan.take(source, time.monotonic())):
                 packed = memoryview(bytearray(PACKED_MAX)) if gauge.choose() else None
-                request = Request(piece.name, piece.offset, piece.size, packed is not None)
+                request = Request(piece.name, piece.offset, piece.size, packed is not None, copied)
                 to = place(piece) if packed is None else packed
                 if packed is None and all(other.piece != piece for other in active):
                     # A page that the kernel has to make while it receives costs ten times this.
@@ -152,6 +172,7 @@ class Transfer:
         transfer: _Transfer,
         place: Callable[[Piece], memoryview],
         verified: Callable[[Piece], None],
+        stale: Callable[[Piece], None] | None,
     ) -> None:
         source, piece = transfer.source, transfer.piece
         try:
@@ -173,6 +194,9 @@ class Transfer:
         if self._unpacked(transfer, size, view, now) and digest_of(view) == piece.digest:
             plan.came(source, piece, now)
             verified(piece)
+        elif stale is not None:
+            plan.came(source, piece, now)
+            stale(piece)
         else:
             _wrong(plan, active, source, piece)
 

@@ -170,15 +170,11 @@ const uint8_t *coll__view_key(struct coll__host *host, uint32_t group_id, uint64
 bool coll__view_for_link(const struct coll__link *link, uint32_t *group_id, uint64_t *term,
                          uint64_t *number, const uint8_t **key)
 {
-    for (struct coll_group *group = link->engine->groups; group; group = group->next) {
-        struct coll__view *candidates[2] = {group->prepared, group->committed};
-        for (int i = 0; i < 2; i++) {
-            struct coll__view *view = candidates[i];
+    /* A committed view is known to both; a prepared one perhaps not yet to the other. */
+    for (int prepared = 0; prepared < 2; prepared++) {
+        for (struct coll_group *group = link->engine->groups; group; group = group->next) {
+            struct coll__view *view = prepared ? group->prepared : group->committed;
             if (!view || coll__rank_of(view, link->peer) == view->size)
-                continue;
-            /* A committed view is known to both; a prepared one perhaps not yet to the other. */
-            if (i == 0 && group->committed &&
-                coll__rank_of(group->committed, link->peer) < group->committed->size)
                 continue;
             *group_id = group->id;
             *term = view->term;
