@@ -17,6 +17,8 @@ from collectives.membership.messages import Check, clip
 from collectives.membership.turn import Turn, with_item
 
 _SEEN_TO_DIE = 2
+_ANSWERS = 1.0
+"""Who lives, answers Check within so many seconds, again and again."""
 
 
 def mark(
@@ -69,17 +71,21 @@ def check(turn: Turn, name: str) -> None:
         heard = turn.group(name).peers[accused].heard
         patience = timing.refused_patience if suspicion.certain else timing.silent_patience
         if heard > suspicion.since:
+            # What it had sent before it died may have come after the evidence: once is not enough.
+            patience = _ANSWERS
             edges[accuser, accused] = suspicion
-        elif turn.now - suspicion.since >= patience:
+        if turn.now - max(heard, suspicion.since) >= patience:
             by = group.peers[accuser].peer.name
             _dead(turn, name, accused, f"is dead by the word of {by!r}: {suspicion.text}")
             return
-        else:
-            turn.tell(name, accused, Check())
+        turn.tell(name, accused, Check())
     if not edges:
         return
     if turn.now - min(suspicion.since for suspicion in edges.values()) < timing.pairs_patience:
         return
+    peers = turn.group(name).peers
+    if any(turn.now - peers[accused].heard > _ANSWERS / 2 for _, accused in edges):
+        return  # it is asked at every tick, and will have answered or be dead soon
     members = {peer.id: peer for peer in group.members}
     departures = []
     for out in who_to_drop(list(members), [], edges.keys()):

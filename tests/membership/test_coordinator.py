@@ -374,6 +374,17 @@ def test_who_answers_lives_and_a_pair_that_cannot_talk_loses_the_higher_rank():
     assert desk.group.round.lost[0].peer.name == "p1"
 
 
+def test_a_last_word_that_comes_after_the_evidence_of_a_death_is_no_sign_of_life():
+    desk = Desk().form(3)
+    desk.suspect(1, 0, "refused", 1)
+    desk.say(0, Alive(desk.group.id, 1, 1))
+    for _ in range(3):
+        desk.suspect(1, 0, "refused", 1)
+        desk.pass_time(0.5, speaking=(1, 2))
+    assert [p.name for p in desk.group.members] == ["p1", "p2"]
+    assert "is dead by the word of 'p1'" in desk.group.round.lost[0].text
+
+
 def test_one_error_is_for_all_and_what_stands_is_spared():
     desk = Desk().form(2)
     desk.veto(1, "gave up after 3 s")
