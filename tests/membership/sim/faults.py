@@ -112,8 +112,13 @@ class Faults:
     def stop(self, p: Process) -> None:
         length = self.world.random.choice((0.5, DETECTION * 0.8, DETECTION * 2.5))
         self.world.log(f"{p.name} is stopped for {length} s")
-        if length > DETECTION * 0.9:
-            self.blame(p, "stopped")
+        if length > DETECTION * 0.9 or p.id in self.stopped_at:
+            self.blame(p, "stopped")  # for too long, or again and again
+        # While a view is coming the smallest set goes that has a part in every failing pair: one
+        # that two could not reach while they stood still, rather than both.
+        for q in self.world.processes:
+            if q.engine.prepared is not None or p.engine.prepared is not None:
+                self.blame(q, f"a view was coming while {p.name} stood still")
         p.stopped_until = p.resumed = self.world.now + length
         self.stopped_at[p.id] = self.world.now
         self.world.later(length, p.wake)

@@ -55,7 +55,7 @@ class Process:
         """Something for the agent, the engine or the program; it waits if they stand still."""
         if not self.alive:
             return
-        still = self.deaf if who == "agent" else self.stopped
+        still = self.stopped if who == "engine" else self.deaf
         if still or (self.waiting and any(entry[0] == who for entry in self.waiting)):
             self.waiting.append((who, what))
             return
