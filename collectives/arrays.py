@@ -62,7 +62,9 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
                 f"{what} of shape {array.shape} is not contiguous; pass"
                 " numpy.ascontiguousarray(...) and copy the result back"
             )
-        if isinstance(array, np.ma.MaskedArray):
+        # numpy loads its masked arrays when they are first named, which takes tens of milliseconds.
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and isinstance(array, masked.MaskedArray):
             raise UnsupportedError(
                 f"{what} is a masked array, whose mask would be ignored; pass {what}.filled(...)"
             )

@@ -1,4 +1,4 @@
-"""A newcomer that passes its state to ``join`` fetches it before it is admitted, whatever happens."""
+"""A newcomer that passes its state to ``join`` fetches it before it is admitted."""
 
 from __future__ import annotations
 

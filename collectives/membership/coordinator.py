@@ -371,6 +371,9 @@ def _about_preparation(
             if coming is not None and coming.view.rank_of(peer) is not None:
                 turn.tell(name, peer, Prepare(coming.view))
         return
+    if coming.view.rank_of(peer) is None:
+        turn.refuse("message out of place")
+        return
     if peer in coming.ready:
         turn.tell(name, peer, Noted())
         return

@@ -196,7 +196,7 @@ def test_a_suspected_peer_is_lost_to_all_and_learns_that_it_was_evicted(run):
         assert dead not in decode_verdict(plane.verdicts[0]).members
     text = "'p2' is dead, its process ended (seen by 'p0')"
     assert f"round 1 about view 1: {text}" in run.reasons()
-    with pytest.raises(errors.Evicted, match=r"seen by 'p0'\); call collectives.join\(\) again"):
+    with pytest.raises(errors.Evicted, match=r"seen by 'p0'\); call rejoin\(\)"):
         agents[2].sync(0, LIMIT)
     eventually(lambda: run.planes[2].ended)
     assert run.planes[2].ended == [text], "its own data plane has ended too"

@@ -273,7 +273,7 @@ def test_a_member_asked_who_it_is_says_where_it_stands():
 def test_eviction_breaks_the_data_plane_and_ends_all_calls():
     machine = Machine().member()
     actions = machine.hear(messages.Evicted("silent for 9 s"))
-    assert actions[0] == EndPlane("silent for 9 s")
+    assert actions[0] == EndPlane("silent for 9 s; call rejoin()")
     assert isinstance(actions[1].error, errors.Evicted)
     assert str(actions[1].error) == "silent for 9 s; call rejoin()"
     assert machine.do(CallSync(1)) == machine.wait(2.0) == []
