@@ -114,6 +114,11 @@ class Faults:
         self.world.log(f"{p.name} is stopped for {length} s")
         if length > DETECTION * 0.9 or p.id in self.stopped_at:
             self.blame(p, "stopped")  # for too long, or again and again
+            for q in self.world.processes:
+                # Who suspects it is the other half of a pair that cannot talk, for a while still
+                # after it has gone on.
+                if length > DETECTION * 0.9 and q.engine.view is not None:
+                    self.blame(q, f"took {p.name} for dead, which stood still")
         # While a view is coming the smallest set goes that has a part in every failing pair: one
         # that two could not reach while they stood still, rather than both.
         for q in self.world.processes:
