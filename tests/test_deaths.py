@@ -76,6 +76,10 @@ def until_lost(group: Any, what: str) -> tuple[str, str, float, bool]:
         except collectives.PeerLost as error:
             now = time.monotonic()
             return error.peer, str(error), now, array.tobytes() == pristine.tobytes()
+        except collectives.TooFewPeers as error:
+            now = time.monotonic()
+            (lost,) = (name for name in names if f"'{name}' is dead" in str(error))
+            return lost, str(error), now, array.tobytes() == pristine.tobytes()
         if group.size < len(names):
             now = time.monotonic()
             (lost,) = set(names) - {peer.name for peer in group.peers}

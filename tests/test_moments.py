@@ -68,7 +68,10 @@ REACHED = [
 
 @pytest.mark.parametrize(("kind", "count", "phase", "after"), REACHED)
 @pytest.mark.parametrize(
-    "size", [2, 3, pytest.param(4, marks=pytest.mark.full)], ids=lambda size: f"{size} peers"
+    "size",
+    # In the full run only: tests/test_deaths_by_phase.py goes through them at less expense.
+    [pytest.param(size, marks=pytest.mark.full) for size in (2, 3, 4)],
+    ids=lambda size: f"{size} peers",
 )
 def test_a_peer_dies_in_the_phase_that_was_asked_for(size, kind, count, phase, after, tmp_path):
     journal = tmp_path / "journal"
