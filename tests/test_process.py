@@ -170,7 +170,7 @@ def test_the_descriptors_go_with_the_links_and_do_not_outlive_a_fork():
 
 
 def join_without_identity(_, address, arguments, options) -> int:
-    sys.modules["collectives.join"].process_identity = lambda: ""  # type: ignore[attr-defined]
+    sys.modules["collectives.incarnation"].process_identity = lambda: ""  # type: ignore[attr-defined]
     return crew.join(_, address, arguments, options)
 
 
