@@ -144,12 +144,12 @@ class Process:
         result = action.result
         self.world.checks.resolved(self, action)
         self.handed = result if isinstance(result, View) else result.view
-        self.in_sync = self.upset = False
         self.soon(self.next_step)
 
     def next_step(self) -> None:
         """Between two syncs: some operations, the same on all members, or a departure."""
         world, view = self.world, self.handed
+        self.in_sync = self.upset = False
         if world.calm or world.random.random() < world.chances.leave:
             self.leave(world.now + FLUSH)
             return
