@@ -280,6 +280,8 @@ def _drop(
 
 
 def _expel(turn: Turn, name: str, peer: Peer, why: str) -> None:
+    if peer.id not in turn.group(name).peers:
+        return  # with its unit, a moment ago
     admitted = any(member.id == peer.id for member in turn.group(name).members)
     what = "evicted from" if admitted else "not admitted to"
     text = f"{peer.name!r} is {what} group {name!r}: {why}"

@@ -536,6 +536,24 @@ def test_a_coordinator_that_stood_still_accuses_nobody():
     assert "g" not in desk.state.groups, "a group that never had a view goes with its last peer"
 
 
+def test_two_of_a_unit_that_fell_silent_in_a_preparation_go_once():
+    desk = Desk()
+    for i in range(3):
+        desk.hello(i, min_size=3, unit="replica" if i else "")
+    for i in range(3):
+        desk.prepared(i)
+    desk.hello(3)
+    for i in range(3):
+        desk.reached(i)
+    number = desk.group.preparing.view.number
+    pairs = ((peer_id(1), "refused"), (peer_id(2), "refused"))
+    for _ in range(8):
+        desk.say(0, Unreachable(desk.group.id, 1, number, pairs))
+        desk.pass_time(1.0, speaking=(0, 3))
+    assert [p.name for p in desk.group.members] == ["p0"]
+    assert len(desk.state.departed) == 2
+
+
 def test_who_cannot_connect_is_dropped_and_the_others_go_on():
     desk = Desk()
     for i in range(3):
