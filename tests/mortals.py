@@ -28,7 +28,7 @@ from crew import DEADLINE, Member, Outcome, serve
 from nursery import Child, Nursery
 
 SMALL, LARGE = 1_000, 100_000  # elements of float32: retained; settled by tokens
-# Seconds from a death until the survivors have gone on. `make test` runs other files beside this one,
+# Seconds from a death until the survivors have gone on. `make test` runs other files beside this,
 # so the promise itself is held by `make test-full`.
 NOTICED = 1.5 if os.environ.get("COLLECTIVES_TEST_FULL") else 6.0
 
