@@ -199,6 +199,10 @@ def check(turn: Turn, name: str) -> None:
             relay = [peer.id for peer in missing]
             turn.set_group(name, round=dataclasses.replace(round_, asked=turn.now))
             for peer in group.members:
+                # Who does not hear us may not even know the view that the round is about.
+                behind = [] if issued is None else [p for p in relay if p not in issued.taken]
+                if behind:
+                    turn.tell(name, peer.id, _verdict(group, behind))
                 turn.tell(name, peer.id, _seal(group, round_.epoch, relay))
         return
     if issued is None or not group.members or group.returning is not None:

@@ -299,7 +299,9 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now)
     operation->stall_check = now + COLL__STALL_NS;
     if (group->seal.sealed)
         return;
-    if (operation->veto.status != COLL_OK) /* no round has decided about it yet */
+    /* No round has decided about it yet. One that stands has been decided about: another round
+     * would only void the result that is on its way. */
+    if (operation->veto.status != COLL_OK && operation->agree.phase != COLL__AWAITING)
         emit_veto(group, operation->veto.text);
     if (!operation->started)
         return;

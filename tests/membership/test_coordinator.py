@@ -419,6 +419,19 @@ def test_who_does_not_report_is_reached_through_the_others_and_then_evicted():
     assert [p.name for p in desk.group.view.peers] == ["p0", "p1"]
 
 
+def test_who_missed_a_verdict_is_told_it_by_the_others_in_the_next_round():
+    desk = Desk().form(3)
+    desk.veto(0)
+    desk.decided()
+    desk.say(0, Alive(desk.group.id, 1, desk.group.view.number))
+    desk.veto(0)
+    desk.reported(0)
+    sent = desk.pass_time(0.5, speaking=(0,))
+    missed = [m for m in of(Verdict, sent, 0) if m.relay]
+    assert {m.relay for m in missed} == {(peer_id(1), peer_id(2))}
+    assert missed[0].view == desk.group.view
+
+
 def test_who_does_not_take_the_verdict_is_evicted_by_the_next_round():
     desk = Desk().form(3)
     desk.suspect(0, 2)

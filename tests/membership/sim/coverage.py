@@ -16,10 +16,9 @@ NEVER = (
     ("(?!connecting).*", "Start", "a process starts once"),
     (NEW, "PeerSuspected|Reported|Vetoed|VerdictTaken|GivenUp", "it has no view yet"),
     (NEW, "sync_done|sync_waiting|verdict|recall", "said to members only"),
-    (f"{STRANGER}|waiting", "seal|commit", "it has no view, and none is coming"),
+    (STRANGER, "seal|commit", "it has no view, and none is coming"),
     (f"{NEW}|member.*", "leave_done", "it did not leave"),
     # ... and of the coordinator's group.
-    ("no group|no view|recalling", "taken", "it is of a verdict, and of a view therefore"),
 )
 """Pairs that cannot be met."""
 RARE = (
@@ -38,7 +37,7 @@ RARE = (
     ("(?!.*view coming).*", "ViewReady|Unreachable"),
     (".*", "GivenUp"),
     (NEW, "check"),
-    ("waiting.*", "evicted"),
+    ("waiting.*", "evicted|seal|commit"),
     (STRANGER, "abandon|noted|evicted|identify"),
     ("in sync|returning|view coming|no group|recalling|first view coming", "leave"),
     ("no group|in sync|round|returning|view.*|first view coming", "recollect"),
@@ -47,6 +46,7 @@ RARE = (
     ("recalling", "proof"),
     ("view coming", "veto"),
     ("no group|no view|recalling", "suspect|veto|report|sync_reached|prepared|unreachable"),
+    ("no group|no view|recalling", "taken"),
     ("first view coming", "suspect|veto|report|sync_reached|taken"),
 )
 """Pairs that need not be met in a run of the tests; each was met in longer ones, or may be."""

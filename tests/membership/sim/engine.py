@@ -300,7 +300,8 @@ class Engine:
             return
         if self.seal_state.sealed:
             return
-        if operation.veto is not None:
+        awaiting = operation.agree.phase == lib.COLL__AWAITING
+        if operation.veto is not None and not awaiting:
             self.emit(plane.Vetoed(self.view.number, operation.veto[1]))
         if not operation.started:
             return
