@@ -4,8 +4,9 @@
         outcomes = crew.run(some_function, argument)   # some_function(group, argument) everywhere
         assert [o.value for o in outcomes] == [...]
 
-A process is a fresh interpreter; it is told what to call over a socket pair. Every wait
-has a deadline, and leaving the block ends every process by its id.
+A process is forked from an interpreter that has imported everything (nursery.py), and told what to
+call over a socket pair. Every wait has a deadline, and leaving the block ends every process by its
+id.
 """
 
 from __future__ import annotations
@@ -16,21 +17,16 @@ import importlib
 import logging
 import multiprocessing.connection
 import os
-import pathlib
 import signal
-import socket
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import collectives
+from nursery import Nursery, shared
 
 DEADLINE = 30.0
-# Not ``python crew.py``: what it pickles must come from the module ``crew``, not from __main__.
-_START = "import sys; sys.path.insert(0, sys.argv[1]); import crew; crew.main()"
 
 
 @dataclasses.dataclass
@@ -51,23 +47,15 @@ class Outcome:
 class Member:
     """One process of a crew."""
 
-    def __init__(self, index: int, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        environment: dict[str, str] | None = None,
+        nursery: Nursery | None = None,
+    ) -> None:
         self.index = index
-        mine, theirs = socket.socketpair()
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _START,
-                str(pathlib.Path(__file__).parent),
-                str(theirs.fileno()),
-            ],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-        theirs.close()
-        self._pipe = multiprocessing.connection.Connection(mine.detach())
+        self.process = (nursery or shared()).child(serve, environment=environment)
+        self._pipe = self.process.connection
         self._owed = 0
 
     @property
@@ -92,19 +80,16 @@ class Member:
             return Outcome(error="Died", message=f"exit status {self.process.wait(5)}")
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        self.process.signal(number)
 
     def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.process.wait(5)
+        self.process.kill()
 
     def end(self) -> None:
+        """Wait until it has left, or make it."""
         self._pipe.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGCONT)
-            self.kill()
+        self.process.gone(5)
+        self.process.close()
 
 
 class Crew:
@@ -117,6 +102,7 @@ class Crew:
         token: the run's.
         environment: further variables of the processes.
         joiner: what each process calls to join; as ``crew:join``.
+        modules: what the processes have imported from the start.
     """
 
     def __init__(
@@ -127,19 +113,21 @@ class Crew:
         token: str | None = None,
         environment: dict[str, str] | None = None,
         joiner: str = "crew:join",
+        modules: tuple[str, ...] = (),
     ) -> None:
         self.size = size
         self._joiner = joiner
         self._options = options or {}
         self._join = join or {}
         self._environment = environment
+        self._nursery = shared(*modules)
         self.coordinator = collectives.Coordinator("127.0.0.1:0", token=token)
         self._token = token
         self.members: list[Member] = []
 
     def add(self, **join: Any) -> Member:
         """Start one more process and have it join; ``result()`` of the member tells the rank."""
-        member = Member(len(self.members), self._environment)
+        member = Member(len(self.members), self._environment, self._nursery)
         self.members.append(member)
         options = self._options
         if not isinstance(options, dict):
@@ -209,10 +197,6 @@ def sync(group: collectives.Group, *arguments: Any) -> collectives.SyncOutcome:
 
 def leave(group: collectives.Group) -> None:
     group.leave()
-
-
-def main() -> None:
-    serve(multiprocessing.connection.Connection(int(sys.argv[2])))
 
 
 def serve(pipe: multiprocessing.connection.Connection) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import collectives
-from mortals import Mortal, arm, data_of, ring_sum
+from crew import Member
+from mortals import arm, data_of, ring_sum
 from nursery import Nursery
 from rulers import Ruler
 
@@ -177,7 +178,7 @@ def is_stopped(pid: int) -> bool:
 
 def play(plan: Plan, nursery: Nursery, folder: Path) -> dict[str, str]:
     """Have it happen; how each peer ended: also "died"."""
-    peers: dict[str, Mortal] = {}
+    peers: dict[str, Member] = {}
     waking: dict[str, float] = {}
     falls, coming = list(plan.falls), sorted(plan.fates, key=lambda fate: fate.comes)
     how: dict[str, Any] = {"journal": str(folder / "journal"), "timing": {"registration": 2.0}}
@@ -185,7 +186,7 @@ def play(plan: Plan, nursery: Nursery, folder: Path) -> dict[str, str]:
         first = folder / "p0.journal"
 
         def start(fate: Fate) -> None:
-            peers[fate.name] = Mortal(len(peers), nursery)
+            peers[fate.name] = Member(len(peers), nursery=nursery)
             peers[fate.name].start(live, ruler.address, "g", plan, fate, str(folder))
 
         # It lives, so there is always a member: without one the next history would begin.

@@ -24,8 +24,8 @@ import numpy as np
 
 import collectives
 import crew
-from crew import DEADLINE, Member, Outcome, serve
-from nursery import Child, Nursery
+from crew import DEADLINE, Member, Outcome
+from nursery import Nursery
 
 SMALL, LARGE = 1_000, 100_000  # elements of float32: retained; settled by tokens
 # Seconds from a death until the survivors have gone on. `make test` runs other files beside this,
@@ -221,16 +221,6 @@ def part(group: collectives.Group) -> None:
 # ---- in the test -----------------------------------------------------------------------------
 
 
-class Mortal(Member):
-    """As ``crew.Member``, but forked from a nursery."""
-
-    def __init__(self, index: int, nursery: Nursery) -> None:
-        self.index = index
-        self.process: Child = nursery.child(serve)  # type: ignore[assignment]
-        self._pipe = self.process.connection
-        self._owed = 0
-
-
 class Mortals:
     """Processes for cases, and their coordinator; a context manager.
 
@@ -242,7 +232,7 @@ class Mortals:
         self._mine = None if coordinator else collectives.Coordinator("127.0.0.1:0")
         self.coordinator = coordinator or self._mine
         self.nursery = Nursery("mortals")
-        self.idle: list[Mortal] = []
+        self.idle: list[Member] = []
         self._names: dict[int, str] = {}  # of the group that a process was last in
         self._numbers = itertools.count(1)
 
@@ -255,10 +245,10 @@ class Mortals:
         if self._mine is not None:
             self._mine.close()
 
-    def take(self, size: int) -> list[Mortal]:
+    def take(self, size: int) -> list[Member]:
         """``size`` processes that do nothing."""
         while len(self.idle) < size:
-            self.idle.append(Mortal(next(self._numbers), self.nursery))
+            self.idle.append(Member(next(self._numbers), nursery=self.nursery))
         taken, self.idle = self.idle[:size], self.idle[size:]
         return taken
 
@@ -267,7 +257,7 @@ class Mortals:
         size: int,
         options: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         addresses: Sequence[str] | None = None,
-    ) -> list[Mortal]:
+    ) -> list[Member]:
         """``size`` processes in a group that may shrink to one, by rank; it is the first argument
         of what they are told to do. ``disband`` ends it.
 
@@ -288,11 +278,11 @@ class Mortals:
         ranks = [member.result().get() for member in members]
         return [members[ranks.index(rank)] for rank in range(size)]
 
-    def group_of(self, members: Sequence[Mortal]) -> Any:
+    def group_of(self, members: Sequence[Member]) -> Any:
         """What the coordinator, one in this process, knows of a band."""
         return self.coordinator.state.groups[self._names[members[0].pid]]
 
-    def disband(self, members: Sequence[Mortal]) -> None:
+    def disband(self, members: Sequence[Member]) -> None:
         """Have them leave; they are there for other groups."""
         for member in members:
             member.start(part)
@@ -362,6 +352,6 @@ def agree(case: Case, records: list[Record], dead: set[int], when: float) -> Non
 
 
 __all__ = [
-    "LARGE", "NOTICED", "SMALL", "Case", "Mortal", "Mortals", "Outcome", "Record", "arm", "data_of",
+    "LARGE", "NOTICED", "SMALL", "Case", "Mortals", "Outcome", "Record", "arm", "data_of",
     "enter", "go_on", "grow", "operate", "ring_sum",
 ]  # fmt: skip

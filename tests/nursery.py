@@ -11,6 +11,7 @@ All end with the nursery, or with the process that made it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -41,11 +42,17 @@ class Child:
     """
 
     def __init__(
-        self, pid: int, descriptor: int, connection: multiprocessing.connection.Connection
+        self,
+        nursery: Nursery,
+        pid: int,
+        descriptor: int,
+        connection: multiprocessing.connection.Connection,
     ) -> None:
         self.pid = pid
         self.connection = connection
+        self._nursery = nursery
         self._descriptor = descriptor
+        self._status: int | None = None
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -54,10 +61,12 @@ class Child:
     send_signal = signal
 
     def wait(self, timeout: float) -> int:
-        """Wait until it is gone."""
-        if not self.gone(timeout):
-            raise subprocess.TimeoutExpired(f"child {self.pid}", timeout)
-        return 0
+        """Its exit status, or the signal that ended it as a negative number."""
+        if self._status is None:
+            if not self.gone(timeout):
+                raise subprocess.TimeoutExpired(f"child {self.pid}", timeout)
+            self._status = self._nursery.status(self.pid)
+        return self._status
 
     def gone(self, timeout: float = 0.0) -> bool:
         """Whether it has ended, or does so within some seconds."""
@@ -78,6 +87,7 @@ class Child:
         self.kill()
         os.close(self._descriptor)
         self._descriptor = -1
+        self._nursery.forget(self)
 
 
 class Nursery:
@@ -89,7 +99,7 @@ class Nursery:
 
     def __init__(self, *modules: str) -> None:
         self._modules = modules
-        self._children: list[Child] = []
+        self._children: set[Child] = set()
         self._lock = threading.Lock()  # one request at a time
 
     def __enter__(self) -> Nursery:
@@ -104,32 +114,64 @@ class Nursery:
             start_new_session=True,
         )
         theirs.close()
-        self._socket.settimeout(30)
+        self._socket.settimeout(60)  # it may import torch first
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in self._children:
+        for child in list(self._children):
             with contextlib.suppress(OSError):
                 child.close()
         self._socket.close()
         self._process.wait(5)
 
-    def child(self, function: Callable[..., Any], *arguments: Any) -> Child:
-        """A process that calls ``function(connection, *arguments)`` and ends."""
+    def child(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        environment: dict[str, str] | None = None,
+    ) -> Child:
+        """A process that calls ``function(connection, *arguments)`` and ends.
+
+        Args:
+            environment: variables it has beside those of this process.
+        """
         mine, theirs = socket.socketpair()
         where = f"{function.__module__}:{function.__qualname__}"
-        data = pickle.dumps((where, arguments))
-        assert len(data) < _MOST
-        request = [len(data).to_bytes(4, "little") + data]
-        with self._lock:
-            socket.send_fds(self._socket, request, [theirs.fileno()])
-            reply, descriptors, _, _ = socket.recv_fds(self._socket, 8, 1)
+        data = pickle.dumps((where, arguments, {**os.environ, **(environment or {})}))
+        reply, descriptors = self._ask(data, [theirs.fileno()])
         theirs.close()
-        assert reply, "the nursery has ended"
         connection = multiprocessing.connection.Connection(mine.detach())
-        child = Child(int.from_bytes(reply, "little"), descriptors[0], connection)
-        self._children.append(child)
+        child = Child(self, int.from_bytes(reply, "little"), descriptors[0], connection)
+        self._children.add(child)
         return child
+
+    def status(self, pid: int) -> int:
+        """What a child that has ended ended with."""
+        reply, _ = self._ask(pid.to_bytes(8, "little"), [])
+        return int.from_bytes(reply, "little", signed=True)
+
+    def forget(self, child: Child) -> None:
+        """It has ended."""
+        self._children.discard(child)
+
+    def _ask(self, data: bytes, descriptors: list[int]) -> tuple[bytes, list[int]]:
+        assert len(data) < _MOST
+        with self._lock:
+            socket.send_fds(self._socket, [len(data).to_bytes(4, "little") + data], descriptors)
+            reply, received, _, _ = socket.recv_fds(self._socket, 8, 1)
+        assert reply, "the nursery has ended"
+        return reply, list(received)
+
+
+_shared: dict[tuple[str, ...], Nursery] = {}
+
+
+def shared(*modules: str) -> Nursery:
+    """The nursery of this process that has imported them; it ends with the process."""
+    if modules not in _shared:
+        _shared[modules] = nursery = Nursery(*modules).__enter__()
+        atexit.register(nursery.__exit__)
+    return _shared[modules]
 
 
 def run_here(where: str, *arguments: Any) -> Any:
@@ -143,9 +185,8 @@ def run_here(where: str, *arguments: Any) -> Any:
 
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[2]))
-    for module in ("numpy", "collectives", "crew", *sys.argv[3:]):
+    for module in ("numpy", "pytest", "collectives", "crew", *sys.argv[3:]):
         importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: the dead are gone
     gc.freeze()  # else the first collection in a child copies all pages
     while True:
         data, descriptors, _, _ = socket.recv_fds(requests, _MOST, 1)
@@ -153,6 +194,11 @@ def main() -> None:
             return
         while len(data) < 4 + int.from_bytes(data[:4], "little"):
             data += requests.recv(_MOST)
+        if not descriptors:
+            _, status = os.waitpid(int.from_bytes(data[4:], "little"), 0)
+            code = os.waitstatus_to_exitcode(status)
+            requests.send(code.to_bytes(8, "little", signed=True))
+            continue
         pid = os.fork()
         if pid == 0:
             requests.close()
@@ -166,9 +212,9 @@ def main() -> None:
 def _live(data: bytes, descriptor: int) -> None:
     code = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        where, arguments = pickle.loads(data)
+        where, arguments, environment = pickle.loads(data)
+        os.environ.update(environment)
         run_here(where, multiprocessing.connection.Connection(descriptor), *arguments)
         code = 0
     except BaseException:

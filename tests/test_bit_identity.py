@@ -30,6 +30,7 @@ from test_kernels import CANONICAL_NAN, DTYPES, FLOATS, NUMPY, OPS, specials, un
 SEED = random.SystemRandom().randrange(2**32)
 SIZES = (0, 1, 3, 4096, 1_000_003)
 CONNECTIONS = (1, 2, 8)
+PATIENCE = 120.0  # seconds of work, many times as many where other tests run beside
 TORCH = {
     "f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
     "i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64,
@@ -306,7 +307,7 @@ def start(pool: Pool, size: int, function, *arguments) -> None:
 
 
 def results(pool: Pool, size: int) -> list:
-    return [member.result().get() for member in pool.crew.members[:size]]
+    return [member.result(PATIENCE).get() for member in pool.crew.members[:size]]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])

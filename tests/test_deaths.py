@@ -154,9 +154,9 @@ def try_barrier(group: Any) -> float:
 
 
 @contextlib.contextmanager
-def crew_of(size: int, options: dict[str, Any] | None = None) -> Iterator[Crew]:
+def crew_of(size: int, options: dict[str, Any] | None = None, **how: Any) -> Iterator[Crew]:
     """A crew whose view may shrink to one peer; every process has run something of this module."""
-    with Crew(1, options, join={"min_size": 1}) as crew:
+    with Crew(1, options, join={"min_size": 1}, **how) as crew:
         for _ in range(size - 1):
             crew.add()
         for member in crew.members:

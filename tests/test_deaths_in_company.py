@@ -17,8 +17,8 @@ import pytest
 import collectives
 from collectives.membership import ledger, messages
 from collectives.membership.server import Coordinator
-from crew import DEADLINE
-from mortals import LARGE, NOTICED, SMALL, Case, Mortal, Mortals, arm, data_of, go_on, ring_sum
+from crew import DEADLINE, Member
+from mortals import LARGE, NOTICED, SMALL, Case, Mortals, arm, data_of, go_on, ring_sum
 
 
 class Hooked(Coordinator):
@@ -170,7 +170,7 @@ def reduce(group: Any) -> tuple[str, tuple[str, ...], float]:
     return "", result.contributors, time.monotonic()
 
 
-def stopped(member: Mortal, limit: float = DEADLINE) -> float:
+def stopped(member: Member, limit: float = DEADLINE) -> float:
     """Wait until a process is; when."""
     path = Path(f"/proc/{member.pid}/stat")
     eventually(lambda: path.read_text().rpartition(")")[2].split()[0] == "T", limit)

@@ -84,7 +84,7 @@ def test_the_survivors_finish_the_round_with_the_average_of_one_set_of_peers(
     operation, phase, tmp_path
 ):
     journal = tmp_path / "journal"
-    with crew_of(3) as crew:
+    with crew_of(3, modules=("torch",)) as crew:
         *staying, victim = crew.members
         for member in crew.members:
             fault = (2, phase, operation) if member is victim else None
@@ -153,7 +153,7 @@ def share_again(
 def test_the_state_is_that_of_a_peer_that_has_it_though_the_ranks_change_meanwhile(
     operation, phase, repeated, tmp_path
 ):
-    with crew_of(3) as crew:
+    with crew_of(3, modules=("torch",)) as crew:
         victim, *staying = crew.members
         for member in crew.members:
             member.start(share_again, operation, phase, str(tmp_path / "journal"))

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import collectives
+from crew import Member
 from fabric import Fabric
-from mortals import Mortal, Mortals, go_on
+from mortals import Mortals, go_on
 from proxy import Proxy
 
 DETECTION = 1.0
@@ -30,7 +31,7 @@ def mortals() -> Iterator[Mortals]:
 
 
 @contextlib.contextmanager
-def apart(mortals: Mortals, size: int) -> Iterator[tuple[list[Mortal], Fabric]]:
+def apart(mortals: Mortals, size: int) -> Iterator[tuple[list[Member], Fabric]]:
     """A group whose pairs can be cut."""
     with Fabric(size) as fabric:
         members = mortals.band(size, fabric.options(detection=DETECTION))
