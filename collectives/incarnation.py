@@ -123,8 +123,13 @@ class Incarnation:
         self.names = tuple(peer.name for peer in view.peers)
         self._history[view.number] = self.names
 
-    def synced(self, view: View) -> None:
-        """A sync ended with this view: the group is whole."""
+    def regroup(self, timeout: float) -> None:
+        """Have the coordinator admit and drop peers, as every member does; the group is whole.
+
+        Raises:
+            CollectiveError: as ``Agent.sync``.
+        """
+        view = self.agent.sync(self.native.last_operation(), timeout).view
         self.told = False
         if view != self.view:
             self._set_view(view)

@@ -1,7 +1,7 @@
 """``Engine`` and ``EngineGroup``: the C core's handles with Python types and errors.
 
 What lives here translates; it decides nothing. Membership drives it through
-``collectives.membership.plane``, ``collectives.group`` issues operations on ``EngineGroup.handle``.
+``collectives.membership.plane``, ``collectives.issue`` issues operations on ``EngineGroup.handle``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,301 @@
+"""From the arguments of a call to an operation under way: ``Issuer``.
+
+Every collective call of a ``Group`` is checked here, handed to the C core, and waited for or made a
+``Work``. A call goes in two steps, through structures that each thread has once: ``prepare``,
+``reduction`` or ``copying`` fill them in, ``blocking`` or ``issue`` start what they say.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from collectives import errors
+from collectives._native import ffi, lib
+from collectives._native.engine import nanoseconds, raise_status, text
+from collectives.arrays import buffer_of
+from collectives.incarnation import Incarnation
+from collectives.step import Step
+from collectives.work import SLICE_NS, Result, Work, make_result
+
+OPS: dict[str, int] = {
+    "sum": lib.COLL_SUM,
+    "avg": lib.COLL_AVG,
+    "prod": lib.COLL_PROD,
+    "min": lib.COLL_MIN,
+    "max": lib.COLL_MAX,
+}
+"""The reductions."""
+
+STATE_TAG = 2**32 - 2
+"""Of the operations that transfer state: they do not disturb the order of the user's."""
+
+_OK = lib.COLL_OK
+_run = lib.coll_run
+_UNTAGGED: int = lib.COLL_UNTAGGED
+
+
+class Scratch(threading.local):
+    """One thread's argument structures: making them anew would cost half the call."""
+
+    def __init__(self) -> None:
+        self.call = ffi.new("struct coll_call *")
+        self.info = ffi.new("struct coll_info *")
+        self.operation = ffi.new("struct coll_operation **")
+        self.root_peer = ffi.new("uint8_t[16]")
+        self.root: str | None = None  # its name, for what has one
+        self.issued = False  # whether the call that failed last had become an operation
+
+
+class Issuer:
+    """Issues the operations of one group, in whichever incarnation it is.
+
+    Attributes:
+        mine: the incarnation; ``Group.rejoin`` sets another one.
+        step: what the operations belong to while the block of a step is open.
+        closed: whether the group was left.
+    """
+
+    def __init__(self, mine: Incarnation, timeout: float) -> None:
+        self.mine = mine
+        self.step: Step | None = None
+        self.closed = False
+        self.scratch = Scratch()
+        self._pid = os.getpid()
+        self._thread: int | None = None  # whose the untagged operations are
+        self._timeout_ns = nanoseconds(timeout)
+        self._pending_lock = threading.Lock()
+        self._pending: set[Work] = set()  # guarded by _pending_lock
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child, where nothing of the group may be used."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Raise in a forked child."""
+        if self.forked:
+            raise errors.CollectiveError(
+                "this group belongs to the parent process; call collectives.join() in the child"
+            )
+
+    def check_alive(self) -> None:
+        """Raise if nothing can be called any more."""
+        self.check_process()
+        if self.closed:
+            raise errors.CollectiveError("this group was left; call collectives.join() again")
+        if self.mine.closed:
+            raise errors.Evicted("this peer is out of the run and has not come back; call rejoin()")
+
+    def check_no_step(self, what: str) -> None:
+        """Raise in the block of a step: ``what`` cannot be called there."""
+        if self.step is not None:
+            raise errors.InvalidArgument(f"{what} inside a step; end the step's block first")
+
+    def close(self, why: str = "") -> None:
+        """Leave at once: pending operations of the others end with an error that says why."""
+        if self.closed or self.forked:
+            return
+        self.closed = True
+        self.mine.close(why)
+        self._pending.clear()
+
+    def release_order(self) -> None:
+        """The untagged operations belong to no thread any more; the next call decides."""
+        self._thread = None
+
+    def claim_order(self) -> None:
+        """The untagged operations are this thread's.
+
+        Raises:
+            InvalidArgument: they are another's: two that share an order would match by chance.
+        """
+        me = threading.get_ident()
+        if self._thread != me:
+            if self._thread is not None:
+                raise errors.InvalidArgument(
+                    "untagged operations come from another thread already; pass tag=... to give"
+                    " this thread an order of its own"
+                )
+            self._thread = me
+
+    def prepare(self, kind: int, tag: int | None, timeout: float | None) -> Any:
+        """Fill in this thread's structure for an operation without payload."""
+        call = self.scratch.call
+        self.scratch.root = None
+        call.kind = kind
+        call.tag = self._tag(tag)
+        call.timeout_ns = self._timeout_ns if timeout is None else checked_ns(timeout)
+        call.op = call.root = call.flags = call.dtype = call.count = 0
+        call.input = call.output = call.root_peer = ffi.NULL
+        return call
+
+    def reduction(
+        self,
+        array: Any,
+        op: str,
+        out: Any,
+        tag: int | None,
+        timeout: float | None,
+        flags: int,
+        reserved: int | None = None,
+    ) -> None:
+        """Fill in this thread's structure for an ``all_reduce``; ``reserved`` is a tag, too."""
+        code = OPS.get(op)
+        if code is None:
+            raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+        pointer, count, dtype = buffer_of(array, "array", writable=out is None)
+        call = self.prepare(lib.COLL_ALL_REDUCE, 0 if reserved else tag, timeout)
+        call.tag = reserved or call.tag
+        call.op = code
+        call.input = call.output = pointer
+        call.count = count
+        call.dtype = dtype
+        call.flags = flags
+        if out is None and self.step is not None:
+            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
+        if out is not None:
+            target, out_count, out_dtype = buffer_of(out, "out", writable=True)
+            if out_count != count or out_dtype != dtype:
+                raise errors.InvalidArgument(
+                    f"out has {out_count} elements of {_dtype_name(out_dtype)}, array has"
+                    f" {count} of {_dtype_name(dtype)}; they must match"
+                )
+            call.output = target
+
+    def copying(
+        self, array: Any, root: int, tag: int | None, timeout: float | None, flags: int
+    ) -> None:
+        """Fill in this thread's structure for a ``broadcast``."""
+        pointer, count, dtype = buffer_of(array, "array", writable=root != self.mine.rank)
+        call = self.prepare(lib.COLL_BROADCAST, tag, timeout)
+        # A rank is that of the caller's view, of which the core may be ahead.
+        call.root = self._root(root)
+        call.root_peer = self.scratch.root_peer
+        call.root_peer[0:16] = self.mine.view.peers[root].id.bytes
+        self.scratch.root = self.mine.names[root]
+        call.input = call.output = pointer
+        call.count = count
+        call.dtype = dtype
+        call.flags = flags
+        if root != self.mine.rank and self.step is not None:
+            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
+
+    def _root(self, root: int) -> int:
+        if not 0 <= root < self.mine.size:
+            raise errors.InvalidArgument(
+                f"root is {root}; the ranks of this view are 0 to {self.mine.size - 1}"
+            )
+        return root
+
+    def _tag(self, tag: int | None) -> int:
+        if tag is not None:
+            if not 0 <= tag < STATE_TAG:
+                raise errors.InvalidArgument(f"tag is {tag}; allowed are 0 to {STATE_TAG - 1}")
+            return tag
+        if self._thread != threading.get_ident():
+            self.claim_order()
+        return _UNTAGGED
+
+    def blocking(self, value: Any) -> Result:
+        """Run what this thread's structure says, and wait for it."""
+        mine = self.mine
+        if mine.closed:
+            self.check_alive()
+        scratch = self.scratch
+        try:
+            status = _run(mine.handle, scratch.call, SLICE_NS, scratch.operation, scratch.info)
+            if status == _OK:
+                info = scratch.info
+                names = mine.names if info.view == mine.number else mine.ended_in(info.view)
+                contributors = names if scratch.root is None else (scratch.root,)
+                return make_result(value, contributors, info)
+            return self._slowly(status, scratch, value)
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            # Python handles a signal as soon as the core returns: before we know what it returned.
+            self._interrupted(scratch, interrupt)
+            raise
+
+    def _slowly(self, status: int, scratch: Scratch, value: Any) -> Result:
+        """What is not over in one turn of the core, or went wrong."""
+        work = self._take(scratch, value, None)
+        scratch.issued = work is not None
+        if work is None:
+            self._refused(status)
+        assert work is not None
+        try:
+            return work.wait()
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            work.abandon(interrupt)
+            raise
+
+    def _take(self, scratch: Scratch, value: Any, keep: Any) -> Work | None:
+        """The operation that the core has left in ``scratch``, None if it has none."""
+        operation = scratch.operation[0]
+        if operation == ffi.NULL:
+            return None
+        scratch.operation[0] = ffi.NULL  # it is taken once
+        return Work(operation, value, self.mine, self.mine.number, keep, scratch.root)
+
+    def _interrupted(self, scratch: Scratch, interrupt: BaseException) -> None:
+        work = self._take(scratch, None, None)
+        if work is not None:
+            work.abandon(interrupt)
+
+    def _refused(self, status: int) -> None:
+        message = text(lib.coll_last_error())
+        if status in (lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED, lib.COLL_FORKED):
+            raise_status(status, message)
+        try:
+            raise_status(status, message, peer=self.mine.culprit())
+        except errors.CollectiveError as error:
+            self.mine.has_failed(error)
+            raise
+
+    def issue(self, value: Any, keep: Any) -> Work:
+        """Start what this thread's structure says; ``keep`` are the arrays that it uses."""
+        self.check_alive()
+        scratch = self.scratch
+        try:
+            status = lib.coll_issue(self.mine.handle, scratch.call, scratch.operation)
+            if status != _OK:
+                self._refused(status)
+            work = self._take(scratch, value, keep)
+            assert work is not None
+        except errors.CollectiveError:
+            raise
+        except BaseException as interrupt:
+            self._interrupted(scratch, interrupt)
+            raise
+        # A Work that its caller drops must not end the operation, nor free its buffers.
+        with self._pending_lock:
+            self._pending = {other for other in self._pending if not other.done()}
+            self._pending.add(work)
+        if self.step is not None:
+            self.step.started(work, reduces=scratch.call.kind == lib.COLL_ALL_REDUCE)
+        return work
+
+
+def checked_ns(timeout: float) -> int:
+    """A timeout in nanoseconds; raises InvalidArgument unless it is above 0."""
+    if not timeout > 0:
+        raise errors.InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
+    return nanoseconds(timeout)
+
+
+def flags_of(atomic: bool, on_failure: str) -> int:
+    """The arguments of that name as the core's flags."""
+    if on_failure not in ("retry", "raise"):
+        raise errors.InvalidArgument(f"on_failure is {on_failure!r}; known are 'retry', 'raise'")
+    flags: int = 0 if atomic else lib.COLL_NOT_ATOMIC
+    return flags if on_failure == "retry" else flags | lib.COLL_NO_REPEAT
+
+
+def _dtype_name(dtype: int) -> str:
+    name: str = ffi.string(lib.coll_dtype_name(dtype)).decode()
+    return name
