@@ -53,6 +53,17 @@ def peers_text(missing: int) -> str:
     return f"{missing} more {'peer' if missing == 1 else 'peers'}"
 
 
+def names_text(names: Sequence[str]) -> str:
+    """The first eight names, and how many more there are."""
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def names_of(peers: Sequence[Peer]) -> str:
+    """The names of peers, as ``names_text`` writes them."""
+    return names_text([peer.name for peer in peers])
+
+
 def with_unit(peers: Iterable[Peer], chosen: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """``chosen`` and all of ``peers`` that share a unit with one of them."""
     everybody = tuple(peers)

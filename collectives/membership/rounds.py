@@ -4,8 +4,8 @@ Functions on a ``Turn``. A round seals the committed view, collects a report fro
 lives, and ends with a verdict (``verdict.judge``) that issues the next view::
 
     open_round ──Seal──►  reports  ──all──►  verdict, the next view  ──Verdict──►  taken
-                            │ who does not report, or does not take it, in time is evicted,
-                            └ and that opens the next round
+                            │ who does not report, or does not take it, in time is evicted
+                            └ (``overdue``), and that opens the next round
 
 Members that do not hear the coordinator (a program that holds its interpreter's lock) are reached
 through their neighbours: ``relay``.
@@ -17,7 +17,7 @@ import dataclasses
 import uuid
 from collections.abc import Collection
 
-from collectives.membership import formation
+from collectives.membership import preparation
 from collectives.membership.admission import missing_peers, peers_text
 from collectives.membership.fields import MalformedError
 from collectives.membership.ledger import Departure, Group, Issued, Round
@@ -30,7 +30,7 @@ from collectives.membership.report import (
 )
 from collectives.membership.turn import Turn, with_item
 from collectives.membership.verdict import judge
-from collectives.membership.view import Peer, View
+from collectives.membership.view import View
 
 
 def open_round(turn: Turn, name: str, lost: tuple[Departure, ...] = (), *, why: str = "") -> None:
@@ -39,7 +39,7 @@ def open_round(turn: Turn, name: str, lost: tuple[Departure, ...] = (), *, why: 
     ``lost`` are members that went, and are out of ``Group.peers`` already; ``why`` says what else
     calls for it.
     """
-    formation.abandon(turn, name)
+    preparation.abandon(turn, name)
     group = turn.group(name)
     view = group.view
     if view is None or not group.members:
@@ -184,50 +184,27 @@ def catch_up(turn: Turn, name: str, peer: uuid.UUID, sealed: bool) -> None:
         open_round(turn, name, why="a member was sealed in a round that was never decided")
 
 
-def check(turn: Turn, name: str) -> None:
-    """Reach those who do not answer through others, and evict who stays silent. At every tick."""
+def relay_seal(turn: Turn, name: str, silent: Collection[uuid.UUID]) -> None:
+    """Ask those who have not reported again, through all others."""
     group = turn.group(name)
-    timing = turn.state.timing
     round_, issued = group.round, group.issued
-    if round_ is not None:
-        missing = [peer for peer in group.members if peer.id not in round_.reports]
-        since = turn.now if group.returning is not None else round_.first
-        if since is not None and turn.now - since > timing.report_patience:
-            text = f"it did not report in round {round_.epoch.round} within"
-            _evict(turn, name, missing, f"{text} {timing.report_patience:g} s")
-        elif turn.now - round_.asked >= timing.relay_after:
-            relay = [peer.id for peer in missing]
-            turn.set_group(name, round=dataclasses.replace(round_, asked=turn.now))
-            for peer in group.members:
-                # Who does not hear us may not even know the view that the round is about.
-                behind = [] if issued is None else [p for p in relay if p not in issued.taken]
-                if behind:
-                    turn.tell(name, peer.id, _verdict(group, behind))
-                turn.tell(name, peer.id, _seal(group, round_.epoch, relay))
-        return
-    if issued is None or not group.members or group.returning is not None:
-        return
-    late = [peer for peer in group.members if peer.id not in issued.taken]
-    if not late or len(late) == len(group.members):
-        return  # nobody has shown yet that it can be reached
-    if turn.now - issued.since > timing.report_patience:
-        text = f"it did not take the verdict of round {issued.epoch.round} within"
-        _evict(turn, name, late, f"{text} {timing.report_patience:g} s")
-    elif turn.now - issued.asked >= timing.relay_after:
-        turn.set_group(name, issued=dataclasses.replace(issued, asked=turn.now))
-        relay = [peer.id for peer in late]
-        for peer in group.members:
-            turn.tell(name, peer.id, _verdict(group, relay))
+    assert round_ is not None
+    turn.set_group(name, round=dataclasses.replace(round_, asked=turn.now))
+    # Who does not hear us may not even know the view that the round is about.
+    behind = [] if issued is None else [peer for peer in silent if peer not in issued.taken]
+    for peer in group.members:
+        if behind:
+            turn.tell(name, peer.id, _verdict(group, behind))
+        turn.tell(name, peer.id, _seal(group, round_.epoch, silent))
 
 
-def _evict(turn: Turn, name: str, peers: Collection[Peer], why: str) -> None:
-    departures = []
-    for peer in peers:
-        text = f"{peer.name!r} is evicted from group {name!r}: {why}"
-        turn.because(text, name)
-        departures.append(Departure(peer, left=False, text=text))
-    formation.depart(turn, name, *departures)
-    formation.settle(turn, name)
+def relay_verdict(turn: Turn, name: str, silent: Collection[uuid.UUID]) -> None:
+    """Say the verdict again to those who have not taken it, through all others."""
+    group = turn.group(name)
+    assert group.issued is not None
+    turn.set_group(name, issued=dataclasses.replace(group.issued, asked=turn.now))
+    for peer in group.members:
+        turn.tell(name, peer.id, _verdict(group, silent))
 
 
 def restart_clocks(turn: Turn, name: str) -> None:

@@ -12,6 +12,7 @@ import uuid
 
 from collectives.membership import formation
 from collectives.membership.admission import who_to_drop
+from collectives.membership.departures import depart
 from collectives.membership.ledger import Departure, Suspicion
 from collectives.membership.messages import Check, clip
 from collectives.membership.turn import Turn, with_item
@@ -100,7 +101,7 @@ def check(turn: Turn, name: str) -> None:
         )
         turn.because(text, name)
         departures.append(Departure(members[out], left=False, text=clip(text)))
-    formation.depart(turn, name, *departures)
+    depart(turn, name, *departures)
     formation.settle(turn, name)
 
 
@@ -121,5 +122,5 @@ def _dead(turn: Turn, name: str, accused: uuid.UUID, why: str, process: str = ""
                 admitted = peer.id in members
                 departures.append(Departure(peer, left=False, text=text, admitted=admitted))
         if departures:
-            formation.depart(turn, other, *departures)
+            depart(turn, other, *departures)
             formation.settle(turn, other)
