@@ -1,4 +1,4 @@
-"""A peer's shell: a DEALER socket, a data plane and a clock around ``peer.step``.
+"""A peer's shell: a line to the coordinator, a data plane and a clock around ``peer.step``.
 
 An ``Agent`` runs in a daemon thread of its own; the user's thread calls its blocking methods and
 may be interrupted in them (Ctrl-C). ``group`` owns the agent and the data plane.
@@ -10,34 +10,21 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import zmq
-import zmq.asyncio
-
-from collectives.errors import (
-    CollectiveError,
-    CoordinatorUnreachable,
-    InvalidArgument,
-    Timeout,
-    TooFewPeers,
-)
+from collectives.errors import CollectiveError, InvalidArgument
 from collectives.membership import messages, peer
-from collectives.membership.address import (
-    Address,
-    is_numeric,
-    parse_address,
-    parse_addresses,
-    resolve,
-)
+from collectives.membership.address import parse_address, parse_addresses
+from collectives.membership.calls import Calls, wait
 from collectives.membership.fields import MalformedError
+from collectives.membership.line import Line
 from collectives.membership.messages import OtherVersionError, decode, encode
 from collectives.membership.peer import SyncOutcome
+from collectives.membership.peer_waits import FIRST_ANSWER, timed_out
 from collectives.membership.plane import DataPlane
 from collectives.membership.view import View
 from collectives.options import Options
@@ -45,9 +32,6 @@ from collectives.options import Options
 logger = logging.getLogger("collectives.membership")
 
 TICK = 0.25
-FIRST_ANSWER = 30.0
-"""Seconds that join waits for the coordinator's first answer; shorter if its timeout is."""
-_SILENT = 3.0
 _KEPT_VIEWS = 256
 
 _T = TypeVar("_T")
@@ -95,7 +79,6 @@ class Agent:
     ) -> None:
         addresses_to_try = parse_addresses(address)
         self._address = addresses_to_try[0]
-        self._endpoint = ""
         self._timeout = (options or Options()).timeout
         config = peer.PeerConfig(
             id=peer_id or uuid.uuid4(),
@@ -120,12 +103,9 @@ class Agent:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._socket: zmq.asyncio.Socket | None = None
-        self._lock = threading.Lock()  # guards _calls and _error
-        self._calls: dict[peer.Call, concurrent.futures.Future[Any]] = {}
-        self._error: BaseException | None = None
+        self._line: Line | None = None
+        self._calls = Calls()
         self._last_words = ""
-        self._probe = "no attempt to connect was finished"
 
     # -- for the user's thread --
 
@@ -162,8 +142,7 @@ class Agent:
     @property
     def sync_pending(self) -> bool:
         """Whether a ``sync`` that raised Timeout is still under way; the next call resumes it."""
-        with self._lock:
-            return peer.Call.SYNC in self._calls
+        return self._calls.pending(peer.Call.SYNC) is not None
 
     def join(
         self,
@@ -189,7 +168,7 @@ class Agent:
         """
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        future = self._pending(peer.Call.JOIN) or self._begin(peer.Call.JOIN, peer.Start())
+        future = self._calls.pending(peer.Call.JOIN) or self._begin(peer.Call.JOIN, peer.Start())
         first = min(deadline, time.monotonic() + FIRST_ANSWER)
 
         def over() -> bool:
@@ -201,14 +180,14 @@ class Agent:
             self._tell(peer.CallFilled())
         try:
             try:
-                view = cast(View, self._wait(future, first))
+                view = cast(View, wait(future, first))
             except concurrent.futures.TimeoutError:
                 if self._state.heard is None:
                     raise
-                view = cast(View, self._wait(future, deadline))
+                view = cast(View, wait(future, deadline))
         except concurrent.futures.TimeoutError:
             raise self._timed_out("join()", limit) from None
-        self._claim(peer.Call.JOIN, future)
+        self._calls.claim(peer.Call.JOIN, future)
         self._handed = view
         return view
 
@@ -231,16 +210,16 @@ class Agent:
         """
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        future = self._pending(peer.Call.SYNC)
+        future = self._calls.pending(peer.Call.SYNC)
         if future is None:
             if self._handed is None:
                 raise InvalidArgument("sync() before join(); call join() first")
             future = self._begin(peer.Call.SYNC, peer.CallSync(last_operation))
         try:
-            outcome = cast(SyncOutcome, self._wait(future, deadline))
+            outcome = cast(SyncOutcome, wait(future, deadline))
         except concurrent.futures.TimeoutError:
             raise self._timed_out("sync()", limit) from None
-        self._claim(peer.Call.SYNC, future)
+        self._calls.claim(peer.Call.SYNC, future)
         self._handed = outcome.view
         return outcome
 
@@ -256,11 +235,11 @@ class Agent:
         limit = self._timeout if timeout is None else timeout
         if self._thread is None or self._is_out:
             return
-        future = self._pending(peer.Call.LEAVE)
+        future = self._calls.pending(peer.Call.LEAVE)
         try:
             if future is None:
                 future = self._begin(peer.Call.LEAVE, peer.CallLeave(text))
-            self._wait(future, time.monotonic() + limit)
+            wait(future, time.monotonic() + limit)
         except concurrent.futures.TimeoutError:
             raise self._timed_out("leave()", limit) from None
         except CollectiveError:
@@ -285,27 +264,14 @@ class Agent:
                 loop.call_soon_threadsafe(stop.set)
         thread.join()
         self._thread = None
-        self._fail(CollectiveError("the agent was closed"))
+        self._calls.fail(CollectiveError("the agent was closed"))
 
     @property
     def _is_out(self) -> bool:
         return self._state.phase is peer.Phase.OUT
 
-    def _pending(self, call: peer.Call) -> concurrent.futures.Future[Any] | None:
-        with self._lock:
-            return self._calls.get(call)
-
-    def _claim(self, call: peer.Call, future: concurrent.futures.Future[Any]) -> None:
-        with self._lock:
-            if self._calls.get(call) is future:
-                del self._calls[call]
-
     def _begin(self, call: peer.Call, event: peer.Event) -> concurrent.futures.Future[Any]:
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        with self._lock:
-            if self._error is not None:
-                raise self._error
-            self._calls[call] = future
+        future = self._calls.begin(call)
         if self._thread is None:
             started = threading.Event()
             self._thread = threading.Thread(
@@ -322,85 +288,37 @@ class Agent:
         try:
             loop.call_soon_threadsafe(self._called, event)
         except RuntimeError:  # the thread ended meanwhile and left its error
-            self._fail(CollectiveError("the agent was closed"))
-
-    def _wait(self, future: concurrent.futures.Future[_T], deadline: float) -> _T:
-        left = deadline - time.monotonic()
-        return future.result(min(max(0.0, left), threading.TIMEOUT_MAX))
+            self._calls.fail(CollectiveError("the agent was closed"))
 
     def _timed_out(self, what: str, limit: float) -> CollectiveError:
-        state = self._state
-        where = state.config.coordinator
-        if state.heard is None:
-            waited = min(limit, FIRST_ANSWER) if what == "join()" else limit
-            return CoordinatorUnreachable(
-                f"nobody answered {state.config.name!r} at {where} within {waited:g} s"
-                f" ({self._probe}); check the address, and that `collectives coordinator` runs"
-                " there and a firewall lets you through"
-            )
-        silent = time.monotonic() - state.heard
-        if silent > max(_SILENT, 2 * state.config.keepalive):
-            return CoordinatorUnreachable(
-                f"{what} of {state.config.name!r} did not end within {limit:g} s: the coordinator"
-                f" at {where} has not answered for {silent:.0f} s; check that it runs"
-            )
-        waits = peer.waits_for(state)
-        note = state.note
-        if isinstance(note, messages.SyncWaiting) and note.missing and not note.absent:
-            return TooFewPeers(
-                f"group {state.config.group!r} is {note.missing} short of its min_size and"
-                f" nobody joined within {limit:g} s; start more peers and call {what} again, or"
-                " leave and join with a smaller min_size"
-            )
-        return Timeout(
-            f"{what} of {state.config.name!r} did not end within {limit:g} s: it waits for"
-            f" {waits}; see `collectives status {where}`"
-        )
+        probe = "" if self._line is None else self._line.probe
+        return timed_out(self._state, what, limit, time.monotonic(), probe)
 
     # -- below runs in the agent's thread --
-
-    def _fail(self, error: BaseException) -> None:
-        """End every pending call, and all later ones, with ``error`` (the first one counts)."""
-        with self._lock:
-            self._error = self._error or error
-            for future in self._calls.values():
-                if not future.done():
-                    future.set_exception(self._error)
 
     def _main(self, started: threading.Event) -> None:
         try:
             asyncio.run(self._run(started))
         except Exception as error:
             logger.exception("%s the agent ended by an internal error", self._prefix())
-            self._fail(error)
+            self._calls.fail(error)
         finally:
             started.set()
 
     async def _run(self, started: threading.Event) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        context = zmq.asyncio.Context()
+        line = self._line = Line(self._found)
+        loop.add_reader(self._plane.event_fd, self._drain_plane)
         try:
-            socket = self._socket = context.socket(zmq.DEALER)
-            socket.setsockopt(zmq.LINGER, 200)
-            socket.setsockopt(zmq.IPV6, 1)
-            socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_TO_PEER)
-            socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-            socket.setsockopt(zmq.RECONNECT_IVL, 50)
-            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-            # What is said while nobody listens is queued and arrives late; little of it is enough,
-            # as all of it is said again.
-            socket.setsockopt(zmq.SNDHWM, 32)
-            self._dial(self._address)
-            loop.add_reader(self._plane.event_fd, self._drain_plane)
+            line.dial(self._address)
             started.set()
             tasks = [
-                asyncio.ensure_future(self._receive(socket)),
+                asyncio.ensure_future(self._receive(line)),
                 asyncio.ensure_future(self._tick()),
                 asyncio.ensure_future(self._stop.wait()),
             ]
-            probe = asyncio.ensure_future(self._probe_address())
+            probe = asyncio.ensure_future(line.find_fault(lambda: self._state.heard is not None))
             done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in (*pending, probe):
                 task.cancel()
@@ -413,48 +331,17 @@ class Agent:
                 self._handle(peer.CallLeave(self._last_words, aborted=True))
         finally:
             loop.remove_reader(self._plane.event_fd)
-            self._socket = None
-            context.destroy(linger=200)
+            line.close()
+            self._line = None
 
-    def _dial(self, address: Address) -> None:
-        """Speak with the coordinator at this address from now on."""
-        self._address = address
-        if self._endpoint and self._socket is not None:
-            self._socket.disconnect(self._endpoint)
-            self._endpoint = ""
-        if is_numeric(address):
-            self._connect(address, address.endpoint)
-        else:
-            threading.Thread(target=self._resolve, args=(address,), daemon=True).start()
-
-    def _connect(self, address: Address, endpoint: str) -> None:
-        if self._socket is not None and address == self._address and not self._endpoint:
-            self._socket.connect(endpoint)
-            self._endpoint = endpoint
-
-    def _resolve(self, address: Address) -> None:
-        """Find the address of a name, in a thread that nobody has to wait for: it may take long."""
-        loop = self._loop
-        assert loop is not None
-        while self._socket is not None and address == self._address:
-            try:
-                endpoint = resolve(address).endpoint
-            except OSError as error:
-                self._probe = error.strerror or str(error)
-                time.sleep(TICK)
-                continue
-            with contextlib.suppress(RuntimeError):  # the agent was closed meanwhile
-                loop.call_soon_threadsafe(self._resolved, address, endpoint)
-            return
-
-    def _resolved(self, address: Address, endpoint: str) -> None:
-        self._connect(address, endpoint)
+    def _found(self) -> None:
+        """The coordinator's name was resolved: what was said before went nowhere."""
         if self._state.phase is peer.Phase.CONNECTING:
             self._handle(peer.Start())
 
-    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+    async def _receive(self, line: Line) -> None:
         while True:
-            data = (await socket.recv_multipart())[-1]
+            data = await line.receive()
             try:
                 event: peer.Event = peer.Received(decode(data, versions=self._versions))
             except OtherVersionError as other:
@@ -468,26 +355,6 @@ class Agent:
         while True:
             await asyncio.sleep(TICK)
             self._handle(peer.Tick())
-
-    async def _probe_address(self) -> None:
-        """Find out in plain TCP why nobody answers; ZeroMQ does not tell."""
-        await asyncio.sleep(TICK)
-        while self._state.heard is None:
-            try:
-                _, writer = await asyncio.wait_for(
-                    asyncio.open_connection(self._address.host, self._address.port), 5.0
-                )
-            except asyncio.TimeoutError:
-                self._probe = "no answer to a TCP connection in 5 s"
-            except OSError as error:
-                # asyncio replaces the system's words by its own.
-                self._probe = os.strerror(error.errno) if error.errno else str(error)
-            else:
-                self._probe = "something listens there, but it is no coordinator"
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-            await asyncio.sleep(2.0)
 
     def _drain_plane(self) -> None:
         while True:
@@ -513,7 +380,7 @@ class Agent:
                 self._act(action)
         except Exception as error:
             logger.exception("%s membership failed", self._prefix())
-            self._fail(error)
+            self._calls.fail(error)
             if self._stop is not None:
                 self._stop.set()
 
@@ -525,12 +392,14 @@ class Agent:
             del self._views[next(iter(self._views))]
 
     def _act(self, action: peer.Action) -> None:
-        plane = self._plane
+        plane, line = self._plane, self._line
         if isinstance(action, peer.Send):
-            self._send(action.message)
+            if line is not None:
+                line.send(encode(action.message, versions=self._versions))
         elif isinstance(action, peer.Dial):
             logger.warning("%s %s; trying %s", self._prefix(), action.why, action.address)
-            self._dial(parse_address(action.address))
+            if line is not None:
+                line.dial(parse_address(action.address))
         elif isinstance(action, peer.OpenPlane):
             plane.open(action.group_id, action.group)
         elif isinstance(action, peer.PreparePlane):
@@ -550,22 +419,9 @@ class Agent:
         elif isinstance(action, peer.EndPlane):
             plane.out(action.text)
         elif isinstance(action, peer.Resolve):
-            with self._lock:
-                future = self._calls.get(action.call)
-                if future is not None and not future.done():
-                    future.set_result(action.result)
+            self._calls.resolve(action.call, action.result)
         else:
-            self._fail(action.error)
-
-    def _send(self, message: messages.Message) -> None:
-        socket = self._socket
-        if socket is None:
-            return
-        data = encode(message, versions=self._versions)
-        # A full or unconnected socket drops it: everything is sent again until answered.
-        future = socket.send(data, flags=zmq.NOBLOCK)
-        if isinstance(future, asyncio.Future):
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._calls.fail(action.error)
 
     def _prefix(self) -> str:
         state = self._state
