@@ -17,12 +17,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from collectives.errors import CollectiveError, InvalidArgument
-from collectives.membership import messages, peer
+from collectives.membership import messages, peer, wire
 from collectives.membership.address import parse_address, parse_addresses
 from collectives.membership.calls import Calls, wait
+from collectives.membership.codec import OtherVersionError, decode, encode
 from collectives.membership.fields import MalformedError
 from collectives.membership.line import Line
-from collectives.membership.messages import OtherVersionError, decode, encode
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.peer_waits import FIRST_ANSWER, timed_out
 from collectives.membership.plane import DataPlane
@@ -75,7 +75,7 @@ class Agent:
         addresses: tuple[str, ...] = (),
         process: str = "",
         visits: bool = False,
-        versions: tuple[int, int] = messages.VERSIONS,
+        versions: tuple[int, int] = wire.VERSIONS,
     ) -> None:
         addresses_to_try = parse_addresses(address)
         self._address = addresses_to_try[0]
@@ -434,7 +434,7 @@ class Agent:
 
 def _fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
     """As many addresses as a Hello takes: the first ones, and the last, which is the loopback's."""
-    limit = messages.MAX_ADDRESSES
+    limit = wire.MAX_ADDRESSES
     if len(addresses) <= limit:
         return tuple(addresses)
     logger.warning(
@@ -448,10 +448,8 @@ def _fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check(config: peer.PeerConfig) -> None:
     """Refuse arguments that the wire would refuse, before anything is sent."""
-    if not 1 <= config.min_size <= messages.MAX_PEERS:
-        raise InvalidArgument(
-            f"min_size is {config.min_size}; allowed are 1 to {messages.MAX_PEERS}"
-        )
+    if not 1 <= config.min_size <= wire.MAX_PEERS:
+        raise InvalidArgument(f"min_size is {config.min_size}; allowed are 1 to {wire.MAX_PEERS}")
     try:
         encode(
             messages.Hello(
@@ -461,5 +459,5 @@ def _check(config: peer.PeerConfig) -> None:
     except MalformedError as error:
         raise InvalidArgument(
             f"{str(error).removeprefix('hello.')}; names of groups, peers and units have 1 to"
-            f" {messages.MAX_NAME} bytes and no control characters"
+            f" {wire.MAX_NAME} bytes and no control characters"
         ) from None

@@ -34,8 +34,9 @@ from collectives.membership.ledger import (
     Refused,
     Tick,
 )
-from collectives.membership.messages import Hello, Message, Proof, StatusQuery
+from collectives.membership.messages import Hello, Proof, StatusQuery
 from collectives.membership.turn import Turn, without
+from collectives.membership.wire import Message
 
 
 def decide(state: CoordinatorState, event: Event, now: float) -> Decision:

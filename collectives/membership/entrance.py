@@ -21,11 +21,6 @@ from collectives.membership.ledger import (
     prove,
 )
 from collectives.membership.messages import (
-    FEATURES,
-    MAX_NAME,
-    MAX_PEERS,
-    NO_RUN,
-    VERSIONS,
     Alive,
     Challenge,
     Denied,
@@ -41,6 +36,7 @@ from collectives.membership.messages import (
 from collectives.membership.status import snapshot_json
 from collectives.membership.turn import Turn, farewell, with_item, without
 from collectives.membership.view import Peer
+from collectives.membership.wire import FEATURES, MAX_NAME, MAX_PEERS, NO_RUN, VERSIONS
 
 
 def request(turn: Turn, route: bytes, message: Hello | StatusQuery) -> None:

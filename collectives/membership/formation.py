@@ -26,14 +26,9 @@ from collectives.membership.admission import (
     peers_text,
 )
 from collectives.membership.ledger import Group
-from collectives.membership.messages import (
-    SHOWN,
-    SyncDone,
-    SyncWaiting,
-    Waiting,
-    clip,
-)
+from collectives.membership.messages import SyncDone, SyncWaiting, Waiting
 from collectives.membership.turn import Turn, with_item
+from collectives.membership.wire import SHOWN, clip
 
 
 def settle(turn: Turn, name: str) -> None:

@@ -24,7 +24,6 @@ from collectives.membership.messages import (
     Alive,
     Identify,
     Leave,
-    Message,
     Noted,
     Prepare,
     Prepared,
@@ -38,6 +37,7 @@ from collectives.membership.messages import (
     Veto,
 )
 from collectives.membership.turn import Turn, farewell, without
+from collectives.membership.wire import Message, OfGroup
 
 
 def heard(turn: Turn, route: bytes, message: Message) -> None:
@@ -58,7 +58,7 @@ def heard(turn: Turn, route: bytes, message: Message) -> None:
         turn.set(routes=without(turn.state.routes, route))
         turn.send(route, Identify())
         return
-    if getattr(message, "group_id", None) != group.id:
+    if not isinstance(message, OfGroup) or message.group_id != group.id:
         turn.refuse("message out of place")
         return
     turn.set_peer(name, peer, heard=turn.now)

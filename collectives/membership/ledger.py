@@ -13,9 +13,10 @@ import hmac
 import uuid
 from collections.abc import Mapping
 
-from collectives.membership.messages import Hello, Message, Recollect, StatusQuery
+from collectives.membership.messages import Hello, Recollect, StatusQuery
 from collectives.membership.report import Epoch, Error, Report
 from collectives.membership.view import Peer, View
+from collectives.membership.wire import Message
 
 MAX_GROUPS = 4096
 MAX_CHALLENGES = 1024

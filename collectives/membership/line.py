@@ -13,7 +13,7 @@ import zmq
 import zmq.asyncio
 
 from collectives.membership.address import Address, is_numeric, resolve
-from collectives.membership.messages import MAX_TO_PEER
+from collectives.membership.wire import MAX_TO_PEER
 
 _AGAIN = 0.25
 """Seconds until a name that was not found is looked up again, and before the first probe."""

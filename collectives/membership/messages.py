@@ -1,11 +1,8 @@
-# ruff: noqa: RUF009  (_wire makes a dataclasses.field)
-"""Every message of the control plane, and their wire form.
+# ruff: noqa: RUF009  (wire_field makes a dataclasses.field)
+"""Every message of the control plane.
 
-A message is a msgpack map ``{"p": [low, high], "k": kind, "b": {field: value}}``. This envelope
-never changes: ``p`` is the range of protocol versions that the sender speaks, so that two sides
-of any age can tell each other that they have none in common. Fields that a receiver does not
-know are ignored; fields that it misses take their default or make the message malformed.
-Nothing here knows what a message means; that is ``coordinator`` and ``peer``.
+Their bounds and shapes are in ``wire``, their form as bytes in ``codec``. Nothing here knows what a
+message means; that is ``coordinator`` and ``peer``.
 
 A peer's life on the wire::
 
@@ -43,114 +40,35 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
-import msgpack  # type: ignore[import-untyped,unused-ignore]
-
-from collectives.membership.fields import (
-    Bytes,
-    Field,
-    Flag,
-    Int,
-    ListOf,
-    MalformedError,
-    Record,
-    Text,
-    Uuid,
+from collectives.membership.fields import Bytes, Flag, Int, ListOf, Text, Uuid
+from collectives.membership.view import View
+from collectives.membership.wire import (
+    ADDRESSES,
+    EPOCH,
+    MAX_NAME,
+    MAX_PEERS,
+    MAX_PROCESS,
+    MAX_RECALLED,
+    MAX_REPORT,
+    MAX_TO_PEER,
+    NAME,
+    NAMES,
+    NO_RUN,
+    PAIR,
+    PEERS,
+    TEXT,
+    U32,
+    U64,
+    VERSION,
+    VERSIONS,
+    VIEW,
+    Message,
+    OfGroup,
+    OfView,
+    wire_field,
 )
-from collectives.membership.view import Peer, View
-
-VERSIONS = (1, 1)
-"""Lowest and highest protocol version that this build speaks."""
-FEATURES = 0
-"""Bits of optional features of this build; a run uses those that both sides have."""
-
-MAX_PEERS = 1024
-MAX_NAME = 63
-SHOWN = 32
-"""How many of those waited for a message names; who wants them all asks for the status."""
-MAX_ADDRESSES = 16
-MAX_ADDRESS = 128
-MAX_TEXT = 512
-MAX_REPORT = 1024 * 1024
-MAX_TO_COORDINATOR = MAX_REPORT + 64 * 1024
-MAX_RECALLED = 256 * 1024
-MAX_PROCESS = 127
-MAX_TO_PEER = 4 * 1024 * 1024
-
-_U64 = Int()
-_U32 = Int(0, 2**32 - 1)
-_VERSION = Int(0, 2**16 - 1)
-_NAME = Text(MAX_NAME, empty=False)
-_TEXT = Text(MAX_TEXT)
-_ADDRESSES = ListOf(Text(MAX_ADDRESS, empty=False), MAX_ADDRESSES)
-_NAMES = ListOf(_NAME, MAX_PEERS)
-_PEER = Record(
-    (Uuid(), _NAME, _ADDRESSES, Text(MAX_NAME), Text(MAX_PROCESS)),
-    take=lambda peer: (peer.id, peer.name, peer.addresses, peer.unit, peer.process),
-    build=Peer,
-    required=4,
-)
-_VIEW = Record(
-    (_NAME, _U32, _U64, _U64, ListOf(_PEER, MAX_PEERS), Bytes(32, 32), _U64),
-    take=lambda view: (
-        view.group,
-        view.group_id,
-        view.term,
-        view.number,
-        view.peers,
-        view.key,
-        view.first_operation,
-    ),
-    build=View,
-)
-_PEERS = ListOf(Uuid(), MAX_PEERS)
-_EPOCH = Bytes(32, 32)
-_PAIR = Record((Uuid(), _TEXT), take=tuple, build=lambda peer, text: (peer, text))
-
-NO_RUN = uuid.UUID(int=0)
-
-
-class OtherVersionError(MalformedError):
-    """A well-formed envelope from a side that speaks none of our versions."""
-
-    def __init__(self, low: int, high: int) -> None:
-        super().__init__(f"speaks protocol versions {low} to {high}")
-        self.low = low
-        self.high = high
-
-
-class UnknownKindError(MalformedError):
-    """A kind of message that this build does not know."""
-
-
-_MISSING: Any = dataclasses.MISSING
-
-
-def _wire(field: Field, default: Any = _MISSING) -> Any:
-    if default is _MISSING:
-        return dataclasses.field(metadata={"wire": field})
-    return dataclasses.field(default=default, metadata={"wire": field})
-
-
-class Message:
-    """Base of all messages. ``kind`` is the name on the wire."""
-
-    kind: ClassVar[str]
-
-
-def _register(cls: type[Message]) -> None:
-    _KINDS[cls.kind] = (
-        cls,
-        tuple(
-            (field.name, field.metadata["wire"], field.default is not _MISSING)
-            for field in dataclasses.fields(cast(Any, cls))
-        ),
-    )
-
-
-_KINDS: dict[str, tuple[type[Message], tuple[tuple[str, Field, bool], ...]]] = {}
-
 
 # ---- from a peer to the coordinator ----------------------------------------------------------
 
@@ -165,20 +83,20 @@ class Hello(Message):
     """
 
     kind: ClassVar[str] = "hello"
-    peer: uuid.UUID = _wire(Uuid())
-    group: str = _wire(_NAME)
-    name: str = _wire(_NAME)
-    addresses: tuple[str, ...] = _wire(_ADDRESSES)
-    min_size: int = _wire(Int(1, MAX_PEERS))
-    unit: str = _wire(Text(MAX_NAME), "")
-    low: int = _wire(_VERSION, VERSIONS[0])
-    high: int = _wire(_VERSION, VERSIONS[1])
-    features: int = _wire(_U64, 0)
-    run: uuid.UUID = _wire(Uuid(), NO_RUN)
-    term: int = _wire(_U64, 0)
-    number: int = _wire(_U64, 0)
-    process: str = _wire(Text(MAX_PROCESS), "")
-    visits: bool = _wire(Flag(), False)
+    peer: uuid.UUID = wire_field(Uuid())
+    group: str = wire_field(NAME)
+    name: str = wire_field(NAME)
+    addresses: tuple[str, ...] = wire_field(ADDRESSES)
+    min_size: int = wire_field(Int(1, MAX_PEERS))
+    unit: str = wire_field(Text(MAX_NAME), "")
+    low: int = wire_field(VERSION, VERSIONS[0])
+    high: int = wire_field(VERSION, VERSIONS[1])
+    features: int = wire_field(U64, 0)
+    run: uuid.UUID = wire_field(Uuid(), NO_RUN)
+    term: int = wire_field(U64, 0)
+    number: int = wire_field(U64, 0)
+    process: str = wire_field(Text(MAX_PROCESS), "")
+    visits: bool = wire_field(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +108,12 @@ class Proof(Message):
     """
 
     kind: ClassVar[str] = "proof"
-    mac: bytes = _wire(Bytes(32, 32))
-    nonce: bytes = _wire(Bytes(0, 32), b"")
+    mac: bytes = wire_field(Bytes(32, 32))
+    nonce: bytes = wire_field(Bytes(0, 32), b"")
 
 
 @dataclasses.dataclass(frozen=True)
-class Alive(Message):
+class Alive(OfView):
     """Where the peer stands.
 
     The term and number of its committed view, the number of its prepared view (0: none), whether
@@ -204,105 +122,84 @@ class Alive(Message):
     """
 
     kind: ClassVar[str] = "alive"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    prepared: int = _wire(_U64, 0)
-    sealed: bool = _wire(Flag(), False)
-    visit: int = _wire(_U64, 0)
-    filled: bool = _wire(Flag(), False)
+    prepared: int = wire_field(U64, 0)
+    sealed: bool = wire_field(Flag(), False)
+    visit: int = wire_field(U64, 0)
+    filled: bool = wire_field(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared(Message):
+class Prepared(OfView):
     """Links to all peers of the view in preparation are up."""
 
     kind: ClassVar[str] = "prepared"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
 
 
 @dataclasses.dataclass(frozen=True)
-class Unreachable(Message):
+class Unreachable(OfView):
     """Peers of the view in preparation to which there is no link yet, with what was tried.
 
     The complete list; it replaces what was said before.
     """
 
     kind: ClassVar[str] = "unreachable"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    pairs: tuple[tuple[uuid.UUID, str], ...] = _wire(ListOf(_PAIR, MAX_PEERS))
+    pairs: tuple[tuple[uuid.UUID, str], ...] = wire_field(ListOf(PAIR, MAX_PEERS))
 
 
 @dataclasses.dataclass(frozen=True)
-class SyncReached(Message):
+class SyncReached(OfView):
     """The peer's program is in its ``sync``-th sync since the last commit."""
 
     kind: ClassVar[str] = "sync_reached"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    sync: int = _wire(_U64)
-    last_operation: int = _wire(Int(0, 2**63 - 1))
+    sync: int = wire_field(U64)
+    last_operation: int = wire_field(Int(0, 2**63 - 1))
 
 
 @dataclasses.dataclass(frozen=True)
-class Suspect(Message):
+class Suspect(OfView):
     """Evidence that another member of the committed view is dead, and how good it is.
 
     ``certain`` is that of ``plane.PeerSuspected``.
     """
 
     kind: ClassVar[str] = "suspect"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    peer: uuid.UUID = _wire(Uuid())
-    text: str = _wire(_TEXT)
-    certain: int = _wire(Int(0, 2), 0)
+    peer: uuid.UUID = wire_field(Uuid())
+    text: str = wire_field(TEXT)
+    certain: int = wire_field(Int(0, 2), 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Veto(Message):
+class Veto(OfView):
     """An operation of the committed view wants to end with an error; its report says which."""
 
     kind: ClassVar[str] = "veto"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    text: str = _wire(_TEXT)
+    text: str = wire_field(TEXT)
 
 
 @dataclasses.dataclass(frozen=True)
-class Report(Message):
+class Report(OfGroup):
     """A sealed peer's report (``report.decode_report``), its own or one that was passed on."""
 
     kind: ClassVar[str] = "report"
-    group_id: int = _wire(_U32)
-    data: bytes = _wire(Bytes(0, MAX_REPORT))
+    data: bytes = wire_field(Bytes(0, MAX_REPORT))
 
 
 @dataclasses.dataclass(frozen=True)
-class Taken(Message):
+class Taken(OfGroup):
     """A peer that was reached through another has taken the verdict of this round."""
 
     kind: ClassVar[str] = "taken"
-    group_id: int = _wire(_U32)
-    epoch: bytes = _wire(_EPOCH)
-    peer: uuid.UUID = _wire(Uuid())
+    epoch: bytes = wire_field(EPOCH)
+    peer: uuid.UUID = wire_field(Uuid())
 
 
 @dataclasses.dataclass(frozen=True)
-class Leave(Message):
+class Leave(OfGroup):
     """The peer goes, by its own will; or (``aborted``) its program failed and it says so."""
 
     kind: ClassVar[str] = "leave"
-    group_id: int = _wire(_U32)
-    text: str = _wire(_TEXT, "")
-    aborted: bool = _wire(Flag(), False)
+    text: str = wire_field(TEXT, "")
+    aborted: bool = wire_field(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,16 +213,16 @@ class Recollect(Message):
     """
 
     kind: ClassVar[str] = "recollect"
-    peer: uuid.UUID = _wire(Uuid())
-    run: uuid.UUID = _wire(Uuid())
-    term: int = _wire(_U64)
-    view: View = _wire(_VIEW)
-    sync: int = _wire(_U64)
-    prepared_term: int = _wire(_U64, 0)
-    prepared: int = _wire(_U64, 0)
-    verdict: bytes = _wire(Bytes(0, MAX_RECALLED), b"")
-    judged_term: int = _wire(_U64, 0)
-    judged: int = _wire(_U64, 0)
+    peer: uuid.UUID = wire_field(Uuid())
+    run: uuid.UUID = wire_field(Uuid())
+    term: int = wire_field(U64)
+    view: View = wire_field(VIEW)
+    sync: int = wire_field(U64)
+    prepared_term: int = wire_field(U64, 0)
+    prepared: int = wire_field(U64, 0)
+    verdict: bytes = wire_field(Bytes(0, MAX_RECALLED), b"")
+    judged_term: int = wire_field(U64, 0)
+    judged: int = wire_field(U64, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,9 +230,9 @@ class StatusQuery(Message):
     """Somebody, not necessarily a peer, wants to know how the run is."""
 
     kind: ClassVar[str] = "status_query"
-    client: uuid.UUID = _wire(Uuid())
-    low: int = _wire(_VERSION, VERSIONS[0])
-    high: int = _wire(_VERSION, VERSIONS[1])
+    client: uuid.UUID = wire_field(Uuid())
+    low: int = wire_field(VERSION, VERSIONS[0])
+    high: int = wire_field(VERSION, VERSIONS[1])
 
 
 # ---- from the coordinator to a peer -----------------------------------------------------------
@@ -346,7 +243,7 @@ class Challenge(Message):
     """Prove that you know the run's token."""
 
     kind: ClassVar[str] = "challenge"
-    nonce: bytes = _wire(Bytes(32, 32))
+    nonce: bytes = wire_field(Bytes(32, 32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,7 +251,7 @@ class Denied(Message):
     """The proof was wrong or missing."""
 
     kind: ClassVar[str] = "denied"
-    text: str = _wire(_TEXT)
+    text: str = wire_field(TEXT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,8 +259,8 @@ class Skew(Message):
     """There is no protocol version that both sides speak."""
 
     kind: ClassVar[str] = "skew"
-    low: int = _wire(_VERSION)
-    high: int = _wire(_VERSION)
+    low: int = wire_field(VERSION)
+    high: int = wire_field(VERSION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,8 +279,8 @@ class Recall(Message):
     """
 
     kind: ClassVar[str] = "recall"
-    run: uuid.UUID = _wire(Uuid())
-    text: str = _wire(_TEXT)
+    run: uuid.UUID = wire_field(Uuid())
+    text: str = wire_field(TEXT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,12 +288,12 @@ class Welcome(Message):
     """The Hello was accepted; what was agreed, and the name that the peer has in the run."""
 
     kind: ClassVar[str] = "welcome"
-    run: uuid.UUID = _wire(Uuid())
-    term: int = _wire(_U64)
-    group_id: int = _wire(_U32)
-    name: str = _wire(_NAME)
-    version: int = _wire(_VERSION)
-    features: int = _wire(_U64, 0)
+    run: uuid.UUID = wire_field(Uuid())
+    term: int = wire_field(U64)
+    group_id: int = wire_field(U32)
+    name: str = wire_field(NAME)
+    version: int = wire_field(VERSION)
+    features: int = wire_field(U64, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,9 +304,9 @@ class Waiting(Message):
     """
 
     kind: ClassVar[str] = "waiting"
-    missing: int = _wire(Int(0, MAX_PEERS))
-    present: tuple[str, ...] = _wire(_NAMES)
-    text: str = _wire(_TEXT)
+    missing: int = wire_field(Int(0, MAX_PEERS))
+    present: tuple[str, ...] = wire_field(NAMES)
+    text: str = wire_field(TEXT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,28 +314,22 @@ class Prepare(Message):
     """Connect to the peers of this coming view and say Prepared or Unreachable."""
 
     kind: ClassVar[str] = "prepare"
-    view: View = _wire(_VIEW)
+    view: View = wire_field(VIEW)
 
 
 @dataclasses.dataclass(frozen=True)
-class Abandon(Message):
+class Abandon(OfView):
     """The view in preparation, of this term or an older one, will not come; forget it."""
 
     kind: ClassVar[str] = "abandon"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
 
 
 @dataclasses.dataclass(frozen=True)
-class Commit(Message):
+class Commit(OfView):
     """The prepared view is the group's view now."""
 
     kind: ClassVar[str] = "commit"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    first_operation: int = _wire(_U64)
+    first_operation: int = wire_field(U64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -449,30 +340,24 @@ class Visit(Message):
     """
 
     kind: ClassVar[str] = "visit"
-    view: View = _wire(_VIEW)
+    view: View = wire_field(VIEW)
 
 
 @dataclasses.dataclass(frozen=True)
-class SyncDone(Message):
+class SyncDone(OfView):
     """The ``sync``-th sync since the last commit ended in this view, which stays."""
 
     kind: ClassVar[str] = "sync_done"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    sync: int = _wire(_U64)
+    sync: int = wire_field(U64)
 
 
 @dataclasses.dataclass(frozen=True)
-class SyncWaiting(Message):
+class SyncWaiting(OfView):
     """Who has not reached the sync yet, and how many peers the group lacks."""
 
     kind: ClassVar[str] = "sync_waiting"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    absent: tuple[str, ...] = _wire(_NAMES)
-    missing: int = _wire(Int(0, MAX_PEERS), 0)
+    absent: tuple[str, ...] = wire_field(NAMES)
+    missing: int = wire_field(Int(0, MAX_PEERS), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -483,35 +368,29 @@ class Check(Message):
 
 
 @dataclasses.dataclass(frozen=True)
-class Seal(Message):
+class Seal(OfView):
     """A round was opened: seal the view and report.
 
     ``relay``: members that do not hear the coordinator; pass it on to them.
     """
 
     kind: ClassVar[str] = "seal"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    epoch: bytes = _wire(_EPOCH)
-    relay: tuple[uuid.UUID, ...] = _wire(_PEERS, ())
+    epoch: bytes = wire_field(EPOCH)
+    relay: tuple[uuid.UUID, ...] = wire_field(PEERS, ())
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict(Message):
+class Verdict(OfView):
     """The verdict of a round about view ``number`` (``report.encode_verdict``), and its view.
 
     ``relay``: as in Seal.
     """
 
     kind: ClassVar[str] = "verdict"
-    group_id: int = _wire(_U32)
-    term: int = _wire(_U64)
-    number: int = _wire(_U64)
-    view: View = _wire(_VIEW)
-    data: bytes = _wire(Bytes(0, MAX_REPORT))
-    text: str = _wire(_TEXT, "")
-    relay: tuple[uuid.UUID, ...] = _wire(_PEERS, ())
+    view: View = wire_field(VIEW)
+    data: bytes = wire_field(Bytes(0, MAX_REPORT))
+    text: str = wire_field(TEXT, "")
+    relay: tuple[uuid.UUID, ...] = wire_field(PEERS, ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -522,9 +401,9 @@ class Evicted(Message):
     """
 
     kind: ClassVar[str] = "evicted"
-    text: str = _wire(_TEXT)
-    admitted: bool = _wire(Flag(), True)
-    run: uuid.UUID = _wire(Uuid(), NO_RUN)
+    text: str = wire_field(TEXT)
+    admitted: bool = wire_field(Flag(), True)
+    run: uuid.UUID = wire_field(Uuid(), NO_RUN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -546,77 +425,4 @@ class StatusReply(Message):
     """The run's state as JSON (``status.snapshot``)."""
 
     kind: ClassVar[str] = "status_reply"
-    json: bytes = _wire(Bytes(0, MAX_TO_PEER - 256))
-
-
-for _cls in Message.__subclasses__():
-    _register(_cls)
-
-
-def encode(message: Message, *, versions: tuple[int, int] = VERSIONS) -> bytes:
-    """The wire form of a message.
-
-    Raises:
-        MalformedError: a field is out of its bounds; the text names it.
-    """
-    _, fields = _KINDS[message.kind]
-    body = {}
-    for name, field, _ in fields:
-        try:
-            body[name] = field.encode(getattr(message, name))
-        except MalformedError as error:
-            raise MalformedError(f"{message.kind}.{name} {error}") from None
-    envelope = {"p": list(versions), "k": message.kind, "b": body}
-    return cast(bytes, msgpack.packb(envelope, use_bin_type=True))
-
-
-def decode(
-    data: bytes, *, limit: int = MAX_TO_PEER, versions: tuple[int, int] = VERSIONS
-) -> Message:
-    """The message in ``data``, every field checked.
-
-    Raises:
-        OtherVersionError: the sender speaks none of ``versions``; carries the range it speaks.
-        UnknownKindError: well-formed, but no kind of message that this build knows.
-        MalformedError: anything else that is wrong; the text says what.
-    """
-    if len(data) > limit:
-        raise MalformedError(f"the message has {len(data)} bytes, more than {limit}")
-    try:
-        envelope = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
-    except Exception as error:  # msgpack documents no complete list of what bad input raises
-        raise MalformedError(f"not msgpack: {type(error).__name__}") from None
-    if type(envelope) is not dict:
-        raise MalformedError("the envelope is not a map")
-    try:
-        low, high = ListOf(_VERSION, 2).decode(envelope.get("p"))
-    except (MalformedError, ValueError):
-        raise MalformedError("the envelope has no version range") from None
-    if low > high:
-        raise MalformedError("the version range is empty")
-    if high < versions[0] or low > versions[1]:
-        raise OtherVersionError(low, high)
-    kind, body = envelope.get("k"), envelope.get("b")
-    if type(kind) is not str or type(body) is not dict:
-        raise MalformedError("the envelope has no kind or no body")
-    if kind not in _KINDS:
-        raise UnknownKindError(f"unknown kind {kind[:40]!r}")
-    cls, fields = _KINDS[kind]
-    values: dict[str, Any] = {}
-    for name, field, has_default in fields:
-        if name not in body:
-            if has_default:
-                continue
-            raise MalformedError(f"{kind}.{name} is missing")
-        try:
-            values[name] = field.decode(body[name])
-        except MalformedError as error:
-            raise MalformedError(f"{kind}.{name} {error}") from None
-    return cls(**values)
-
-
-def clip(text: str, limit: int = MAX_TEXT) -> str:
-    """A text made fit for a message: one line, no control characters, at most ``limit`` bytes."""
-    flat = "".join(" " if ord(c) < 32 or ord(c) == 127 else c for c in text)
-    # Surrogates, from file names for example, have no UTF-8 form; they become question marks.
-    return flat.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+    json: bytes = wire_field(Bytes(0, MAX_TO_PEER - 256))

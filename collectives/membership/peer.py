@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collectives.errors import CoordinatorUnreachable
 from collectives.membership import messages, peer_entry, peer_says, peer_views, plane
-from collectives.membership.messages import Message, clip
 from collectives.membership.peer_state import (
     Action,
     Call,
@@ -52,6 +51,8 @@ from collectives.membership.peer_state import (
 )
 from collectives.membership.peer_turn import PeerTurn
 from collectives.membership.peer_waits import waits_for
+from collectives.membership.view import View
+from collectives.membership.wire import Message, OfView, clip
 
 
 def step(state: PeerState, event: Event, now: float) -> Step:
@@ -209,11 +210,7 @@ def _admitted(turn: PeerTurn, message: Message) -> None:
         peer_says.alive(turn)
     elif isinstance(message, messages.SyncDone):
         peer_views.sync_done(turn, message)
-    elif state.view is None or (
-        getattr(message, "group_id", None),
-        getattr(message, "term", None),
-        getattr(message, "number", None),
-    ) != (state.view.group_id, state.view.term, state.view.number):
+    elif not _is_about(message, state.view):
         return  # of another view, or one that needs no action (Noted)
     elif isinstance(message, messages.SyncWaiting):
         if state.sync is not None and message != state.note:
@@ -221,6 +218,16 @@ def _admitted(turn: PeerTurn, message: Message) -> None:
             turn.because(f"in sync(), waiting for {waits_for(turn.state)}")
     elif isinstance(message, messages.Seal):
         peer_views.seal(turn, message)
+
+
+def _is_about(message: Message, view: View | None) -> bool:
+    """Whether a message is about this view."""
+    return (
+        isinstance(message, OfView)
+        and view is not None
+        and (message.group_id, message.term, message.number)
+        == (view.group_id, view.term, view.number)
+    )
 
 
 __all__ = [

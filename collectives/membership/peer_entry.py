@@ -7,7 +7,7 @@ that has lost its memory, one that does not want the peer.
 from __future__ import annotations
 
 from collectives.errors import Evicted, NotAuthorized, VersionSkew
-from collectives.membership import messages, peer_says
+from collectives.membership import messages, peer_says, wire
 from collectives.membership.ledger import prove
 from collectives.membership.peer_state import EndPlane, Phase, VisitPlane
 from collectives.membership.peer_turn import PeerTurn
@@ -58,7 +58,7 @@ def recalled(turn: PeerTurn, message: messages.Recall) -> None:
         turn.because(f"waiting for {waits_for(turn.state)}")
     prepared = coming if coming is not None and state.ready else None
     verdict = state.verdict
-    if verdict is not None and len(verdict.data) > messages.MAX_RECALLED:
+    if verdict is not None and len(verdict.data) > wire.MAX_RECALLED:
         verdict = None
     turn.send(
         messages.Recollect(
@@ -126,7 +126,7 @@ def evicted(turn: PeerTurn, message: messages.Evicted) -> None:
     if state.phase is Phase.LEAVING:
         turn.out(None)  # it wanted to go
         return
-    if state.view is not None and message.run not in (messages.NO_RUN, state.run):
+    if state.view is not None and message.run not in (wire.NO_RUN, state.run):
         # Another run's coordinator: ours may be at another address.
         turn.set(refused={**state.refused, state.at: message.text})
         if len(turn.state.refused) < len(state.config.coordinators):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import uuid
 
-from collectives.membership import messages, whereabouts
-from collectives.membership.messages import clip
+from collectives.membership import messages, whereabouts, wire
 from collectives.membership.peer_state import Dial, Phase
 from collectives.membership.peer_turn import PeerTurn
+from collectives.membership.wire import clip
 
 
 def hello(turn: PeerTurn) -> None:
@@ -31,7 +31,7 @@ def hello(turn: PeerTurn) -> None:
             config.unit,
             config.versions[0],
             config.versions[1],
-            messages.FEATURES,
+            wire.FEATURES,
             turn.state.run,
             view.term if view is not None else 0,
             view.number if view is not None else 0,

@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Mapping
 
 from collectives.errors import CollectiveError
-from collectives.membership import messages, plane
-from collectives.membership.messages import Message
+from collectives.membership import messages, plane, wire
 from collectives.membership.view import View
+from collectives.membership.wire import Message
 
 
 class Phase(enum.Enum):
@@ -79,7 +79,7 @@ class PeerConfig:
     token: bytes = dataclasses.field(default=b"", repr=False)
     coordinator: str = "the coordinator"
     coordinators: tuple[str, ...] = ()
-    versions: tuple[int, int] = messages.VERSIONS
+    versions: tuple[int, int] = wire.VERSIONS
     again: float = 0.5
     keepalive: float = 1.0
     silence: float = 3.0
@@ -138,7 +138,7 @@ class PeerState:
 
     config: PeerConfig
     phase: Phase = Phase.CONNECTING
-    run: uuid.UUID = messages.NO_RUN
+    run: uuid.UUID = wire.NO_RUN
     term: int = 0
     group_id: int = 0
     name: str = ""

@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 from collectives.errors import CollectiveError
-from collectives.membership.messages import Message
 from collectives.membership.peer_state import (
     Action,
     Call,
@@ -22,6 +21,7 @@ from collectives.membership.peer_state import (
     Send,
     Step,
 )
+from collectives.membership.wire import Message
 
 
 class PeerTurn:

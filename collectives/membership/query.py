@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from collectives.errors import CoordinatorUnreachable, NotAuthorized, VersionSkew
-from collectives.membership import messages
+from collectives.membership import codec, messages, wire
 from collectives.membership.address import Address, parse_addresses, resolve
 from collectives.membership.fields import MalformedError
 from collectives.membership.ledger import prove
@@ -52,11 +52,11 @@ def _query(parsed: Address, token: str | None, timeout: float) -> dict[str, Any]
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IPV6, 1)
-        socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_TO_PEER)
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_TO_PEER)
         socket.connect(target.endpoint)
-        message: messages.Message = query
+        message: wire.Message = query
         while time.monotonic() < deadline:
-            socket.send(messages.encode(message))
+            socket.send(codec.encode(message))
             answer = _receive(socket, min(deadline, time.monotonic() + _AGAIN), str(parsed))
             message = query
             if isinstance(answer, messages.StatusReply):
@@ -78,21 +78,21 @@ def _query(parsed: Address, token: str | None, timeout: float) -> dict[str, Any]
     )
 
 
-def _receive(socket: zmq.Socket[bytes], deadline: float, address: str) -> messages.Message | None:
+def _receive(socket: zmq.Socket[bytes], deadline: float, address: str) -> wire.Message | None:
     """The next answer, None if none comes until the deadline."""
     left = max(0, int((deadline - time.monotonic()) * 1000))
     if not socket.poll(left):
         return None
     try:
-        return messages.decode(socket.recv_multipart()[-1])
-    except messages.OtherVersionError as other:
+        return codec.decode(socket.recv_multipart()[-1])
+    except codec.OtherVersionError as other:
         raise _skew(address, other.low, other.high) from None
     except MalformedError:
         return None
 
 
 def _skew(address: str, low: int, high: int) -> VersionSkew:
-    mine = messages.VERSIONS
+    mine = wire.VERSIONS
     return VersionSkew(
         f"the coordinator at {address} speaks protocol versions {low} to {high}, this build"
         f" {mine[0]} to {mine[1]}; install the same release of collectives on both sides"

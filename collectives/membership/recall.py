@@ -13,9 +13,10 @@ import dataclasses
 from collectives.membership import formation, restart
 from collectives.membership.ledger import Group, Issued, Recollection, Returning
 from collectives.membership.majority import Standing, highest_number, highest_term, standing
-from collectives.membership.messages import NO_RUN, Hello, Identify, Recall, Recollect, clip
+from collectives.membership.messages import Hello, Identify, Recall, Recollect
 from collectives.membership.report import EPOCH_BYTES, decode_epoch
 from collectives.membership.turn import Turn, with_item
+from collectives.membership.wire import NO_RUN, clip
 
 
 def must_recall(turn: Turn, hello: Hello) -> bool:

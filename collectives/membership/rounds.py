@@ -21,7 +21,7 @@ from collectives.membership import preparation
 from collectives.membership.admission import missing_peers, peers_text
 from collectives.membership.fields import MalformedError
 from collectives.membership.ledger import Departure, Group, Issued, Round
-from collectives.membership.messages import Seal, Verdict, clip
+from collectives.membership.messages import Seal, Verdict
 from collectives.membership.report import (
     Epoch,
     decode_report,
@@ -31,6 +31,7 @@ from collectives.membership.report import (
 from collectives.membership.turn import Turn, with_item
 from collectives.membership.verdict import judge
 from collectives.membership.view import View
+from collectives.membership.wire import clip
 
 
 def open_round(turn: Turn, name: str, lost: tuple[Departure, ...] = (), *, why: str = "") -> None:

@@ -23,17 +23,13 @@ from zmq.utils.monitor import parse_monitor_message
 from collectives.errors import CollectiveError, InvalidArgument
 from collectives.membership import ledger
 from collectives.membership.address import Address, parse_address
+from collectives.membership.codec import OtherVersionError, decode, encode
 from collectives.membership.coordinator import decide
 from collectives.membership.durable import UnreadableError, changes, durable, restore
 from collectives.membership.fields import MalformedError
 from collectives.membership.journal import Journal, JournalError
-from collectives.membership.messages import (
-    MAX_TO_COORDINATOR,
-    OtherVersionError,
-    decode,
-    encode,
-)
 from collectives.membership.restart import resume
+from collectives.membership.wire import MAX_TO_COORDINATOR
 
 logger = logging.getLogger("collectives.coordinator")
 

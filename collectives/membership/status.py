@@ -8,7 +8,7 @@ from typing import Any
 from collectives.membership.admission import missing_peers, next_peers, peers_text
 from collectives.membership.ledger import CoordinatorState, Group
 from collectives.membership.majority import standing
-from collectives.membership.messages import MAX_TO_PEER, SHOWN
+from collectives.membership.wire import MAX_TO_PEER, SHOWN
 
 
 def snapshot(state: CoordinatorState, now: float) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from collectives.membership import formation
 from collectives.membership.admission import who_to_drop
 from collectives.membership.departures import depart
 from collectives.membership.ledger import Departure, Suspicion
-from collectives.membership.messages import Check, clip
+from collectives.membership.messages import Check
 from collectives.membership.turn import Turn, with_item
+from collectives.membership.wire import clip
 
 _SEEN_TO_DIE = 2
 _ANSWERS = 1.0

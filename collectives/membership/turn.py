@@ -24,7 +24,8 @@ from collectives.membership.ledger import (
     Registered,
     Send,
 )
-from collectives.membership.messages import Evicted, LeaveDone, Message, clip
+from collectives.membership.messages import Evicted, LeaveDone
+from collectives.membership.wire import Message, clip
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

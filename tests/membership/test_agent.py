@@ -19,7 +19,7 @@ from fakes import TIMEOUT, FakePlane, failed
 from verdicts import decode_verdict
 
 from collectives import errors
-from collectives.membership import messages
+from collectives.membership import codec, messages, wire
 from collectives.membership import plane as plane_events
 from collectives.membership.agent import Agent
 from collectives.membership.ledger import Timing
@@ -413,7 +413,7 @@ def test_garbage_messages_are_counted_and_the_run_is_unharmed(run):
     agents = run.form(2)
     context, sock = dealer(run.coordinator.address)
     alien = msgpack.packb({"p": [8, 9], "k": "hello", "b": {}})
-    hello = messages.encode(messages.Hello(agents[0].state.config.id, "g", "x", (), 1))
+    hello = codec.encode(messages.Hello(agents[0].state.config.id, "g", "x", (), 1))
     bad = [b"", b"GET / HTTP/1.1\r\n\r\n", hello[:-2], b"\xc1" * 1000, b"\x91" * 5000]
     with context, sock:
         for data in (*bad, alien):
@@ -422,8 +422,8 @@ def test_garbage_messages_are_counted_and_the_run_is_unharmed(run):
         eventually(lambda: run.refused("undecodable message") == len(bad) + 1)
         assert run.refused("other protocol version") == 1
         # What only a coordinator says, and a member's words from a stranger, change nothing.
-        sock.send(messages.encode(messages.Seal(1, 1, 1, b"\0" * 32)))
-        sock.send(messages.encode(messages.Leave(1)))
+        sock.send(codec.encode(messages.Seal(1, 1, 1, b"\0" * 32)))
+        sock.send(codec.encode(messages.Leave(1)))
         assert sock.poll(int(LIMIT * 1000))
     outcomes = run.all(agents, lambda agent: agent.sync(0, LIMIT))
     assert {o.view.size for o in outcomes} == {2}
@@ -433,7 +433,7 @@ def test_an_oversized_message_costs_its_sender_the_connection(run):
     agents = run.form(2)
     context, sock = dealer(run.coordinator.address)
     with context, sock:
-        sock.send(b"x" * (messages.MAX_TO_COORDINATOR + 1))
+        sock.send(b"x" * (wire.MAX_TO_COORDINATOR + 1))
         eventually(lambda: run.refused("connection without a valid message") == 1)
     run.all(agents, lambda agent: agent.sync(0, LIMIT))
 

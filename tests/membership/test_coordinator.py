@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from verdicts import decode_verdict
 
-from collectives.membership import ledger, messages
+from collectives.membership import ledger, wire
 from collectives.membership.coordinator import decide
 from collectives.membership.ledger import CoordinatorState, Received, Tick, prove
 from collectives.membership.messages import (
@@ -70,7 +70,7 @@ class Desk:
         self.now = 0.0
         self.reason = ""
 
-    def event(self, event: ledger.Event) -> list[tuple[bytes, messages.Message]]:
+    def event(self, event: ledger.Event) -> list[tuple[bytes, wire.Message]]:
         before = self.state
         frozen = repr(before)
         decision = decide(before, event, self.now)
@@ -79,7 +79,7 @@ class Desk:
         self.state, self.reason = decision.state, decision.reason
         return [(send.route, send.message) for send in decision.actions]
 
-    def say(self, i: int, message: messages.Message) -> list[tuple[bytes, messages.Message]]:
+    def say(self, i: int, message: wire.Message) -> list[tuple[bytes, wire.Message]]:
         return self.event(Received(b"%d" % i, message))
 
     def hello(self, i: int, min_size: int = 2, **fields):
@@ -625,7 +625,7 @@ def test_a_challenge_that_nobody_answers_is_forgotten_and_counted():
 def test_other_versions_are_refused_with_our_range():
     desk = Desk()
     skew = of(Skew, desk.hello(0, low=2, high=3))[0]
-    assert (skew.low, skew.high) == messages.VERSIONS
+    assert (skew.low, skew.high) == wire.VERSIONS
     assert of(Skew, desk.event(ledger.ReceivedOtherVersion(b"5", 7, 9)))
     assert desk.state.refused["other protocol version"] == 2
     assert of(Welcome, desk.hello(0, low=1, high=9))[0].version == 1

@@ -242,7 +242,7 @@ def test_a_full_disk_stops_the_coordinator_before_it_gives_its_word(tmp_path):
     code = """
 import resource, signal, sys, time
 from collectives.errors import CollectiveError
-from collectives.membership import ledger, messages
+from collectives.membership import codec, ledger, messages
 from collectives.membership.server import Coordinator
 import zmq, uuid, os
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -252,11 +252,11 @@ with Coordinator(journal=sys.argv[1]) as coordinator:
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect("tcp://" + coordinator.address)
-        socket.send(messages.encode(messages.Hello(uuid.uuid4(), "g", "a", ("h:1",), 1)))
+        socket.send(codec.encode(messages.Hello(uuid.uuid4(), "g", "a", ("h:1",), 1)))
         heard = []
         while coordinator.running:
             if socket.poll(50):
-                heard.append(messages.decode(socket.recv()).kind)
+                heard.append(codec.decode(socket.recv()).kind)
         print(heard, coordinator.error, os.stat(sys.argv[1]).st_size - limit)
 """
     done = subprocess.run(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.membership import messages
+from collectives.membership import codec, messages, wire
+from collectives.membership.codec import OtherVersionError, UnknownKindError, decode, encode
 from collectives.membership.fields import (
     Bytes,
     Field,
@@ -20,19 +21,10 @@ from collectives.membership.fields import (
     Text,
     Uuid,
 )
-from collectives.membership.messages import (
-    Alive,
-    Commit,
-    Hello,
-    OtherVersionError,
-    Proof,
-    UnknownKindError,
-    clip,
-    decode,
-    encode,
-)
+from collectives.membership.messages import Alive, Commit, Hello, Proof
+from collectives.membership.wire import clip
 
-ALL = [cls for cls, _ in messages._KINDS.values()]
+ALL = [cls for cls, _ in codec.KINDS.values()]
 PLAIN = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))
 HELLO = Hello(uuid.UUID(int=1), "default", "lab-3", ("127.0.0.1:1",), 2)
 
@@ -202,9 +194,9 @@ def test_a_peer_without_the_fields_of_a_newer_version_has_their_defaults():
     from collectives.membership.view import Peer
 
     older = [uuid.UUID(int=3).bytes, "lab-3", ["h:1"], "unit"]
-    assert messages._PEER.decode(older) == Peer(uuid.UUID(int=3), "lab-3", ("h:1",), "unit")
+    assert wire.PEER.decode(older) == Peer(uuid.UUID(int=3), "lab-3", ("h:1",), "unit")
     with pytest.raises(MalformedError, match="at least 4 entries"):
-        messages._PEER.decode(older[:3])
+        wire.PEER.decode(older[:3])
 
 
 def test_the_largest_view_fits_a_message():
@@ -215,7 +207,7 @@ def test_the_largest_view_fits_a_message():
         for i in range(1024)
     )
     data = encode(messages.Prepare(View("g", 1, 1, 1, peers, b"k" * 32)))
-    assert len(data) <= messages.MAX_TO_PEER
+    assert len(data) <= wire.MAX_TO_PEER
     assert decode(data).view.peers == peers
 
 

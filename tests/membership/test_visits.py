@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 import uuid
 
-from collectives.membership import ledger, messages, peer
+from collectives.membership import codec, ledger, messages, peer, wire
 from collectives.membership.coordinator import decide
 from collectives.membership.durable import durable, restore
-from collectives.membership.messages import Alive, Hello, Prepare, Prepared, SyncReached, Visit
+from collectives.membership.messages import (
+    Alive,
+    Hello,
+    Prepare,
+    Prepared,
+    SyncReached,
+    Visit,
+)
 from collectives.membership.restart import resume
 from collectives.membership.view import Peer, View
 
@@ -35,25 +42,25 @@ class Desk:
     def group(self) -> ledger.Group:
         return self.state.groups["g"]
 
-    def event(self, event: ledger.Event) -> dict[int, list[messages.Message]]:
+    def event(self, event: ledger.Event) -> dict[int, list[wire.Message]]:
         decision = decide(self.state, event, self.now)
         self.state = decision.state
-        sent: dict[int, list[messages.Message]] = {}
+        sent: dict[int, list[wire.Message]] = {}
         for action in decision.actions:
             # Through the wire form: a visit that is over has no peers.
-            message = messages.decode(messages.encode(action.message))
+            message = codec.decode(codec.encode(action.message))
             sent.setdefault(int(action.route), []).append(message)
         return sent
 
-    def hello(self, i: int, **fields: object) -> dict[int, list[messages.Message]]:
+    def hello(self, i: int, **fields: object) -> dict[int, list[wire.Message]]:
         fields = {"min_size": 1, **fields}
         hello = Hello(of(i), "g", f"p{i}", (f"h:{i + 1}",), **fields)  # type: ignore[arg-type]
         return self.event(ledger.Received(b"%d" % i, hello))
 
-    def say(self, i: int, message: messages.Message) -> dict[int, list[messages.Message]]:
+    def say(self, i: int, message: wire.Message) -> dict[int, list[wire.Message]]:
         return self.event(ledger.Received(b"%d" % i, message))
 
-    def alive(self, i: int, visit: int = 0, filled: bool = False) -> list[messages.Message]:
+    def alive(self, i: int, visit: int = 0, filled: bool = False) -> list[wire.Message]:
         view = self.group.view
         member = view is not None and view.rank_of(of(i)) is not None
         number = view.number if view is not None and member else 0
@@ -66,7 +73,7 @@ class Desk:
         sent = self.event(ledger.Tick())
         return {i: m.view for i, told in sent.items() for m in told if isinstance(m, Visit)}
 
-    def sync(self, *members: int) -> list[tuple[int, messages.Message]]:
+    def sync(self, *members: int) -> list[tuple[int, wire.Message]]:
         sent = []
         for i in members:
             reached = SyncReached(self.group.id, 1, 1, self.group.sync, 5)
@@ -224,7 +231,7 @@ class Machine:
         self.state = result.state
         return result.actions
 
-    def hear(self, message: messages.Message) -> tuple[peer.Action, ...]:
+    def hear(self, message: wire.Message) -> tuple[peer.Action, ...]:
         return self.step(peer.Received(message))
 
 

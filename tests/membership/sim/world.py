@@ -9,7 +9,7 @@ import random
 import uuid
 from collections.abc import Callable
 
-from collectives.membership import ledger, messages, peer, plane
+from collectives.membership import codec, ledger, peer, plane, wire
 from collectives.membership.coordinator import decide
 from collectives.membership.durable import durable, restore
 from collectives.membership.report import Epoch, decode_epoch
@@ -142,8 +142,8 @@ class World:
 
     # -- the control plane --
 
-    def coded(self, message: messages.Message) -> messages.Message:
-        return messages.decode(messages.encode(message)) if self.wire else message
+    def coded(self, message: wire.Message) -> wire.Message:
+        return codec.decode(codec.encode(message)) if self.wire else message
 
     def lossy(self) -> list[float]:
         """When copies of a message arrive: none, one or two delays."""
@@ -153,7 +153,7 @@ class World:
         copies = 2 if not self.calm and self.random.random() < chances.repeat else 1
         return [self.jitter() for _ in range(copies)]
 
-    def to_coordinator(self, p: Process, message: messages.Message) -> None:
+    def to_coordinator(self, p: Process, message: wire.Message) -> None:
         message, route = self.coded(message), p.route
         for delay in self.lossy():
             self.later(delay, lambda: self.decide(ledger.Received(route, message)))
@@ -175,7 +175,7 @@ class World:
             for delay in self.lossy():
                 self.later(delay, lambda s=send, m=message: self.to_peer(s.route, m))
 
-    def to_peer(self, route: bytes, message: messages.Message) -> None:
+    def to_peer(self, route: bytes, message: wire.Message) -> None:
         for p in self.processes:
             if p.route == route:
                 p.tell("agent", peer.Received(message))
