@@ -1,7 +1,7 @@
 """The working copy of the coordinator's state while it decides about one event.
 
-A turn starts from an immutable state and ends in another; in between, ``coordinator`` and
-``formation`` change it through the methods here. Nobody outside sees it.
+A turn starts from an immutable state and ends in another; in between, ``coordinator`` and what it
+calls change it through the methods here. Nobody outside sees it.
 """
 
 from __future__ import annotations

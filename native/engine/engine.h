@@ -348,10 +348,17 @@ void coll__operation_start(struct coll_operation *operation);
 
 /* round.c */
 void coll__round_seal(struct coll_group *group, const struct coll__epoch *epoch);
-coll_status coll__round_judge(struct coll_group *group, const uint8_t *verdict, size_t length);
 void coll__round_hear(struct coll_group *group, struct coll__link *link,
                       const struct coll__frame *frame, const uint8_t *payload);
 void coll__letters_free(struct coll_group *group);
+
+/* report.c */
+/* Write down where everything stands, in group->report. */
+void coll__report_make(struct coll_group *group);
+
+/* judge.c */
+/* Take a verdict; one that was taken before does nothing. */
+coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, size_t length);
 
 /* execute.c */
 coll_status coll__execute_start(struct coll_operation *operation);
@@ -373,16 +380,30 @@ void coll__flow_drop(struct coll__flow *flow);
 void coll__link_drop(struct coll__link *link);
 
 /* exchange.c */
-/* Compare what others said they called with our own call. False: they differ, and it is vetoed. */
-bool coll__check_calls(struct coll_operation *operation);
 void coll__tell_open(struct coll_operation *operation, uint32_t rank);
 void coll__tell_tokens(struct coll_operation *operation);
 void coll__tell_watermark(struct coll__tag *tag, struct coll__view *view);
 void coll__ask(struct coll_operation *operation, uint32_t rank, uint16_t flags);
-coll_status coll__take_early(struct coll_operation *operation);
-void coll__drop_early(struct coll_operation *operation);
 /* A view was installed: deliver what came for it before, drop what came for older ones. */
 void coll__take_later(struct coll_group *group);
+
+/* compare.c */
+/* Rank has issued the operation, with this call. False: the calls differ, and it is vetoed. */
+bool coll__hear_call(struct coll_operation *operation, uint32_t rank,
+                     const struct coll__frame *frame);
+/* Compare what others said they called with our own call. False: they differ, and it is vetoed. */
+bool coll__check_calls(struct coll_operation *operation);
+
+/* early.c */
+/* The payload has left our window. */
+void coll__consume(struct coll__link *link, const struct coll__frame *frame);
+/* Keep a frame of an operation that has not started here, or of a view to come. */
+coll_status coll__keep_early(struct coll_operation *operation, struct coll__link *link,
+                             const struct coll__frame *frame, const uint8_t *payload);
+coll_status coll__keep_later(struct coll_group *group, struct coll__link *link,
+                             const struct coll__frame *frame, const uint8_t *payload);
+coll_status coll__take_early(struct coll_operation *operation);
+void coll__drop_early(struct coll_operation *operation);
 /* Drop what came over a link (NULL: over any). */
 void coll__drop_later(struct coll_group *group, const struct coll__link *link);
 

@@ -1,12 +1,10 @@
-/* What peers tell each other about operations: where an arriving frame belongs, what is answered,
- * and how a difference between two calls is noticed. */
-#include <stdio.h>
+/* What peers tell each other about operations: where an arriving frame belongs and what is answered.
+ * What comes too early is kept in early.c, differences between calls are found in compare.c. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/engine.h"
 #include "engine/moment.h"
-#include "wire/bytes.h"
 
 enum { AHEAD_MAX = 1 << 20 }; /* operations that a peer may be ahead of us in one tag */
 
@@ -14,13 +12,6 @@ void coll__peer_consumed(struct coll__link *link, uint64_t consumed)
 {
     if (consumed > link->eager_consumed_by_peer && consumed <= link->eager_sent)
         link->eager_consumed_by_peer = consumed;
-}
-
-/* The payload has left our window. */
-static void consume(struct coll__link *link, const struct coll__frame *frame)
-{
-    if (frame->flags & COLL__FLAG_EAGER)
-        link->eager_consumed += frame->length;
 }
 
 /* ---- telling ---------------------------------------------------------------------------- */
@@ -77,133 +68,18 @@ void coll__tell_watermark(struct coll__tag *tag, struct coll__view *view)
 
 /* ---- hearing ---------------------------------------------------------------------------- */
 
-static void mismatch(struct coll_operation *operation)
-{
-    struct coll__view *view = operation->view;
-    char text[COLL__TEXT], call[128], name[80];
-    coll__name_describe(operation, name, sizeof name);
-    int length = snprintf(text, sizeof text, "ranks called different things as %s:", name);
-    const char *separator = " ";
-    int32_t culprit = -1;
-    for (uint32_t rank = 0; rank < view->size; rank++) {
-        bool mine = rank == view->rank;
-        if (!mine && !operation->seen[rank])
-            continue;
-        if (!mine && !coll__descriptor_equal(&operation->calls[rank], &operation->call) &&
-            culprit < 0)
-            culprit = (int32_t)rank;
-        coll__call_describe(mine ? &operation->call : &operation->calls[rank], call, sizeof call);
-        if (length < (int)sizeof text)
-            length += snprintf(text + length, sizeof text - (size_t)length,
-                               "%s'%s' (rank %u) called %s", separator, view->members[rank].name,
-                               rank, call);
-        separator = ", ";
-    }
-    if (length < (int)sizeof text)
-        snprintf(text + length, sizeof text - (size_t)length,
-                 "; every rank must make the same calls in the same order");
-    coll__operation_veto(operation, COLL_MISMATCH, culprit, text);
-}
-
-/* Rank has issued the operation, with this call. False: the calls differ, and it is vetoed. */
-static bool hear_call(struct coll_operation *operation, uint32_t rank,
-                      const struct coll__frame *frame)
-{
-    operation->seen[rank] = true;
-    operation->calls[rank] = frame->call;
-    if (!operation->started || coll__descriptor_equal(&frame->call, &operation->call))
-        return true;
-    mismatch(operation);
-    return false;
-}
-
-bool coll__check_calls(struct coll_operation *operation)
-{
-    for (uint32_t rank = 0; rank < operation->view->size; rank++) {
-        if (operation->seen[rank] &&
-            !coll__descriptor_equal(&operation->calls[rank], &operation->call)) {
-            mismatch(operation);
-            return false;
-        }
-    }
-    return true;
-}
-
-static struct coll__early *early_new(struct coll__link *link, const struct coll__frame *frame,
-                                     const uint8_t *payload)
-{
-    struct coll__early *early = malloc(sizeof *early + frame->length);
-    if (!early)
-        return NULL;
-    early->next = NULL;
-    early->link = link;
-    early->frame = *frame;
-    memcpy(early->payload, payload, payload ? frame->length : 0);
-    return early;
-}
-
-/* Whether the sender had the right to send the payload without credit: only that is kept. */
-static bool has_window(const struct coll__link *link, const struct coll__frame *frame)
-{
-    return (frame->flags & COLL__FLAG_EAGER) &&
-           link->eager_received - link->eager_consumed <= COLL__EAGER_WINDOW;
-}
-
-static coll_status keep_early(struct coll_operation *operation, struct coll__link *link,
-                              const struct coll__frame *frame, const uint8_t *payload)
-{
-    if (!has_window(link, frame))
-        return COLL_INVALID_ARGUMENT;
-    struct coll__early *early = early_new(link, frame, payload);
-    if (!early)
-        return COLL_NO_MEMORY;
-    *operation->early_tail = early;
-    operation->early_tail = &early->next;
-    return COLL_OK;
-}
-
-coll_status coll__take_early(struct coll_operation *operation)
-{
-    while (operation->early && !operation->finished) {
-        struct coll__early *early = operation->early;
-        operation->early = early->next;
-        if (!operation->early)
-            operation->early_tail = &operation->early;
-        uint32_t rank = coll__rank_of(operation->view, early->link->peer);
-        coll_status status = coll__execute_data(operation, rank, &early->frame, early->payload,
-                                                NULL);
-        consume(early->link, &early->frame);
-        operation->uses[rank].received_bytes += early->frame.length + COLL__FRAME_BYTES;
-        free(early);
-        if (status != COLL_OK)
-            return status;
-    }
-    return COLL_OK;
-}
-
-void coll__drop_early(struct coll_operation *operation)
-{
-    while (operation->early) {
-        struct coll__early *early = operation->early;
-        operation->early = early->next;
-        consume(early->link, &early->frame);
-        free(early);
-    }
-    operation->early_tail = &operation->early;
-}
-
 static coll_status hear_data(struct coll_operation *operation, struct coll__link *link,
                              uint32_t rank, const struct coll__frame *frame, const uint8_t *payload,
                              const struct coll__placement *placement)
 {
-    if (!hear_call(operation, rank, frame)) {
-        consume(link, frame);
+    if (!coll__hear_call(operation, rank, frame)) {
+        coll__consume(link, frame);
         return COLL_OK;
     }
     if (!operation->started)
-        return keep_early(operation, link, frame, payload);
+        return coll__keep_early(operation, link, frame, payload);
     if (operation->let_go) {
-        consume(link, frame);
+        coll__consume(link, frame);
         return COLL_OK;
     }
     uint64_t now = coll__now();
@@ -212,7 +88,7 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
     operation->info.last_byte_ns = now;
     operation->uses[rank].received_bytes += frame->length + COLL__FRAME_BYTES;
     coll_status status = coll__execute_data(operation, rank, frame, payload, placement);
-    consume(link, frame);
+    coll__consume(link, frame);
     if (status == COLL_NO_MEMORY) {
         coll__operation_veto(operation, COLL_NO_MEMORY, (int32_t)operation->view->rank,
                              "out of memory in the middle of an operation");
@@ -234,7 +110,7 @@ static void hear_open(struct coll_operation *operation, uint32_t rank,
         coll__operation_progress(operation);
         return;
     }
-    if (!hear_call(operation, rank, frame))
+    if (!coll__hear_call(operation, rank, frame))
         return;
     operation->flows[rank].credit = true;
     if (operation->flows[rank].head)
@@ -325,7 +201,7 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
     if (over || (!operation && group->broken != COLL_OK)) {
         if (frame->type == COLL__FRAME_QUERY && over)
             answer(tag, link, frame, true);
-        consume(link, frame);
+        coll__consume(link, frame);
         return COLL_OK;
     }
     if (frame->type == COLL__FRAME_SUPPLY)
@@ -346,7 +222,7 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
     case COLL__FRAME_QUERY:
         if (frame->flags & COLL__FLAG_SUPPLY) /* we await it, too: whoever asks, asks again */
             return COLL_OK;
-        if (!hear_call(operation, rank, frame))
+        if (!coll__hear_call(operation, rank, frame))
             return COLL_OK;
         if (!operation->started) {
             operation->wants_open[rank] = true;
@@ -356,7 +232,7 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
         }
         return COLL_OK;
     case COLL__FRAME_TOKEN:
-        if (!hear_call(operation, rank, frame))
+        if (!coll__hear_call(operation, rank, frame))
             return COLL_OK;
         if (!coll__agree_hear(&operation->agree, frame->message))
             return COLL_INVALID_ARGUMENT;
@@ -379,43 +255,6 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
     return COLL_INVALID_ARGUMENT;
 }
 
-/* ---- frames of views to come --------------------------------------------------------------- */
-
-static coll_status keep_later(struct coll_group *group, struct coll__link *link,
-                              const struct coll__frame *frame, const uint8_t *payload)
-{
-    /* Without credit a peer sends no more than its window, and few frames besides. */
-    bool data = frame->type == COLL__FRAME_DATA;
-    if ((data && !has_window(link, frame)) || group->later_count >= COLL__LATER_MAX)
-        return COLL_INVALID_ARGUMENT;
-    struct coll__early *early = early_new(link, frame, payload);
-    if (!early)
-        return COLL_NO_MEMORY;
-    if (!group->later)
-        group->later_tail = &group->later;
-    *group->later_tail = early;
-    group->later_tail = &early->next;
-    group->later_count++;
-    return COLL_OK;
-}
-
-void coll__drop_later(struct coll_group *group, const struct coll__link *link)
-{
-    struct coll__early **at = &group->later;
-    while (*at) {
-        struct coll__early *early = *at;
-        if (link && early->link != link) {
-            at = &early->next;
-            continue;
-        }
-        *at = early->next;
-        group->later_count--;
-        consume(early->link, &early->frame);
-        free(early);
-    }
-    group->later_tail = at;
-}
-
 /* ---- a frame has arrived -------------------------------------------------------------------- */
 
 static coll_status dispatch(struct coll__link *link, const struct coll__frame *frame,
@@ -423,7 +262,7 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
 {
     struct coll_group *group = coll__group_find(link->engine, frame->group);
     if (!group || (!group->committed && !group->prepared)) {
-        consume(link, frame);
+        coll__consume(link, frame);
         return COLL_OK;
     }
     if (frame->type == COLL__FRAME_REPORT || frame->type == COLL__FRAME_TAKEN) {
@@ -432,7 +271,7 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
     }
     enum coll__fence fence = coll__seal_fence(&group->seal, frame->term, frame->view);
     if (fence == COLL__FENCE_LATER)
-        return keep_later(group, link, frame, payload);
+        return coll__keep_later(group, link, frame, payload);
     /* A stranger to the view has links because of another. */
     uint32_t rank = coll__rank_of(group->committed, link->peer);
     bool member = rank < group->committed->size;
@@ -445,7 +284,7 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
     else if (member && fence == COLL__FENCE_NOW)
         return hear(group, link, rank, frame, payload, placement);
     else
-        consume(link, frame);
+        coll__consume(link, frame);
     return COLL_OK;
 }
 

@@ -125,7 +125,7 @@ class Operation:
         self.ran_in, self.value = ran_in, value
 
     def entry(self) -> Entry:
-        """What is reported of it; ``write_operation`` of ``round.c``."""
+        """What is reported of it; ``write_operation`` of ``report.c``."""
         assert self.call is not None
         standing = Standing(self.agree.phase)
         empty = self.call.kind in (Kind.BARRIER, Kind.SYNC)

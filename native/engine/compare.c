@@ -1,0 +1,56 @@
+/* Whether all ranks call the same thing: every frame about an operation carries the sender's call. */
+#include <stdio.h>
+
+#include "engine/engine.h"
+
+static void mismatch(struct coll_operation *operation)
+{
+    struct coll__view *view = operation->view;
+    char text[COLL__TEXT], call[128], name[80];
+    coll__name_describe(operation, name, sizeof name);
+    int length = snprintf(text, sizeof text, "ranks called different things as %s:", name);
+    const char *separator = " ";
+    int32_t culprit = -1;
+    for (uint32_t rank = 0; rank < view->size; rank++) {
+        bool mine = rank == view->rank;
+        if (!mine && !operation->seen[rank])
+            continue;
+        if (!mine && !coll__descriptor_equal(&operation->calls[rank], &operation->call) &&
+            culprit < 0)
+            culprit = (int32_t)rank;
+        coll__call_describe(mine ? &operation->call : &operation->calls[rank], call, sizeof call);
+        if (length < (int)sizeof text)
+            length += snprintf(text + length, sizeof text - (size_t)length,
+                               "%s'%s' (rank %u) called %s", separator, view->members[rank].name,
+                               rank, call);
+        separator = ", ";
+    }
+    if (length < (int)sizeof text)
+        snprintf(text + length, sizeof text - (size_t)length,
+                 "; every rank must make the same calls in the same order");
+    coll__operation_veto(operation, COLL_MISMATCH, culprit, text);
+}
+
+/* Rank has issued the operation, with this call. False: the calls differ, and it is vetoed. */
+bool coll__hear_call(struct coll_operation *operation, uint32_t rank,
+                     const struct coll__frame *frame)
+{
+    operation->seen[rank] = true;
+    operation->calls[rank] = frame->call;
+    if (!operation->started || coll__descriptor_equal(&frame->call, &operation->call))
+        return true;
+    mismatch(operation);
+    return false;
+}
+
+bool coll__check_calls(struct coll_operation *operation)
+{
+    for (uint32_t rank = 0; rank < operation->view->size; rank++) {
+        if (operation->seen[rank] &&
+            !coll__descriptor_equal(&operation->calls[rank], &operation->call)) {
+            mismatch(operation);
+            return false;
+        }
+    }
+    return true;
+}
