@@ -229,11 +229,12 @@ class Work:
         """Where its time went so far."""
         if lib.coll_test(self._handle) == lib.COLL_FORKED:
             check(lib.COLL_FORKED)
+        # In this order: it may end at any moment, and only then has it a view in which it ended.
+        ended = lib.coll_test(self._handle) != lib.COLL_IN_PROGRESS
         info = ffi.new("struct coll_info *")
         lib.coll_operation_get_info(self._handle, info)
         link = ffi.new("struct coll_link_info *")
         links = []
-        ended = lib.coll_test(self._handle) != lib.COLL_IN_PROGRESS
         for rank, name in enumerate(self._owner.ended_in(info.view if ended else self._view)):
             if lib.coll_operation_link(self._handle, rank, link) != lib.COLL_OK:
                 break

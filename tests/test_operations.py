@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import pathlib
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -77,6 +78,20 @@ def issue_and_wait(group: collectives.Group) -> str:
 def test_async_operations_end_with_values_and_results(pool: Pool):
     for text in pool.get(3, issue_and_wait):
         assert text.startswith("Result(contributors=(")
+
+
+def watch_closely(group: collectives.Group) -> None:
+    chance = random.Random(group.rank)
+    for _ in range(1000):
+        work = group.all_reduce_async(np.ones(10))
+        time.sleep(chance.choice((0, 0, 1e-5)))
+        assert work.telemetry().number > 0
+        assert work.telemetry().retries == 0
+        work.wait()
+
+
+def test_an_operation_can_be_looked_at_while_it_ends(pool: Pool):
+    pool.get(2, watch_closely)
 
 
 def wait_briefly(group: collectives.Group) -> float:
