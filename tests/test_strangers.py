@@ -239,6 +239,7 @@ def flipped(frame: bytes, bit: int) -> bytes:
         Frame(type=TOKEN, message=2**32 - 1, kind=lib.COLL_BARRIER),
         Frame(operation=1 << 40, payload=bytes(8), count=1, flags=EAGER),
         Frame(payload=bytes(8), count=1),  # neither credit nor the right to come early
+        Frame(type=VOID, place=2),  # whatever was before it is lost
         *(flipped(Frame(payload=bytes(64)).encode(), bit) for bit in range(0, 1024, 37)),
     ],
 )

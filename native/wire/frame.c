@@ -34,7 +34,8 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
     out[99] = frame->call.codec;
     coll__put32(out + 100, frame->call.root);
     coll__put64(out + 104, frame->call.count);
-    memset(out + 112, 0, 12); /* reserved */
+    coll__put32(out + 112, frame->place);
+    memset(out + 116, 0, 8); /* reserved */
     coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
 }
 
@@ -69,6 +70,7 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
     frame->call.codec = in[99];
     frame->call.root = coll__get32(in + 100);
     frame->call.count = coll__get64(in + 104);
+    frame->place = coll__get32(in + 112);
     return COLL_OK;
 }
 

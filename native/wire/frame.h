@@ -71,6 +71,7 @@ struct coll__frame {
     uint32_t attempt; /* how often the sender has begun the operation; the view fences it */
     uint32_t message;      /* DATA: of the plan; TOKEN: the round */
     uint64_t offset;       /* DATA: bytes from the start of the segment */
+    uint32_t place;        /* of all frames on its connection, from 1; 0: not counted */
     struct coll__descriptor call;
 };
 

@@ -92,6 +92,12 @@ static bool take_header(struct tcp_connection *connection)
         return false;
     }
     connection->at += COLL__FRAME_BYTES;
+    connection->frames_in++;
+    if (frame->place != 0 && frame->place != connection->frames_in) {
+        /* Something between the peers has eaten whole frames: without this nobody would notice. */
+        nonsense(connection, "frames were lost, or came twice, on a connection");
+        return false;
+    }
     coll__tcp_acknowledged(link, frame->acknowledged);
     coll__peer_consumed(&link->base, frame->consumed);
     bool alive = frame->type == COLL__FRAME_ALIVE;

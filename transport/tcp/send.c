@@ -81,6 +81,7 @@ static void begin(struct tcp_connection *connection, bool again)
     link->base.eager_announced = link->base.eager_consumed;
     link->unacknowledged = link->unacknowledged_bytes = 0;
     link->acknowledge_now = connection->beat = false;
+    frame->place = ++connection->frames_out;
     coll__frame_encode(frame, connection->header);
     connection->payload = slice ? slice->payload : NULL;
     connection->sent = 0;

@@ -70,6 +70,7 @@ struct tcp_connection {
     uint8_t *staging;             /* payloads without a place of their own */
     uint32_t staging_bytes;
     uint32_t got, crc;            /* of the payload */
+    uint32_t frames_in, frames_out;
     /* sending */
     bool sending, blocked, orphan; /* orphan: acknowledged while it was sent again */
     struct coll__slice *slice;    /* NULL: an ALIVE frame */
