@@ -15,11 +15,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import Engine, EngineGroup, check, nanoseconds, raise_status, text
 
 logger = logging.getLogger("collectives.state")
+
+_IDLE_MS = 1000  # without a request, after which a server holds no buffers
 
 REQUEST_MAX: int = lib.COLL_FETCH_REQUEST_MAX
 ANSWER_MAX: int = lib.COLL_FETCH_ANSWER_MAX
@@ -121,6 +125,7 @@ class Server:
         self._lock = threading.Lock()
         self._out: dict[int, tuple[Any, Answer]] = {}  # by ticket; guarded by _lock
         self._owned = 0  # likewise
+        self._spare: list[np.ndarray] = []  # likewise
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         check(lib.coll_serve(engine.handle, 1))
@@ -162,7 +167,9 @@ class Server:
             full = self._owned >= self._memory
             status = lib.coll_serve_next(self._engine.handle, full, request)
             if status == lib.COLL_IN_PROGRESS:
-                poll.poll()
+                if not poll.poll(_IDLE_MS):
+                    with self._lock:
+                        self._spare.clear()
             elif status != lib.COLL_OK:
                 return  # a forked child
             elif request.length == 0:
@@ -175,6 +182,20 @@ class Server:
             _, answer = self._out.pop(ticket, (None, None))
             if answer is not None and not answer.lent:
                 self._owned -= answer.data.nbytes
+                if isinstance(answer.data.obj, np.ndarray):
+                    self._spare.append(answer.data.obj)
+
+    def copy(self, data: memoryview) -> Answer:
+        """An answer of its own, a copy; only to be called by ``answer``."""
+        # A fresh buffer would cost more to fault in than to fill.
+        buffer = next((b for b in self._spare if b.size >= data.nbytes), None)
+        if buffer is None:
+            buffer = np.empty(data.nbytes, np.uint8)
+        else:
+            self._spare = [other for other in self._spare if other is not buffer]
+        own = buffer.data[: data.nbytes]
+        own[:] = data
+        return Answer(own, lent=False)
 
     def _serve(self, request: Any) -> None:
         peer = uuid.UUID(bytes=bytes(ffi.buffer(request.peer)))

@@ -21,6 +21,9 @@ from collectives.bench.ranks import BenchError
 
 _PART = 64 << 20  # bytes of one tensor
 _ROUNDS = 5
+# Seconds of work between two syncs of the members, done elsewhere: on an accelerator, not on the
+# cores that give the state.
+_STEP = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +71,21 @@ class StateResult:
 
 
 def measure(
-    size: int = 1 << 30, members: int = 3, connections: int = 1, timeout: float = 300.0
+    size: int = 1 << 30,
+    members: int = 3,
+    connections: int = 1,
+    timeout: float = 300.0,
+    background: bool = True,
 ) -> StateResult:
     """Return what it costs to give a newcomer ``size`` bytes.
+
+    Args:
+        size: of the state.
+        members: who have it.
+        connections: per pair.
+        timeout: seconds without an answer after which the run is given up.
+        background: the newcomer fetches before it is admitted; else in the sync that admits it,
+            and all wait.
 
     Raises:
         BenchError: a process failed or did not answer in time.
@@ -82,7 +97,9 @@ def measure(
     def start(index: int, address: str) -> Connection:
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_main, args=(theirs, index, address, size, members, connections), daemon=True
+            target=_main,
+            args=(theirs, index, address, size, members, connections, background),
+            daemon=True,
         )
         process.start()
         theirs.close()
@@ -123,14 +140,20 @@ def measure(
 
 
 def _main(
-    pipe: Connection, index: int, address: str, size: int, members: int, connections: int
+    pipe: Connection,
+    index: int,
+    address: str,
+    size: int,
+    members: int,
+    connections: int,
+    background: bool,
 ) -> None:
     try:
         options = collectives.Options(bind=("127.0.0.1",), connections=connections)
         if index < members:
             _member(pipe, index, address, size, members, options)
         else:
-            _newcomer(pipe, address, size, options)
+            _newcomer(pipe, address, size, options, background)
         if index in (0, members):
             pipe.send(_link(address, size, index == 0, options))
         pipe.poll(60)  # until it is killed: nobody leaves while others measure
@@ -167,6 +190,7 @@ def _member(
         times.append(time.monotonic() - began)
     pipe.send(statistics.median(times))
     while group.size == members:
+        time.sleep(_STEP)
         group.barrier()
         began = time.monotonic()
         group.sync(state)
@@ -174,21 +198,26 @@ def _member(
     pipe.send(took)
 
 
-def _newcomer(pipe: Connection, address: str, size: int, options: collectives.Options) -> None:
+def _newcomer(
+    pipe: Connection, address: str, size: int, options: collectives.Options, background: bool
+) -> None:
     # Whoever trains has its tensors before it joins.
     state = collectives.SharedState(
         {name: np.ones(min(_PART, size - at) // 4, np.float32)
          for at in range(0, size, _PART) for name in (f"part {at // _PART}",)}
     )  # fmt: skip
-    group = collectives.join(address, name="newcomer", options=options, state=state)
-    left = group.sync(state).bytes_received
-    fetched = group.fetched
-    assert fetched is not None
+    fetching = state if background else None
+    group = collectives.join(address, name="newcomer", options=options, state=fetching)
+    began = time.monotonic()
+    outcome = group.sync(state)
+    took, sources, left = time.monotonic() - began, outcome.sources, outcome.bytes_received
+    if group.fetched is not None:
+        took, sources = group.fetched.seconds, group.fetched.sources
     wrong = sum(
         int(np.count_nonzero(part.view(np.uint8) != state[name].view(np.uint8)))
         for name, part in _content(size).items()
     )
-    pipe.send((fetched.seconds, fetched.sources, left, wrong))
+    pipe.send((took, sources, left, wrong))
 
 
 def _link(address: str, size: int, first: bool, options: collectives.Options) -> float:

@@ -101,12 +101,21 @@ def state_command(
     size: Annotated[str, typer.Option(help="Bytes of the state, with K, M, G.")] = "1G",
     members: Annotated[int, typer.Option(help="Peers that hold it.")] = 3,
     connections: Annotated[int, typer.Option(help="TCP connections per pair of peers.")] = 1,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--background/--in-sync",
+            help="The newcomer fetches before it is admitted, or in the sync that admits it.",
+        ),
+    ] = True,
 ) -> None:
     """Measure how a newcomer gets the state. Exit status 1 if a byte of it was wrong."""
     from collectives.bench import config as settings
     from collectives.bench import state
 
-    result = state.measure(settings.parse_sizes(size)[0], members, connections)
+    result = state.measure(
+        settings.parse_sizes(size)[0], members, connections, background=background
+    )
     for line in result.lines():
         typer.echo(line)
     if result.wrong:

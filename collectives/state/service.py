@@ -123,7 +123,7 @@ class Service:
             return Answer(memoryview(head + packed), lent=False)
         if isinstance(request.name, bytes | None) or (self._quiet and not request.copied):
             return Answer(part, lent=True)
-        return Answer(memoryview(bytes(part)), lent=False)
+        return self._server.copy(part)
 
     def _content(self, name: str | bytes | None) -> memoryview:
         if name is None:
