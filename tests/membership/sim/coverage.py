@@ -14,7 +14,11 @@ NEVER = (
     # (states, events, why not), as regular expressions of whole names: of a peer ...
     (NEW, "CallLeave|CallSync", "the simulated program begins with its first view"),
     ("(?!connecting).*", "Start", "a process starts once"),
-    (NEW, "PeerSuspected|Reported|Vetoed|VerdictTaken|GivenUp", "it has no view yet"),
+    (
+        NEW,
+        "PeerSuspected|Reported|Vetoed|VerdictHeard|VerdictTaken|GivenUp",
+        "it has no view yet",
+    ),
     (NEW, "sync_done|sync_waiting|verdict|recall", "said to members only"),
     (STRANGER, "seal|commit", "it has no view, and none is coming"),
     (f"{NEW}|member.*", "leave_done", "it did not leave"),
@@ -25,13 +29,19 @@ RARE = (
     # Pairs that are met a few times in hundreds of histories, or in thousands: a message has to be
     # overtaken by others, or a fault to fall into a moment.
     ("leaving", "abandon|challenge|check|commit|identify|prepare|recall|sync_done|sync_waiting"),
-    ("leaving", "CallLeave|CallSync|VerdictTaken|Vetoed|waiting|welcome"),
+    ("leaving", "CallLeave|CallSync|VerdictHeard|VerdictTaken|Vetoed|waiting|welcome"),
     ("member, view coming", ".*"),
     ("member, sealed", "CallSync|VerdictTaken|abandon|challenge|commit|prepare|recall|sync_done"),
     ("member, sealed.*", "sync_waiting|waiting"),
-    ("member, sealed, in sync", "VerdictTaken|challenge|check|commit|evicted|identify|prepare"),
+    (
+        "member, sealed, in sync",
+        "VerdictHeard|VerdictTaken|challenge|check|commit|evicted|identify|prepare",
+    ),
     ("member, sealed, in sync", "recall|sync_done|welcome"),
-    ("member, view coming, in sync", "Reported|VerdictTaken|challenge|sync_done|waiting"),
+    (
+        "member, view coming, in sync",
+        "Reported|VerdictHeard|VerdictTaken|challenge|sync_done|waiting",
+    ),
     ("member, running.*", "abandon|waiting|prepare"),
     (".*in sync", "CallLeave|CallSync|Vetoed"),
     ("(?!.*view coming).*", "ViewReady|Unreachable"),

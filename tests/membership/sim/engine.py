@@ -210,7 +210,10 @@ class Engine:
             if self.seal(frame.payload):
                 self.send(sender, self.frame("report", 0, 0, payload=self.report))
         elif frame.kind == "verdict":
+            before = self.seal_state.view
             if self.judge(frame.payload):
+                if self.seal_state.view != before:
+                    self.emit(plane.VerdictHeard(frame.payload))
                 taken = (frame.payload[:32], self.me)
                 self.send(sender, self.frame("taken", 0, 0, payload=taken))
         elif fence == lib.COLL__FENCE_NOW:
