@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy
 
 import collectives
+from collectives.chaos.shaper import Shaper
 
 
 def peer(address: str) -> None:
@@ -24,7 +25,7 @@ def peer(address: str) -> None:
 
 
 def main() -> None:
-    """Check where the package is, and that two processes reduce."""
+    """Check where the package is, that two processes reduce, and that the proxy runs."""
     package = Path(collectives.__file__).parent
     assert package.is_relative_to(sys.prefix), package
     assert (package / "include" / "collectives.h").is_file()
@@ -39,6 +40,8 @@ def main() -> None:
             for process in peers:
                 process.kill()
     assert statuses == [0, 0], statuses
+    with Shaper() as shaper:
+        assert shaper.stats()["routes"] == 0
     print(f"works: {sys.version.split()[0]} {package}")
 
 
