@@ -1,0 +1,188 @@
+"""What the journals of a run say, with types: lives and what they did, faults and whom they hit.
+
+Times are nanoseconds of the machine's monotonic clock, as in the journals; ``history`` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from collectives.chaos.journal import Line, View
+
+SECOND = 1_000_000_000
+FOREVER = math.inf
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(slots=True)
+class Presence:
+    """One presence of a life in a group: from a ``joined`` or ``rejoined`` on."""
+
+    group: str
+    id: str
+    name: str
+    t: int
+    left: int | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Seen:
+    """A view that a life's caller came to see, with the line that says so.
+
+    Attributes:
+        call: the one in which it came, None: not known.
+    """
+
+    t: int
+    view: View
+    presence: Presence
+    line: int
+    call: Call | None
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """A call and what came of it.
+
+    Attributes:
+        timeout: seconds; None: the call had none.
+        ended: None: it neither returned nor raised.
+        error: class of what it raised, None: it returned, or has not ended.
+        in_view: number of the view in which the operation ended; of a return only.
+        seen: the newest view that the caller had seen when it called.
+    """
+
+    life: Life
+    presence: Presence | None
+    line: int
+    n: int
+    t: int
+    op: str
+    group: str
+    tag: int | None
+    count: int | None
+    dtype: str | None
+    redop: str | None
+    root: str | int | None
+    in_place: bool
+    atomic: bool
+    timeout: float | None
+    on_failure: str | None
+    digest: str | None
+    blocking: bool
+    work: int | None
+    seen: View | None
+    ended: int | None = None
+    end_line: int = 0
+    number: int | None = None
+    result: str | None = None
+    contributors: tuple[str, ...] | None = None
+    in_view: int | None = None
+    retries: int = 0
+    seconds: float | None = None
+    error: str | None = None
+    peer: str | None = None
+    unknown: bool = False
+    message: str = ""
+    after: str | None = None
+
+    @property
+    def returned(self) -> bool:
+        """Whether it succeeded."""
+        return self.ended is not None and self.error is None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Where its lines are."""
+        where = self.life.at(self.line)
+        return (where, self.life.at(self.end_line)) if self.end_line else (where,)
+
+
+@dataclasses.dataclass(slots=True)
+class State:
+    """What a life held after a ``sync(state)`` that returned."""
+
+    t: int
+    group: str
+    revision: int
+    digest: str
+    run: str | None
+    line: int
+    presence: Presence | None
+
+
+@dataclasses.dataclass(slots=True)
+class Life:
+    """One process in a place.
+
+    Attributes:
+        place: the harness's name of it, such as ``"p2"``.
+        number: 0 for the first process in the place.
+        status: its exit status, negative: the signal; None: it has not exited.
+        expected: whether the harness counted on that exit.
+        killed: when a fault or the harness killed it.
+        ending: what its ``end`` line says, None: there is none.
+    """
+
+    place: str
+    number: int
+    calls: list[Call] = dataclasses.field(default_factory=list)
+    presences: list[Presence] = dataclasses.field(default_factory=list)
+    views: list[Seen] = dataclasses.field(default_factory=list)
+    states: list[State] = dataclasses.field(default_factory=list)
+    wrongs: list[Line] = dataclasses.field(default_factory=list)
+    resources: list[Line] = dataclasses.field(default_factory=list)
+    started: int | None = None
+    exited: int | None = None
+    status: int | None = None
+    expected: bool = False
+    killed: int | None = None
+    ending: str | None = None
+    ended: int | None = None
+    stops: list[Interval] = dataclasses.field(default_factory=list)
+    counters: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """As its journal is called."""
+        return f"{self.place}.{self.number}"
+
+    @property
+    def gone(self) -> float:
+        """When the process was no more."""
+        times = [t for t in (self.killed, self.exited) if t is not None]
+        return min(times, default=FOREVER)
+
+    def at(self, line: int) -> str:
+        """A reference to a line of its journal."""
+        return f"{self.name}:{line}"
+
+    def stopped(self, since: float, until: float) -> float:
+        """Nanoseconds of the interval in which it stood still."""
+        return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in self.stops)
+
+
+@dataclasses.dataclass(slots=True)
+class Fault:
+    """A fault that the harness made.
+
+    Attributes:
+        places: all that it touches: of a pair both sides.
+        until: when it ended; of an instant one ``t``; ``FOREVER`` if it never did.
+    """
+
+    index: int
+    kind: str
+    t: int
+    until: float
+    places: frozenset[str]
+    fields: dict[str, Any]
+    line: int
+
+
+INSTANT = frozenset(
+    ("kill", "leave", "join", "coordinator_kill", "reset", "half_open")
+) | frozenset(("flip", "truncate", "duplicate", "stranger"))
+"""Kinds that do not last: what follows from them is the run's own."""
