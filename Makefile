@@ -5,6 +5,7 @@
 #   make test        run the tests                    (TESTS=tests/test_x.py for some of them)
 #   make test-full   the tests that take longer: whole products, thousands of histories
 #   make histories   10,000 random histories of the control plane (COLLECTIVES_SEED: from where on)
+#   make soak        random faults in real runs for 20 minutes (COLLECTIVES_SEED: from where on)
 #   make model       explore every history of a few peers: the agreement, for half an hour
 #   make lint        format, types, warnings, import and include direction
 #   make build       compile the C core into the checkout
@@ -34,7 +35,7 @@ SANITIZE ?= address
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test test-full histories model lint build format wheel test-wheel sanitize clean
+.PHONY: demo test test-full histories soak model lint build format wheel test-wheel sanitize clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -121,6 +122,10 @@ test-full: build $(STAMPS)/test
 model: build $(STAMPS)/test
 	@PYTHONPATH=tests $(PY) -m model $(MODEL)
 
+soak: build $(STAMPS)/test
+	@$(VENV)/bin/collectives chaos soak --minutes 20 --seed $${COLLECTIVES_SEED:-1000} \
+	    --json report/soak.json
+
 histories: build $(STAMPS)/test
 	@COLLECTIVES_HISTORIES=$${COLLECTIVES_HISTORIES:-10000} \
 	    COLLECTIVES_SEED=$${COLLECTIVES_SEED:-1000} \
@@ -133,4 +138,4 @@ sanitize: $(STAMPS)/build $(STAMPS)/test
 	@tools/sanitize.sh $(VENV)/bin $(SANITIZE) "$(CONFIGURE)" $(TESTS)
 
 clean:
-	@rm -rf build dist report collectives/_native/*.so
+	@rm -rf build dist report collectives/_native/*.so collectives/_native/shaper

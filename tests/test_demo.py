@@ -15,12 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from collectives.cli import main as cli
-from collectives.cli._demo import messages, screen, text
+from collectives.cli._demo import messages, screen
 from collectives.cli._demo.picture import draw
 from collectives.cli._demo.processes import Peers
 from collectives.cli._demo.report import Report
 from collectives.cli._demo.run import run as run_demo
 from collectives.errors import CollectiveError, InvalidArgument
+from collectives.toy import text
 
 DEADLINE = 120.0
 

@@ -122,6 +122,20 @@ def state_command(
         raise typer.Exit(1)
 
 
+@app.command("storm")
+def storm_command(
+    joins: Annotated[int, typer.Option(min=1, help="Processes that join and leave.")] = 60,
+) -> None:
+    """Measure what members pay for newcomers. Exit status 1 if a promise was broken."""
+    from collectives.bench import storm
+
+    result = storm.measure(joins)
+    for line in result.lines():
+        typer.echo(line)
+    if result.violations:
+        raise typer.Exit(1)
+
+
 @app.command("overhead")
 def overhead_command() -> None:
     """Measure what Python adds to a call: a group of one, 4 bytes."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collectives.cli._demo import text as texts
 from collectives.cli._demo.messages import Fault, Settings
 from collectives.errors import InvalidArgument, UnsupportedError
+from collectives.toy import text as texts
 
 if TYPE_CHECKING:
     from collectives.cli._demo.report import Report

@@ -61,9 +61,9 @@ def train(settings: Settings, channel: TextIO) -> None:
     import torch
 
     import collectives
-    from collectives.cli._demo import model as models
-    from collectives.cli._demo import text as texts
     from collectives.diloco import DiLoCo
+    from collectives.toy import model as models
+    from collectives.toy import text as texts
 
     torch.set_num_threads(1)  # peers share the machine's cores
     shape = models.Shape(context=settings.context)

@@ -1,4 +1,4 @@
-"""The demo's model: a byte-level transformer small enough for four peers on two cores."""
+"""The model of the demo: a byte-level transformer small enough for four peers on two cores."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class _Block(nn.Module):
         self.down = nn.Linear(4 * shape.width, shape.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """int64 [batch, length] -> logits [batch, length, 256]."""
         batch, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -63,6 +64,7 @@ class ByteTransformer(nn.Module):
                 nn.init.normal_(parameter, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
+        """int64 [batch, length] -> logits [batch, length, 256]."""
         h = self.byte(x) + self.position.weight[: x.shape[1]]
         for block in self.blocks:
             h = block(h)

@@ -1,0 +1,390 @@
+"""A ``Group`` that writes down every call and what came of it.
+
+``install`` puts it where ``collectives.join`` finds it, so that a program need not know of it. The
+lines are those of ``docs/chaos.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from collectives import group
+from collectives._native import ffi, lib
+from collectives.chaos import journal as journals
+from collectives.chaos.journal import Journal
+from collectives.group import Group
+from collectives.incarnation import Application, Incarnation
+from collectives.issue import OPS, STATE_TAG, Issuer
+from collectives.membership.peer import SyncOutcome
+from collectives.membership.view import View
+from collectives.state.shared import SharedState
+from collectives.step import Step
+from collectives.work import Result, Work
+
+_KINDS = {lib.COLL_ALL_REDUCE: "all_reduce", lib.COLL_BROADCAST: "broadcast"}
+_REDUCTIONS = {code: name for name, code in OPS.items()}
+_DTYPES = {
+    code: ffi.string(lib.coll_dtype_name(code)).decode()
+    for code in range(64)
+    if lib.coll_dtype_size(code)
+}
+
+
+class Recorder:
+    """What one process writes down; safe from any thread.
+
+    Args:
+        journal: where it goes.
+
+    Attributes:
+        work: the number of the program's own step, if it has one; lines of calls have it.
+        calls: how many calls have ended.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.work: int | None = None
+        self.calls = 0
+        self.groups: list[Group] = []
+        self._numbers = itertools.count(1)
+
+    def call(self, **fields: Any) -> int:
+        """A call begins; returns its number."""
+        number = next(self._numbers)
+        self.journal.write("call", n=number, work=self.work, **fields)
+        return number
+
+    def returned(self, n: int, **fields: Any) -> None:
+        """The call succeeded."""
+        self.journal.write("return", n=n, **fields)
+        self._ended()
+
+    def raised(self, n: int, error: BaseException, **fields: Any) -> None:
+        """The call raised."""
+        self.journal.write(
+            "raise",
+            n=n,
+            error=type(error).__name__,
+            peer=getattr(error, "peer", None) or None,
+            unknown=bool(getattr(error, "outcome_unknown", False)),
+            message=str(error),
+            **fields,
+        )
+        self._ended()
+
+    def _ended(self) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            self.resources()
+
+    def resources(self) -> None:
+        """Count what this process holds now."""
+        here = Path("/proc/self")
+        children = 0
+        for task in (here / "task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that ends just now
+                children += len((task / "children").read_text().split())
+        self.journal.write(
+            "resources",
+            fds=len(list((here / "fd").iterdir())),
+            threads=len(list((here / "task").iterdir())),
+            mappings=(here / "maps").read_text().count("\n"),
+            children=children,
+            rss=int((here / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+        )
+
+    @contextlib.contextmanager
+    def recording(self, **fields: Any) -> Iterator[dict[str, Any]]:
+        """A call that is the block; what is put into the dictionary goes into its ``return``."""
+        n, since, more = self.call(**fields), time.monotonic(), dict[str, Any]()
+        try:
+            yield more
+        except BaseException as error:
+            self.raised(n, error, number=None, digest=None)
+            raise
+        self.returned(n, seconds=time.monotonic() - since, **{**_NOTHING, **more})
+
+    def wrong(self, what: str) -> None:
+        """The program has found a value that is not what it must be."""
+        self.journal.write("wrong", work=self.work, what=what)
+
+    def state(self, group: Group, state: SharedState) -> None:
+        """All members hold this now."""
+        digests = [f"{name} {_digest_of_value(state[name])}" for name in sorted(state)]
+        self.journal.write(
+            "state",
+            group=group.view.group,
+            revision=state.revision,
+            digest=journals.digest_of_all(digests),
+            run=state.run.hex if state.run else None,
+            work=self.work,
+        )
+
+
+_NOTHING: dict[str, Any] = dict.fromkeys(("number", "digest", "contributors", "view", "retries"))
+
+
+def line_of(view: View) -> journals.View:
+    """A view as a journal has it."""
+    members = tuple((peer.id.hex, peer.name) for peer in view.peers)
+    return journals.View(view.term, view.number, members)
+
+
+def _digest_of_value(value: Any) -> str:
+    if isinstance(value, bytes | bytearray):
+        return journals.digest(bytes(value))
+    if isinstance(value, bool | int | float):
+        return repr(value)
+    if hasattr(value, "detach"):  # a torch tensor; numpy may lack its dtype
+        import torch
+
+        value = value.detach().contiguous().flatten().view(torch.uint8).numpy()
+    return journals.digest(value)
+
+
+class RecordedWork(Work):
+    """A ``Work`` that tells when its end is taken."""
+
+    told: Callable[[Result | BaseException], None] | None = None
+
+    def _finish(self, status: int) -> Result:
+        tell, self.told = self.told, None
+        try:
+            result = super()._finish(status)
+        except BaseException as error:
+            if tell is not None:
+                tell(error)
+            raise
+        if tell is not None:
+            tell(result)
+        return result
+
+
+class _Call:
+    """What a thread is about to do, as its argument structure says.
+
+    Attributes:
+        fields: of the line.
+    """
+
+    def __init__(self, call: Any, root: str | None, group: str, blocking: bool) -> None:
+        moves = call.kind in _KINDS
+        self._bytes = call.count * lib.coll_dtype_size(call.dtype) if moves else 0
+        self._input, self._output = call.input, call.output
+        self.fields: dict[str, Any] = {
+            "group": group,
+            "op": _KINDS.get(call.kind, "barrier"),
+            "tag": None if call.tag == lib.COLL_UNTAGGED else call.tag,
+            "count": call.count if moves else None,
+            "dtype": _DTYPES[call.dtype] if moves else None,
+            "redop": _REDUCTIONS[call.op] if call.kind == lib.COLL_ALL_REDUCE else None,
+            "root": root,
+            "in_place": moves and call.input == call.output,
+            "atomic": not call.flags & lib.COLL_NOT_ATOMIC,
+            "timeout": call.timeout_ns * 1e-9,
+            "on_failure": "raise" if call.flags & lib.COLL_NO_REPEAT else "retry",
+            "blocking": blocking,
+            "digest": self.input(),
+        }
+
+    def input(self) -> str | None:
+        """The digest of what it takes."""
+        return self._digest(self._input)
+
+    def output(self) -> str | None:
+        """The digest of what it gives."""
+        return self._digest(self._output)
+
+    def _digest(self, pointer: Any) -> str | None:
+        if not self._bytes:
+            return None
+        return journals.digest(ffi.buffer(ffi.cast("char *", pointer), self._bytes))
+
+
+class RecordingIssuer(Issuer):
+    """An ``Issuer`` that writes down what it issues for the program, and what came of it."""
+
+    recorder: Recorder
+
+    def __init__(self, mine: Incarnation, timeout: float) -> None:
+        super().__init__(mine, timeout)
+        self._last = threading.local()  # .work: what this thread took from the core last
+
+    def _take(self, scratch: Any, value: Any, keep: Any) -> Work | None:
+        work = super()._take(scratch, value, keep)
+        if work is not None:
+            work.__class__ = RecordedWork
+        self._last.work = work
+        return work
+
+    def _described(self, blocking: bool) -> _Call | None:
+        call = self.scratch.call
+        if call.tag == STATE_TAG or call.kind == lib.COLL_SYNC:
+            return None  # a part of sync(), which is written down as a whole
+        return _Call(call, self.scratch.root, self.mine.view.group, blocking)
+
+    def _number(self) -> int | None:
+        work = self._last.work
+        return int(self.scratch.info.number) if work is None else work.telemetry().number
+
+    def blocking(self, value: Any) -> Result:
+        """As it is, and written down."""
+        call = self._described(True)
+        if call is None:
+            return super().blocking(value)
+        self._last.work = None
+        n = self.recorder.call(**call.fields)
+        try:
+            result = super().blocking(value)
+        except BaseException as error:
+            number = self._number() if self._last.work is not None else None
+            self.recorder.raised(n, error, number=number, digest=call.input())
+            raise
+        self._returned(n, result, call, self._number())
+        return result
+
+    def issue(self, value: Any, keep: Any) -> Work:
+        """As it is, and written down; what comes of it when its end is taken."""
+        call = self._described(False)
+        if call is None:
+            return super().issue(value, keep)
+        n = self.recorder.call(**call.fields)
+        try:
+            work = super().issue(value, keep)
+        except BaseException as error:
+            self.recorder.raised(n, error, number=None, digest=call.input())
+            raise
+        number = work.telemetry().number
+
+        def tell(ended: Result | BaseException) -> None:
+            if isinstance(ended, Result):
+                self._returned(n, ended, call, number)
+            else:
+                self.recorder.raised(n, ended, number=number, digest=call.input())
+
+        if isinstance(work, RecordedWork):
+            work.told = tell
+        return work
+
+    def _returned(self, n: int, result: Result, call: _Call, number: int | None) -> None:
+        self.recorder.returned(
+            n,
+            number=number,
+            digest=call.output(),
+            contributors=list(result.contributors),
+            view=result.view,
+            retries=result.retries,
+            seconds=result.seconds,
+        )
+
+
+class RecordedGroup(Group):
+    """A ``Group`` whose life is written down."""
+
+    recorder: Recorder
+
+    def __init__(
+        self,
+        application: Application,
+        timeout: float | None = None,
+        state: SharedState | None = None,
+    ) -> None:
+        application = self.adjust(application)
+        since, bare = time.monotonic(), _bare(timeout, application)
+        with self.recorder.recording(op="join", group=application.group, **bare):
+            super().__init__(application, timeout, state)
+            self._tell_entry("joined", time.monotonic() - since)
+        self.on_view_change(self._tell_view)
+        self.recorder.groups.append(self)
+        self.entered()
+
+    @staticmethod
+    def adjust(application: Application) -> Application:
+        """What a program asks to join with, as it is to be; the harness replaces this."""
+        return application
+
+    @staticmethod
+    def entered() -> None:
+        """A group was joined; the harness replaces this."""
+
+    def _tell_entry(self, kind: str, seconds: float) -> None:
+        self.recorder.journal.write(
+            kind,
+            group=self.view.group,
+            id=self._mine.id.hex,
+            name=self.name,
+            view=line_of(self.view),
+            newcomer=self._mine.newcomer,
+            seconds=seconds,
+        )
+
+    def _tell_view(self, view: View) -> None:
+        self.recorder.journal.write("view", group=view.group, view=line_of(view))
+
+    def _recording(
+        self, op: str, timeout: float | None
+    ) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        bare = _bare(timeout, self._application)
+        return self.recorder.recording(op=op, group=self._application.group, **bare)
+
+    def sync(
+        self, state: SharedState | None = None, *, timeout: float | None = None
+    ) -> SyncOutcome:
+        """As it is, and written down."""
+        with self._recording("sync", timeout) as line:
+            outcome = super().sync(state, timeout=timeout)
+            line["view"] = outcome.view.number
+            line["contributors"] = [peer.name for peer in outcome.view.peers]
+        if state is not None:
+            self.recorder.state(self, state)
+        return outcome
+
+    def leave(self, *, timeout: float = 10.0) -> None:
+        """As it is, and written down."""
+        if self._issuer.closed:
+            super().leave(timeout=timeout)
+            return
+        self.recorder.resources()
+        with self._recording("leave", timeout):
+            super().leave(timeout=timeout)
+        self.recorder.groups.remove(self)
+        self.recorder.journal.write("left", group=self._application.group)
+
+    def rejoin(self, *, timeout: float | None = None, state: SharedState | None = None) -> View:
+        """As it is, and written down."""
+        since = time.monotonic()
+        with self._recording("rejoin", timeout):
+            view = super().rejoin(timeout=timeout, state=state)
+            self._tell_entry("rejoined", time.monotonic() - since)
+        return view
+
+    @contextlib.contextmanager
+    def step(self, *, timeout: float | None = None) -> Iterator[Step]:
+        """As it is, and written down."""
+        with self._recording("step", timeout), super().step(timeout=timeout) as step:
+            yield step
+
+
+def _bare(timeout: float | None, application: Application) -> dict[str, Any]:
+    """The fields of a call that moves nothing of the program's."""
+    fields = ("tag", "count", "dtype", "redop", "root", "in_place", "digest", "on_failure")
+    limit = application.options.timeout if timeout is None else timeout
+    return {**dict.fromkeys(fields), "timeout": limit, "blocking": True}
+
+
+def install(recorder: Recorder) -> None:
+    """Have every group that this process joins from now on written down."""
+    RecordingIssuer.recorder = RecordedGroup.recorder = recorder
+    group.Issuer = RecordingIssuer  # type: ignore[attr-defined]
+    sys.modules["collectives.join"].Group = RecordedGroup  # type: ignore[attr-defined]
+
+
+__all__ = ["RecordedGroup", "RecordedWork", "Recorder", "install", "line_of"]
