@@ -213,6 +213,7 @@ class RecordingIssuer(Issuer):
     """An ``Issuer`` that writes down what it issues for the program, and what came of it."""
 
     recorder: Recorder
+    sync_number: int | None = None  # of the last sync() that all members were in
 
     def __init__(self, mine: Incarnation, timeout: float) -> None:
         super().__init__(mine, timeout)
@@ -238,9 +239,13 @@ class RecordingIssuer(Issuer):
     def blocking(self, value: Any) -> Result:
         """As it is, and written down."""
         call = self._described(True)
-        if call is None:
-            return super().blocking(value)
         self._last.work = None
+        if call is None:
+            syncs = self.scratch.call.kind == lib.COLL_SYNC
+            result = super().blocking(value)
+            if syncs:
+                self.sync_number = self._number()
+            return result
         n = self.recorder.call(**call.fields)
         try:
             result = super().blocking(value)
@@ -340,7 +345,11 @@ class RecordedGroup(Group):
     ) -> SyncOutcome:
         """As it is, and written down."""
         with self._recording("sync", timeout) as line:
+            issuer = self._issuer
+            assert isinstance(issuer, RecordingIssuer)
+            issuer.sync_number = None
             outcome = super().sync(state, timeout=timeout)
+            line["number"] = issuer.sync_number
             line["view"] = outcome.view.number
             line["contributors"] = [peer.name for peer in outcome.view.peers]
         if state is not None:

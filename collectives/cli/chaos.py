@@ -58,7 +58,7 @@ def run(
     as_json: Json = None,
     shrink: Annotated[
         int, typer.Option(min=0, help="Runs to spend on making a scenario that fails smaller.")
-    ] = 0,
+    ] = 10,
 ) -> None:
     """Run one scenario. Exit status 1 if a promise was broken, 2 if the run did not come about."""
     from collectives.chaos import trial
@@ -80,7 +80,8 @@ def run(
     _say_where(console, folder)
     if as_json is not None:
         report.write_json(as_json)
-    if report.exit_status and shrink:
+    if report.violations and shrink and script is None:
+        console.print(f"looking for fewer faults that do the same, in up to {shrink} runs")
         with Screen(console) as screen:
             found = trial.smaller(report, folder, shrink, screen.look)
         console.print(
