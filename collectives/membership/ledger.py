@@ -69,7 +69,7 @@ class Timing:
     report_patience: float = 5.0
     relay_after: float = 0.2
     refused_patience: float = 0.3
-    silent_patience: float = 0.5
+    silent_patience: float = 0.25
     pairs_patience: float = 1.5
     registration: float = 10.0
     recollection: float = 2.0
