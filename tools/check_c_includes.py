@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "native/driven": set(),
     "native/shaper": {"native/driven"},
+    "native/wan": {"native/driven"},
     "transport/*": {
         "native/include", "native/wire", "native/engine/transport.h", "native/engine/reactor.h",
     },
