@@ -138,4 +138,5 @@ sanitize: $(STAMPS)/build $(STAMPS)/test
 	@tools/sanitize.sh $(VENV)/bin $(SANITIZE) "$(CONFIGURE)" $(TESTS)
 
 clean:
-	@rm -rf build dist report collectives/_native/*.so collectives/_native/shaper
+	@rm -rf build dist report collectives/_native/*.so \
+	    collectives/_native/shaper collectives/_native/wan

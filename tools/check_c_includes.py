@@ -25,7 +25,9 @@ ALLOWED: dict[str, set[str]] = {
         "native/include", "native/plan", "native/wire", "native/reduce", "native/codec",
         "native/engine", "transport/tcp", "transport/shm", "transport/nccl",
     },
-    "native/shaper": set(),
+    "native/driven": set(),
+    "native/shaper": {"native/driven"},
+    "native/wan": {"native/driven"},
     "transport/*": {
         "native/include", "native/wire", "native/engine/transport.h", "native/engine/reactor.h",
     },

@@ -13,7 +13,8 @@ package=$PWD/$build/package
 rm -rf "$package"
 mkdir -p "$package"
 cp -r collectives "$package/"
-rm -f "$package"/collectives/_native/*.so "$package"/collectives/_native/shaper
+rm -f "$package"/collectives/_native/*.so "$package"/collectives/_native/shaper \
+    "$package"/collectives/_native/wan
 "$bin/cmake" --install "$build" --prefix "$package" >/dev/null
 
 # Python itself is not sanitized, so the run time must come first, and its own leaks are not ours.

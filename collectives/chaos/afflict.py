@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from collectives.chaos import namespaces
 from collectives.chaos.crowd import Life
 from collectives.chaos.faults import Fault
-from collectives.chaos.network import COORDINATOR, Pair
+from collectives.chaos.network import COORDINATOR, Pair, Where
 from collectives.chaos.profiles import PROFILES, Direction
 from collectives.chaos.route import Route
 
@@ -239,11 +240,13 @@ def _stranger(harness: Harness, number: int, fault: Fault) -> list[str] | None:
         return None
     chance = random.Random(f"{harness.seed} stranger {number}")
     noise = [chance.randbytes(chance.randint(1, 300)) for _ in range(fault.count or 1)]
-    threading.Thread(target=_babble, args=(address, noise), daemon=True).start()
+    where = harness.network.where(str(fault.peer))
+    threading.Thread(target=_babble, args=(address, where, noise), daemon=True).start()
     return [str(fault.peer)]
 
 
-def _babble(address: str, noise: list[bytes]) -> None:
+def _babble(address: str, where: Where, noise: list[bytes]) -> None:
+    _approach(where)
     for data in noise:
         try:
             with _connected(address) as line:
@@ -251,6 +254,12 @@ def _babble(address: str, noise: list[bytes]) -> None:
                 line.recv(1 << 12)
         except OSError:
             pass
+
+
+def _approach(where: Where) -> None:
+    """Have this thread, which does nothing else, be where it can reach the place."""
+    if where.namespace:
+        namespaces.enter(where.namespace)
 
 
 def _connected(address: str) -> socket.socket:
@@ -263,8 +272,10 @@ def _flood(harness: Harness, number: int, fault: Fault) -> list[str] | None:
     if address is None:
         return None
     over = threading.Event()
+    where = harness.network.where(str(fault.peer))
 
     def come() -> None:
+        _approach(where)
         lines = []
         for _ in range(fault.count or 1):
             try:

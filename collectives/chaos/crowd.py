@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from collectives.chaos import peer
+from collectives.chaos import namespaces, peer
+from collectives.chaos.network import Where
 from collectives.chaos.nursery import Nursery
 from collectives.errors import CollectiveError
 from collectives.membership.server import Coordinator
@@ -132,16 +133,20 @@ class CoordinatorProcess:
         nursery: forks it.
         folder: where its journal and its log go.
         token: the run's.
+        where: it lives.
         journaled: whether it keeps a journal.
     """
 
-    def __init__(self, nursery: Nursery, folder: Path, token: str, journaled: bool = True) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, token: str, where: Where, journaled: bool = True
+    ) -> None:
         self._nursery = nursery
         self._folder = folder
         self._token = token
         self._journal = str(folder / "coordinator.journal") if journaled else None
         self._stopped = 0
-        self.address = "127.0.0.1:0"
+        self._namespace = where.namespace
+        self.address = f"{where.host}:0"
         self.alive = False
         self.start()
 
@@ -154,7 +159,7 @@ class CoordinatorProcess:
         """Start it, or start it again."""
         log = str(self._folder / "coordinator.log")
         self._process = self._nursery.child(
-            _coordinate, self.address, self._journal, self._token, log
+            _coordinate, self._namespace, self.address, self._journal, self._token, log
         )
         if not self._process.connection.poll(_PATIENCE):
             raise CollectiveError(f"the coordinator does not start; see {log}")
@@ -192,12 +197,19 @@ def burn(_: Connection, share: float, seconds: float) -> None:
 
 
 def _coordinate(
-    connection: Connection, address: str, journal: str | None, token: str, log: str
+    connection: Connection,
+    namespace: str,
+    address: str,
+    journal: str | None,
+    token: str,
+    log: str,
 ) -> None:
     """In the process: coordinate until the connection ends."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if namespace:
+        namespaces.enter(namespace)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with Coordinator(address, journal=journal, token=token) as coordinator:
         connection.send(coordinator.address)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from collectives.chaos.faults import fault_from
-from collectives.chaos.parts import BETWEEN, PLACE, Between, Links, Place, Workload, places
+from collectives.chaos.parts import BETWEEN, LINKS, PLACE, Between, Links, Place, Workload, places
 from collectives.chaos.rates import Mix
 from collectives.chaos.spec import Parameter, known, within
 from collectives.errors import InvalidArgument
@@ -45,12 +45,13 @@ def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
         given["options"] = _options(_table(document, "options"))
     with within("[links]"):
         table = _table(document, "links")
-        known(table, ("default", "between"))
+        known(table, [*(row.name for row in LINKS), "between"])
         between = []
         for number, each in enumerate(_tables(table, "between"), 1):
             with within(f"between, number {number}"):
                 between.append(Between(**_all(each, BETWEEN)))
-        given["links"] = Links(table.get("default"), tuple(between))
+        settings: dict[str, Any] = {row.attribute: table.get(row.name) for row in LINKS}
+        given["links"] = Links(between=tuple(between), **settings)
     faults = []
     for number, each in enumerate(_tables(document, "fault"), 1):
         with within(f"[[fault]] number {number}"):

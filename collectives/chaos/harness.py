@@ -25,13 +25,16 @@ from typing import Any
 
 from collectives.chaos import afflict, control, crowd, peer
 from collectives.chaos.crowd import CoordinatorProcess, Life, Process, Script
+from collectives.chaos.emulated import EmulatedNetwork, SwitchedNetwork
 from collectives.chaos.faults import Fault
 from collectives.chaos.journal import Journal
-from collectives.chaos.network import COORDINATOR, Network, Share
+from collectives.chaos.network import COORDINATOR, Network, ProxyNetwork, Share
 from collectives.chaos.nursery import Nursery
 from collectives.chaos.profiles import PROFILES
 from collectives.chaos.scenario import Scenario
 from collectives.chaos.shaper import Shaper
+from collectives.chaos.veth import Switch
+from collectives.chaos.wan import Wan
 from collectives.errors import CollectiveError
 from collectives.options import Options
 
@@ -99,8 +102,7 @@ class Harness:
             if kind != "script":
                 modules.append(f"collectives.chaos.workloads.{kind}")
             self._nursery = stack.enter_context(Nursery(*modules))
-            self._shaper = stack.enter_context(Shaper(seed=self.seed))
-            self.network = Network(self._shaper, self.share_of)
+            self.network = self._make_network(stack)
             # A Unix socket's path is short; the folder's may be long.
             short = stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
             self._control = f"{short}/control"
@@ -113,7 +115,11 @@ class Harness:
             stack.callback(self._selector.close)
             self._token = secrets.token_hex(16)
             self.coordinator = CoordinatorProcess(
-                self._nursery, self.folder, self._token, self.scenario.journal
+                self._nursery,
+                self.folder,
+                self._token,
+                self.network.where(COORDINATOR),
+                self.scenario.journal,
             )
             stack.callback(self.coordinator.kill)
             stack.callback(self._end_all)
@@ -128,6 +134,13 @@ class Harness:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _make_network(self, stack: contextlib.ExitStack) -> Network:
+        if self.scenario.links.kind == "namespaces":
+            return EmulatedNetwork(stack.enter_context(Wan(seed=self.seed)), self.share_of)
+        if self.scenario.links.kind == "veth":
+            return SwitchedNetwork(stack.enter_context(Switch()), self.share_of)
+        return ProxyNetwork(stack.enter_context(Shaper(seed=self.seed)), self.share_of)
 
     def run(self) -> None:
         """Form the run, let the timeline happen, and end it.
@@ -248,6 +261,7 @@ class Harness:
             self.added.append(place)
         key = f"{place}.{number}"
         moments = self.folder / "moments" / key
+        where = self.network.where(place)
         settings = peer.Settings(
             peer=place,
             life=number,
@@ -262,6 +276,8 @@ class Harness:
             journal=str(self.folder / "peers" / f"{key}.jsonl"),
             moments=str(moments),
             routed=scenario.proxied,
+            bind=where.host,
+            namespace=where.namespace,
             options=_given(scenario.options),
             workload=scenario.workload.plain(),
         )
@@ -332,7 +348,7 @@ class Harness:
         # The narrow side is a host's, and all its links share it.
         bucket = f"{x}.up" if uplink else f"{y}.down"
         if bucket not in self._buckets:
-            self._shaper.bucket(bucket, direction.rate)
+            self.network.bucket(bucket, direction)
             self._buckets.add(bucket)
         return Share(dataclasses.replace(direction, rate=0.0), (bucket,))
 
@@ -381,7 +397,8 @@ class Harness:
         elif kind == "dial":
             addresses = message["addresses"]
             dialled = [self.network.dial(life.place, address) for address in addresses]
-            control.send(line, "dial", addresses=dialled, far=dialled != addresses)
+            far = any(self.network.is_far(life.place, address) for address in addresses)
+            control.send(line, "dial", addresses=dialled, far=far)
         elif kind == "joined":
             life.joined = True
         elif kind == "progress":

@@ -35,7 +35,8 @@ class Kind:
     Attributes:
         about: a sentence.
         parameters: what it takes besides ``at`` and ``moment``.
-        proxied: whether it needs links through the proxy.
+        proxied: whether it needs links that can be shaped.
+        proxy_only: whether the proxy alone can do it: to the bytes, or the ends, of a connection.
         momentary: whether it can be aimed at a moment of an operation.
         absence: whether whom it hits may be lost to the others while it lasts.
     """
@@ -44,6 +45,7 @@ class Kind:
     about: str
     parameters: tuple[Parameter, ...] = ()
     proxied: bool = False
+    proxy_only: bool = False
     momentary: bool = False
     absence: bool = False
 
@@ -145,7 +147,13 @@ _ALL = (
         ),
         proxied=True,
     ),
-    Kind("reset", "Every connection between the two is reset.", (_A, _B), proxied=True),
+    Kind(
+        "reset",
+        "Every connection between the two is reset.",
+        (_A, _B),
+        proxied=True,
+        proxy_only=True,
+    ),
     Kind(
         "black_hole",
         "What is sent between the two vanishes; no connection ends.",
@@ -158,10 +166,29 @@ _ALL = (
         "Connections end for b; a is not told, and talks to nobody.",
         (_A, _B),
         proxied=True,
+        proxy_only=True,
     ),
-    Kind("flip", "A bit of a piece of data is flipped.", (_A, _B, _DAMAGE), proxied=True),
-    Kind("truncate", "Bytes of a piece of data are missing.", (_A, _B, _DAMAGE), proxied=True),
-    Kind("duplicate", "Bytes of a piece of data come twice.", (_A, _B, _DAMAGE), proxied=True),
+    Kind(
+        "flip",
+        "A bit of a piece of data is flipped.",
+        (_A, _B, _DAMAGE),
+        proxied=True,
+        proxy_only=True,
+    ),
+    Kind(
+        "truncate",
+        "Bytes of a piece of data are missing.",
+        (_A, _B, _DAMAGE),
+        proxied=True,
+        proxy_only=True,
+    ),
+    Kind(
+        "duplicate",
+        "Bytes of a piece of data come twice.",
+        (_A, _B, _DAMAGE),
+        proxied=True,
+        proxy_only=True,
+    ),
     Kind(
         "stranger",
         "Somebody without the token talks nonsense on the peer's data port.",

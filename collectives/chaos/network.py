@@ -1,12 +1,13 @@
-"""Who reaches whom through which route of the proxy, and what each direction suffers now.
+"""Who reaches whom, and what each direction suffers now; the network that the proxy makes.
 
-Places are told by name; the coordinator is one of them. Routes come into being when somebody asks
-where to dial, which may be in the middle of a fault: what a pair suffers is kept here, and every
-new route gets it.
+Places are told by name; the coordinator is one of them. Routes of the proxy come into being when
+somebody asks where to dial, which may be in the middle of a fault: what a pair suffers is kept
+here, and every new route gets it. The other network there is, ``emulated``, does so with hosts.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
@@ -34,20 +35,29 @@ class Share:
     buckets: tuple[str, ...] = ()
 
 
-class Network:
-    """All routes of a run.
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Where a place is.
 
-    Args:
-        shaper: makes them.
-        share_of: what a direction is like while nothing is wrong; None: the pair is not routed.
+    Attributes:
+        host: the address that its processes listen on.
+        namespace: path of the network namespace that they enter; empty: they stay in ours.
     """
 
-    def __init__(self, shaper: Shaper, share_of: Callable[[str, str], Share | None]) -> None:
-        self._shaper = shaper
+    host: str = "127.0.0.1"
+    namespace: str = ""
+
+
+class Network(abc.ABC):
+    """What lies between the places of a run.
+
+    Args:
+        share_of: what a direction is like while nothing is wrong; None: nothing is done to it.
+    """
+
+    def __init__(self, share_of: Callable[[str, str], Share | None]) -> None:
         self._share_of = share_of
         self._owners: dict[str, str] = {}  # of addresses
-        self._routes: dict[tuple[str, str], Route] = {}  # by who dials, and the address
-        self._ends: dict[Route, Pair] = {}
         self._cuts: dict[int, frozenset[Pair]] = {}  # by fault
         self._holes: dict[int, frozenset[Pair]] = {}
         self._links: dict[int, dict[Pair, Direction]] = {}
@@ -59,6 +69,108 @@ class Network:
     def address_of(self, place: str) -> str | None:
         """Where the place listens now, without a proxy; None: nowhere."""
         return next((a for a, owner in reversed(self._owners.items()) if owner == place), None)
+
+    def bury(self, place: str) -> None:
+        """The place's process has ended."""
+        for address in [address for address, owner in self._owners.items() if owner == place]:
+            del self._owners[address]
+
+    def between(self, one: str, other: str) -> Iterator[tuple[Route, bool]]:
+        """The routes between two places; whether it is the first one that dials."""
+        return iter(())
+
+    @abc.abstractmethod
+    def where(self, place: str) -> Where:
+        """Where the place's processes are to live; asked before the first of them begins."""
+
+    @abc.abstractmethod
+    def dial(self, place: str, address: str) -> str:
+        """Where the place dials to reach an address."""
+
+    @abc.abstractmethod
+    def is_far(self, place: str, address: str) -> bool:
+        """Whether what listens there counts as on another host than the place's."""
+
+    @abc.abstractmethod
+    def bucket(self, name: str, direction: Direction) -> None:
+        """Make the narrow side of a host, which all of its links share."""
+
+    # -- faults that last --
+
+    def cut(self, fault: int, pairs: Iterable[Pair]) -> None:
+        """Let nothing pass in these directions, until ``mend``."""
+        self._cuts[fault] = frozenset(pairs)
+        self._hold_all()
+
+    def swallow(self, fault: int, pairs: Iterable[Pair]) -> None:
+        """Take and throw away what goes in these directions, until ``mend``."""
+        self._holes[fault] = frozenset(pairs)
+        self._hold_all()
+
+    def link(self, fault: int, directions: dict[Pair, Direction]) -> None:
+        """Give these directions other rates and delays, until ``mend``."""
+        self._links[fault] = directions
+        self._shape_all()
+
+    def mend(self, fault: int) -> None:
+        """End a fault that lasts."""
+        self._cuts.pop(fault, None)
+        self._holes.pop(fault, None)
+        if self._links.pop(fault, None) is not None:
+            self._shape_all()
+        else:
+            self._hold_all()
+
+    # -- how --
+
+    @abc.abstractmethod
+    def _hold_all(self) -> None:
+        """Cuts and holes have changed."""
+
+    @abc.abstractmethod
+    def _shape_all(self) -> None:
+        """Links have changed."""
+
+    def _held(self) -> frozenset[Pair]:
+        return frozenset[Pair]().union(*self._cuts.values())
+
+    def _swallowed(self) -> frozenset[Pair]:
+        return frozenset[Pair]().union(*self._holes.values())
+
+    def _share(self, pair: Pair) -> Share | None:
+        """What the direction is like now."""
+        share = self._share_of(*pair)
+        for link in self._links.values():
+            if pair in link:
+                share = dataclasses.replace(share or Share(Direction()), direction=link[pair])
+        return share
+
+
+class ProxyNetwork(Network):
+    """All places on this host, and routes between them.
+
+    Args:
+        shaper: makes the routes.
+        share_of: what a direction is like while nothing is wrong; None: the pair is not routed.
+    """
+
+    def __init__(self, shaper: Shaper, share_of: Callable[[str, str], Share | None]) -> None:
+        super().__init__(share_of)
+        self._shaper = shaper
+        self._routes: dict[tuple[str, str], Route] = {}  # by who dials, and the address
+        self._ends: dict[Route, Pair] = {}
+
+    def where(self, place: str) -> Where:
+        """On this host, as all of them."""
+        return Where()
+
+    def is_far(self, place: str, address: str) -> bool:
+        """Behind a route."""
+        return self.dial(place, address) != address
+
+    def bucket(self, name: str, direction: Direction) -> None:
+        """Make it."""
+        self._shaper.bucket(name, direction.rate)
 
     def dial(self, place: str, address: str) -> str:
         """Where the place dials to reach an address."""
@@ -83,41 +195,7 @@ class Network:
         for (_, address), route in self._routes.items():
             if address in addresses:
                 route.refuse()
-        for address in addresses:
-            del self._owners[address]
-
-    # -- faults that last --
-
-    def cut(self, fault: int, pairs: Iterable[Pair]) -> None:
-        """Let nothing pass in these directions, until ``mend``."""
-        self._cuts[fault] = frozenset(pairs)
-        for route in self._ends:
-            self._hold(route)
-
-    def swallow(self, fault: int, pairs: Iterable[Pair]) -> None:
-        """Read and throw away what goes in these directions, until ``mend``."""
-        self._holes[fault] = frozenset(pairs)
-        for route in self._ends:
-            self._hold(route)
-
-    def link(self, fault: int, directions: dict[Pair, Direction]) -> None:
-        """Give these directions other rates and delays, until ``mend``."""
-        self._links[fault] = directions
-        for route in self._ends:
-            self._shape(route)
-
-    def mend(self, fault: int) -> None:
-        """End a fault that lasts."""
-        self._cuts.pop(fault, None)
-        self._holes.pop(fault, None)
-        shaped = self._links.pop(fault, None) is not None
-        for route in self._ends:
-            if shaped:
-                self._shape(route)
-            else:
-                self._hold(route)
-
-    # -- faults of a moment --
+        super().bury(place)
 
     def between(self, one: str, other: str) -> Iterator[tuple[Route, bool]]:
         """The routes between two places; whether it is the first one that dials."""
@@ -127,12 +205,17 @@ class Network:
             elif ends == (other, one):
                 yield route, False
 
-    # -- how --
+    def _hold_all(self) -> None:
+        for route in self._ends:
+            self._hold(route)
+
+    def _shape_all(self) -> None:
+        for route in self._ends:
+            self._shape(route)
 
     def _hold(self, route: Route) -> None:
         dialler, target = self._ends[route]
-        held = frozenset[Pair]().union(*self._cuts.values())
-        swallowed = frozenset[Pair]().union(*self._holes.values())
+        held, swallowed = self._held(), self._swallowed()
         route.carry()
         ways: tuple[tuple[Way, Pair], ...] = (
             ("up", (dialler, target)),
@@ -151,9 +234,6 @@ class Network:
             ("down", (target, dialler)),
         )
         for way, pair in ways:
-            share = self._share_of(*pair)
+            share = self._share(pair)
             assert share is not None
-            direction = share.direction
-            for link in self._links.values():
-                direction = link.get(pair, direction)
-            route.shape(way, direction, share.buckets)
+            route.shape(way, share.direction, share.buckets)

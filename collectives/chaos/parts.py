@@ -30,6 +30,13 @@ BETWEEN = (
 )
 LINKS = (
     Parameter(
+        "kind",
+        "choice",
+        "the proxy's; with root, of packets between namespaces; or there with rates alone (veth)",
+        default="proxy",
+        choices=("proxy", "namespaces", "veth"),
+    ),
+    Parameter(
         "default",
         "choice",
         'what links are like; if not said "unshaped" where a fault needs the proxy, else "direct"',
@@ -143,10 +150,13 @@ class Links:
     Attributes:
         default: name of a profile; None: as direct as the faults allow.
         between: other ones; of two that fit the later counts.
+        kind: "proxy": connections are shaped; "namespaces": the packets of the kernel's TCP are;
+            "veth": the kernel's TCP has rates of hosts, and no more.
     """
 
     default: str | None = None
     between: tuple[Between, ...] = ()
+    kind: str = "proxy"
 
     def __post_init__(self) -> None:
         settle(self, LINKS)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from collectives import incarnation
+from collectives.chaos import namespaces
 from collectives.chaos import recorder as recorders
 from collectives.chaos.control import Control
 from collectives.chaos.journal import Journal
@@ -46,7 +47,9 @@ class Settings:
         control: path of the harness's socket.
         journal: path of its journal.
         moments: path of the file in which a fault that was aimed says that it hit.
-        routed: whether its links go through the proxy.
+        routed: whether its links are the harness's to shape.
+        bind: the address that it listens on.
+        namespace: path of the network namespace that it enters; empty: none.
         options: of ``collectives.Options``.
         workload: kind, and what else it takes.
     """
@@ -64,6 +67,8 @@ class Settings:
     journal: str
     moments: str
     routed: bool
+    bind: str
+    namespace: str
     options: dict[str, Any]
     workload: dict[str, Any]
 
@@ -78,6 +83,8 @@ class Seat:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        if settings.namespace:  # first, as a thread stays where it began
+            namespaces.enter(settings.namespace)
         self.recorder = Recorder(Journal(settings.journal))
         who: dict[str, Any] = {"peer": settings.peer, "life": settings.life, "pid": os.getpid()}
         self.recorder.journal.write("start", **who)
@@ -95,7 +102,10 @@ class Seat:
     def _adjust(self, application: Application) -> Application:
         """Whatever the program asked for, its coordinator and its network are the harness's."""
         options = dataclasses.replace(
-            application.options, bind=("127.0.0.1",), advertise=(), **self.settings.options
+            application.options,
+            bind=(self.settings.bind,),
+            advertise=(),
+            **self.settings.options,
         )
         return dataclasses.replace(
             application,

@@ -85,7 +85,9 @@ class Scenario:
 
     @property
     def proxied(self) -> bool:
-        """Whether connections go through the proxy."""
+        """Whether links are shaped, by the proxy or by the emulator."""
+        if self.links.kind != "proxy":
+            return True
         return self.default_profile != "direct" or any(
             between.profile != "direct" for between in self.links.between
         )
@@ -233,10 +235,12 @@ class Scenario:
     def _names(self) -> set[str]:
         return {name for place in self.peers for name in place.names}
 
-    def _needs_proxy(self) -> bool:
+    def _kinds(self) -> list[str]:
         kinds = [fault.kind for fault in self.faults]
-        kinds += [rate.kind for rate in self.mix.rates if rate.rate] if self.mix else []
-        return any(KINDS[kind].proxied for kind in kinds)
+        return kinds + ([rate.kind for rate in self.mix.rates if rate.rate] if self.mix else [])
+
+    def _needs_proxy(self) -> bool:
+        return any(KINDS[kind].proxied for kind in self._kinds())
 
     def _check_names(self, names: Iterable[str], allowed: set[str]) -> None:
         for name in names:
@@ -252,6 +256,7 @@ class Scenario:
                 "links.default is 'direct', but there are faults that need the proxy; write"
                 " 'unshaped', or the name of a profile"
             )
+        self._check_means()
         new = [fault for fault in self.faults if fault.kind == "join"]
         joining = {fault.peer for fault in new if fault.peer is not None}
         taken = {place.name for place in self.peers}
@@ -279,6 +284,20 @@ class Scenario:
                 )
                 if both:
                     raise InvalidArgument(f"{listed(sorted(both))} would be on both sides")
+
+    def _check_means(self) -> None:
+        """Not every way to make links can do every fault to them."""
+        way, kinds = self.links.kind, set(self._kinds())
+        beyond = sorted(kind for kind in kinds if KINDS[kind].proxy_only)
+        if way != "proxy" and beyond:
+            raise InvalidArgument(
+                f"links.kind is {way!r}, but only the proxy can do {listed(beyond)}: in namespaces"
+                " connections are the kernel's; leave these faults out, or write 'proxy'"
+            )
+        if way == "veth" and "link" in kinds:
+            raise InvalidArgument(
+                "links.kind is 'veth', where no link can change; write 'namespaces' or 'proxy'"
+            )
 
     def _check_mix(self, mix: Mix) -> None:
         for rate in mix.rates:

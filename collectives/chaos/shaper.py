@@ -13,79 +13,24 @@ command and wait for the reply. What to do to whom and when is decided by who ca
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
 
-import collectives._native
+from collectives.chaos.driven import Driven
 from collectives.chaos.profiles import Direction, Profile
 from collectives.chaos.route import Route, counts, whole
-from collectives.errors import CollectiveError, InvalidArgument, Timeout, UnsupportedError
+from collectives.errors import CollectiveError, InvalidArgument
 
 
 class ShaperError(CollectiveError):
     """The proxy refused a command, or is no more; the message says which and why."""
 
 
-class Shaper:
-    """The process of the proxy; a context manager. All calls are safe from any thread.
+class Shaper(Driven):
+    """The process of the proxy, whose seed is that of jitter and damage."""
 
-    Args:
-        seed: of jitter and damage.
-        patience: seconds to wait for a reply, which takes microseconds.
-
-    Raises:
-        UnsupportedError: the proxy's program is not installed.
-    """
-
-    def __init__(self, *, seed: int = 0, patience: float = 10.0) -> None:
-        program: Path = Path(collectives._native.__file__).with_name("shaper")
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [program, "--seed", str(seed)], stdin=theirs.fileno(), stdout=theirs.fileno()
-                )
-            except OSError as error:
-                ours.close()
-                raise UnsupportedError(
-                    f"the shaping proxy cannot be started: {error}; reinstall collectives"
-                ) from error
-        self._socket = ours
-        self._socket.settimeout(patience)
-        self._lock = threading.Lock()
-        self._received = b""
-
-    def __enter__(self) -> Shaper:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the proxy."""
-        return self._process.pid
-
-    def close(self) -> None:
-        """End the process, and so all connections; may be called again."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # heard although a forked child holds a copy
-        self._socket.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    PROGRAM = "shaper"
+    NAME = "the shaping proxy"
+    REFUSAL = ShaperError
 
     def bucket(self, name: str, rate: float, burst: int = 0) -> str:
         """Make a rate that several directions share, or change it at once.
@@ -142,32 +87,6 @@ class Shaper:
     def stats(self) -> dict[str, int]:
         """Count ``routes``, ``live`` connections, and times without descriptors (``starved``)."""
         return counts(self.ask("stats"))
-
-    def ask(self, command: str) -> str:
-        """Send one command line, and return what follows ``ok`` in the reply.
-
-        Raises:
-            ShaperError: it was refused, or the proxy is no more.
-            Timeout: there was no reply; the proxy is of no use any more.
-        """
-        with self._lock:
-            try:
-                self._socket.sendall(command.encode() + b"\n")
-                while b"\n" not in self._received:
-                    got = self._socket.recv(1 << 16)
-                    if not got:
-                        raise ConnectionResetError("it closed its end")
-                    self._received += got
-            except TimeoutError:
-                self._process.kill()  # a late reply would be taken for that of the next command
-                raise Timeout(f"the shaping proxy did not answer {command!r}") from None
-            except OSError as error:
-                raise ShaperError(f"the shaping proxy is gone: {error}") from error
-            line, _, self._received = self._received.partition(b"\n")
-        word, _, rest = line.decode().partition(" ")
-        if word != "ok":
-            raise ShaperError(f"the shaping proxy refused {command!r}: {rest}")
-        return rest
 
 
 def _word(text: str) -> str:

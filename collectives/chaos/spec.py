@@ -21,7 +21,7 @@ EVERYBODY = "*"  # everybody else
 RANDOM = "random"  # drawn by the seed
 COORDINATOR = "coordinator"
 # As in collectives.chaos.profiles, and "direct": no proxy at all. A test compares them.
-PROFILES = ("direct", "unshaped", "lan", "wifi", "dsl", "transatlantic", "5g")
+PROFILES = ("direct", "unshaped", "lan", "gigabit", "wifi", "dsl", "transatlantic", "lossy", "5g")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 # type: what it is called in messages, least and greatest value, whether the least is allowed

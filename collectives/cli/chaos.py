@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 _SUMMARY = "Put a run through kills, hangs, partitions and bad links, and get a verdict."
 
 app = typer.Typer(no_args_is_help=True, help=_SUMMARY)
+
+
+class LinkKind(str, enum.Enum):
+    """How links are made."""
+
+    PROXY = "proxy"
+    NAMESPACES = "namespaces"
+    VETH = "veth"
+
 
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random: same seed, same faults.")]
 Peers = Annotated[
@@ -51,6 +62,13 @@ def run(
         typer.Option(metavar="FILE", help="Have the peers run this script, which joins."),
     ] = None,
     peers: Peers = None,
+    links: Annotated[
+        LinkKind | None,
+        typer.Option(
+            "--links",
+            help="How links are made. The others than proxy take root; veth has rates alone.",
+        ),
+    ] = None,
     duration: Annotated[
         float | None, typer.Option(min=1.0, help="Seconds, instead of the scenario's.")
     ] = None,
@@ -65,6 +83,9 @@ def run(
     from collectives.chaos.parts import Workload
 
     chosen = _scenario(scenario, seed).scaled(peers=peers, duration=duration)
+    if links is not None:
+        kind = dataclasses.replace(chosen.links, kind=links.value)
+        chosen = dataclasses.replace(chosen, links=kind)
     if script is not None:
         if not script.is_file():
             raise typer.BadParameter(f"there is no file {script}")
@@ -180,6 +201,12 @@ def links(
         list[str] | None, typer.Argument(metavar="[PROFILE]...", help="Only these; else all.")
     ] = None,
     seconds: Annotated[float, typer.Option("--time", min=0.05, help="Seconds per figure.")] = 1.0,
+    namespaces: Annotated[
+        bool,
+        typer.Option(
+            "--namespaces", help="Through packets instead of the proxy, with losses; takes root."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON, for programs.")
     ] = False,
@@ -197,7 +224,7 @@ def links(
     console = Console(stderr=True)
     for name in profiles or PROFILES:
         with console.status(f"measuring {name}"):
-            measured.append(measurement.measure(PROFILES[name], seconds))
+            measured.append(measurement.measure(PROFILES[name], seconds, namespaces))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in measured], indent=2))
     else:
@@ -205,9 +232,17 @@ def links(
 
 
 def _table(measured: list[Measurement]) -> Table:
-    table = Table(caption="measured / nominal; a ping's nominal is its delays + at most its jitter")
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+        caption="measured / nominal; a ping's nominal is its delays + at most its jitter",
+    )
     table.add_column("profile", no_wrap=True)
-    for heading in ("up Mbit/s", "down Mbit/s", "ping ms, median", "99 %"):
+    headings = ["up Mbit/s", "down Mbit/s", "ping ms, median", "99 %"]
+    if any(one.packets is not None for one in measured):
+        headings += ["lost %", "late %"]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in measured:
         profile = one.profile
@@ -218,8 +253,19 @@ def _table(measured: list[Measurement]) -> Table:
             _rate(one.down, profile.down.rate),
             f"{one.ping_median * 1e3:.1f} / {profile.round_trip * 1e3:g} + {jitter * 1e3:g}",
             f"{one.ping_p99 * 1e3:.1f}",
+            *_shares(one),
         )
     return table
+
+
+def _shares(one: Measurement) -> list[str]:
+    if one.packets is None:
+        return []
+    nominal = one.profile.up
+    return [
+        f"{one.packets.lost * 100:.2f} / {nominal.loss * 100:g}",
+        f"{one.packets.reordered * 100:.2f}",
+    ]
 
 
 def _rate(measured: float, nominal: float) -> str:

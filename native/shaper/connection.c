@@ -38,7 +38,7 @@ static struct shaper_flow *flow_to(struct shaper_end *end)
 
 static void wake(struct shaper *shaper, struct shaper_flow *flow)
 {
-    shaper_timers_set(&shaper->timers, &flow->timer, shaper->now);
+    driven_timers_set(&shaper->timers, &flow->timer, shaper->now);
 }
 
 void shaper_connection_close(struct shaper *shaper, struct shaper_connection *connection,
@@ -62,7 +62,7 @@ void shaper_connection_reap(struct shaper *shaper)
         struct shaper_connection *connection = shaper->doomed;
         shaper->doomed = connection->next;
         for (int i = 0; i < SHAPER_DIRECTIONS; i++)
-            shaper_timers_unregister(&shaper->timers, &connection->flow[i].timer);
+            driven_timers_unregister(&shaper->timers, &connection->flow[i].timer);
         free(connection);
     }
 }
@@ -191,7 +191,7 @@ static struct shaper_connection *make(struct shaper *shaper, struct shaper_route
         flow->from = &connection->end[i == SHAPER_UP ? SHAPER_DIALLER : SHAPER_TARGET];
         flow->to = &connection->end[i == SHAPER_UP ? SHAPER_TARGET : SHAPER_DIALLER];
         flow->random.state = shaper->seed ^ (++shaper->serial << 32);
-        if (!shaper_timers_register(&shaper->timers)) {
+        if (!driven_timers_register(&shaper->timers)) {
             shaper->timers.room -= (size_t)i;
             free(connection);
             return NULL;
@@ -249,7 +249,7 @@ void shaper_connection_accept(struct shaper *shaper, struct shaper_route *route)
             return;
         /* No descriptors: the listener stays ready, so wait a moment and do not spin. */
         route->starved++;
-        shaper_timers_set(&shaper->timers, &route->timer, shaper_now(shaper) + STARVED_NS);
+        driven_timers_set(&shaper->timers, &route->timer, shaper_now(shaper) + STARVED_NS);
         return;
     }
 }

@@ -3,28 +3,28 @@
 
 #include <string.h>
 
-static size_t flip(struct shaper_random *random, uint8_t *bytes, size_t length)
+static size_t flip(struct driven_random *random, uint8_t *bytes, size_t length)
 {
-    bytes[shaper_random_below(random, length)] ^= (uint8_t)(1u << shaper_random_below(random, 8));
+    bytes[driven_random_below(random, length)] ^= (uint8_t)(1u << driven_random_below(random, 8));
     return length;
 }
 
 /* A piece of the chunk: where, and how long. */
-static size_t piece(struct shaper_random *random, size_t length, size_t *size)
+static size_t piece(struct driven_random *random, size_t length, size_t *size)
 {
     size_t most = length < SHAPER_DAMAGE_ROOM ? length : SHAPER_DAMAGE_ROOM;
-    *size = 1 + shaper_random_below(random, most);
-    return shaper_random_below(random, length - *size + 1);
+    *size = 1 + driven_random_below(random, most);
+    return driven_random_below(random, length - *size + 1);
 }
 
-static size_t truncate(struct shaper_random *random, uint8_t *bytes, size_t length)
+static size_t truncate(struct driven_random *random, uint8_t *bytes, size_t length)
 {
     size_t size, from = piece(random, length, &size);
     memmove(bytes + from, bytes + from + size, length - from - size);
     return length - size;
 }
 
-static size_t duplicate(struct shaper_random *random, uint8_t *bytes, size_t length)
+static size_t duplicate(struct driven_random *random, uint8_t *bytes, size_t length)
 {
     size_t size, from = piece(random, length, &size);
     memmove(bytes + from + size, bytes + from, length - from);
@@ -32,7 +32,7 @@ static size_t duplicate(struct shaper_random *random, uint8_t *bytes, size_t len
 }
 
 size_t shaper_damage_apply(struct shaper_damage *pending, struct shaper_damage *done,
-                           struct shaper_random *random, uint8_t *bytes, size_t length)
+                           struct driven_random *random, uint8_t *bytes, size_t length)
 {
     if (pending->flip && length > 0) {
         length = flip(random, bytes, length);

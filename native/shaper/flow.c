@@ -25,7 +25,7 @@ static int64_t stamp(struct shaper *shaper, struct shaper_flow *flow)
     const struct shaper_direction *direction = flow->direction;
     int64_t release = shaper_now(shaper) + direction->delay;
     if (direction->jitter > 0)
-        release += (int64_t)shaper_random_below(&flow->random, (uint64_t)direction->jitter + 1);
+        release += (int64_t)driven_random_below(&flow->random, (uint64_t)direction->jitter + 1);
     if (release > flow->last_release)
         flow->last_release = release;
     return flow->last_release;
@@ -36,7 +36,7 @@ void shaper_flow_finish(struct shaper *shaper, struct shaper_flow *flow)
     flow->finished = true;
     flow->ending = SHAPER_ENDING_NONE;
     shaper_queue_free(&flow->queue);
-    shaper_timers_clear(&shaper->timers, &flow->timer);
+    driven_timers_clear(&shaper->timers, &flow->timer);
 }
 
 void shaper_flow_end(struct shaper *shaper, struct shaper_flow *flow, enum shaper_ending ending)
@@ -234,7 +234,7 @@ void shaper_flow_pump(struct shaper *shaper, struct shaper_flow *flow)
         return; /* closed meanwhile */
     int64_t due = more ? shaper->now : next_due(shaper, flow);
     if (due >= 0)
-        shaper_timers_set(&shaper->timers, &flow->timer, due);
+        driven_timers_set(&shaper->timers, &flow->timer, due);
     else
-        shaper_timers_clear(&shaper->timers, &flow->timer);
+        driven_timers_clear(&shaper->timers, &flow->timer);
 }

@@ -10,13 +10,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "driven/talk.h"
+#include "driven/words.h"
 #include "shaper.h"
-#include "talk.h"
-#include "words.h"
 
 #define EVENTS 64
 #define OWNER_OF(type, member, pointer) \
@@ -24,8 +23,9 @@
 
 struct program {
     struct shaper shaper;
-    struct shaper_talk talk;
-    enum shaper_source clock_source, owner_source; /* what epoll points at */
+    struct driven_talk talk;
+    /* What epoll points at. */
+    enum shaper_source commands_source, replies_source, clock_source, owner_source;
     int clock;
     int64_t armed; /* what the clock is set to, ns; 0: nothing */
 };
@@ -34,16 +34,6 @@ static bool watch(struct program *program, int fd, enum shaper_source *source)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
     return epoll_ctl(program->shaper.epoll, EPOLL_CTL_ADD, fd, &event) == 0;
-}
-
-static void watch_owner(struct program *program)
-{
-#ifdef SYS_pidfd_open
-    /* Where the kernel has no pidfd, the end of standard input must do. */
-    int fd = (int)syscall(SYS_pidfd_open, getppid(), 0);
-    if (fd >= 0)
-        watch(program, fd, &program->owner_source);
-#endif
 }
 
 static bool start(struct program *program)
@@ -55,6 +45,8 @@ static bool start(struct program *program)
     }
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN); /* Ctrl-C is the owner's, which ends this in its time */
+    program->commands_source = SHAPER_COMMANDS;
+    program->replies_source = SHAPER_REPLIES;
     program->clock_source = SHAPER_CLOCK;
     program->owner_source = SHAPER_OWNER;
     program->shaper.epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -62,14 +54,21 @@ static bool start(struct program *program)
     if (program->shaper.epoll < 0 || program->clock < 0 ||
         !watch(program, program->clock, &program->clock_source))
         return false;
-    watch_owner(program);
-    return shaper_talk_open(&program->shaper, &program->talk);
+    program->talk = (struct driven_talk){
+        .epoll = program->shaper.epoll,
+        .commands = &program->commands_source,
+        .replies = &program->replies_source,
+        .carry_out = shaper_command,
+        .program = &program->shaper,
+    };
+    driven_talk_watch_owner(&program->talk, &program->owner_source);
+    return driven_talk_open(&program->talk);
 }
 
 /* Set the clock to the first timer. Returns whether one is due already. */
 static bool arm(struct program *program)
 {
-    const struct shaper_timer *first = shaper_timers_first(&program->shaper.timers);
+    const struct driven_timer *first = driven_timers_first(&program->shaper.timers);
     int64_t due = first ? first->due : 0;
     if (first && due <= shaper_now(&program->shaper))
         return true;
@@ -82,10 +81,10 @@ static bool arm(struct program *program)
 }
 
 /* One due timer; those that it sets anew wait for the events in between. */
-static void ring(struct shaper *shaper, struct shaper_timer *timer)
+static void ring(struct shaper *shaper, struct driven_timer *timer)
 {
-    shaper_timers_clear(&shaper->timers, timer);
-    switch (timer->kind) {
+    driven_timers_clear(&shaper->timers, timer);
+    switch ((enum shaper_timer_kind)timer->kind) {
     case SHAPER_TIMER_FLOW:
         shaper_flow_pump(shaper, OWNER_OF(struct shaper_flow, timer, timer));
         break;
@@ -100,7 +99,7 @@ static void ring_due(struct shaper *shaper)
     int64_t until = shaper_now(shaper);
     size_t most = shaper->timers.count;
     for (size_t i = 0; i < most; i++) {
-        struct shaper_timer *first = shaper_timers_first(&shaper->timers);
+        struct driven_timer *first = driven_timers_first(&shaper->timers);
         if (!first || first->due > until)
             return;
         ring(shaper, first);
@@ -114,10 +113,9 @@ static bool handle(struct program *program, const struct epoll_event *event)
     uint64_t times;
     switch (*source) {
     case SHAPER_COMMANDS:
-        return shaper_talk_hear(&program->shaper, &program->talk);
+        return driven_talk_hear(&program->talk);
     case SHAPER_REPLIES:
-        return !(event->events & (EPOLLERR | EPOLLHUP)) &&
-               shaper_talk_answer(&program->shaper, &program->talk);
+        return !(event->events & (EPOLLERR | EPOLLHUP)) && driven_talk_answer(&program->talk);
     case SHAPER_OWNER:
         return false;
     case SHAPER_CLOCK:
@@ -156,7 +154,7 @@ int main(int count, char **words)
     static struct program program; /* too large for a stack, and zero */
     uint64_t seed = 0;
     bool understood = count == 1 || (count == 3 && strcmp(words[1], "--seed") == 0 &&
-                                     shaper_words_number(words[2], UINT64_MAX, &seed));
+                                     driven_words_number(words[2], UINT64_MAX, &seed));
     if (!understood) {
         fprintf(stderr, "usage: shaper [--seed NUMBER]; commands come on standard input\n");
         return 2;

@@ -56,7 +56,7 @@ static void discard(struct shaper *shaper, struct shaper_route *route)
     close_listener(route);
     if (route->guard >= 0)
         close(route->guard);
-    shaper_timers_unregister(&shaper->timers, &route->timer);
+    driven_timers_unregister(&shaper->timers, &route->timer);
     route->next = shaper->removed;
     shaper->removed = route;
 }
@@ -87,7 +87,7 @@ const char *shaper_route_add(struct shaper *shaper, const struct sockaddr_storag
                              const struct sockaddr_storage *listen, struct shaper_route **added)
 {
     struct shaper_route *route = calloc(1, sizeof *route);
-    if (!route || !routes_space(shaper) || !shaper_timers_register(&shaper->timers)) {
+    if (!route || !routes_space(shaper) || !driven_timers_register(&shaper->timers)) {
         free(route);
         return "no memory";
     }

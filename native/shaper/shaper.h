@@ -16,16 +16,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "driven/random.h"
+#include "driven/talk.h"
+#include "driven/timers.h"
 #include "queue.h"
-#include "random.h"
-#include "timers.h"
 
 enum { SHAPER_UP, SHAPER_DOWN, SHAPER_DIRECTIONS };
 enum { SHAPER_DIALLER, SHAPER_TARGET, SHAPER_ENDS };
 
 #define SHAPER_BUCKETS 4       /* shared buckets per direction */
 #define SHAPER_NAME 32         /* a bucket's name, with its zero */
-#define SHAPER_LINE 1024       /* a command or a reply, with its end */
 #define SHAPER_ADDRESS 80      /* an address as text, with its zero */
 #define SHAPER_QUEUE_MIN 4096  /* bytes; damage needs some room */
 #define SHAPER_CHUNK (1 << 18) /* bytes of one read; with the same again it stays in L2 */
@@ -60,7 +60,7 @@ struct shaper_damage {
 /* Do to a chunk what is pending, and count it in `done`. Returns the new length, at most
  * SHAPER_DAMAGE_ROOM more. */
 size_t shaper_damage_apply(struct shaper_damage *pending, struct shaper_damage *done,
-                           struct shaper_random *random, uint8_t *bytes, size_t length);
+                           struct driven_random *random, uint8_t *bytes, size_t length);
 
 /* ---- connections: flow.c, connection.c -------------------------------------------------- */
 
@@ -89,6 +89,9 @@ struct shaper_direction {
     uint64_t dropped; /* bytes read and thrown away */
 };
 
+/* What a timer belongs to. */
+enum shaper_timer_kind { SHAPER_TIMER_FLOW, SHAPER_TIMER_ROUTE };
+
 struct shaper_connection;
 
 struct shaper_end {
@@ -105,12 +108,12 @@ struct shaper_end {
 enum shaper_ending { SHAPER_ENDING_NONE, SHAPER_ENDING_FIN, SHAPER_ENDING_RESET };
 
 struct shaper_flow {
-    struct shaper_timer timer;
+    struct driven_timer timer;
     struct shaper_connection *connection;
     struct shaper_direction *direction;
     struct shaper_end *from, *to;
     struct shaper_queue queue;
-    struct shaper_random random;
+    struct driven_random random;
     int64_t last_release; /* release times never go back, as bytes do not overtake */
     size_t granted;       /* bytes reserved in the buckets */
     int64_t granted_at;
@@ -138,7 +141,7 @@ struct shaper_route {
     enum shaper_source source;
     uint64_t id;
     struct shaper_route *next; /* of the removed */
-    struct shaper_timer timer; /* when to accept again after descriptors ran out */
+    struct driven_timer timer; /* when to accept again after descriptors ran out */
     int guard;                 /* holds the port while nobody listens on it */
     int listener;              /* -1 while refusing */
     enum shaper_door door;
@@ -152,7 +155,7 @@ struct shaper {
     int epoll;
     int64_t now; /* CLOCK_MONOTONIC, ns; taken after each wait */
     uint64_t seed, serial;
-    struct shaper_timers timers;
+    struct driven_timers timers;
     struct shaper_route **routes; /* by id; NULL: removed */
     uint64_t route_count, route_room;
     struct shaper_bucket **buckets;
@@ -211,9 +214,9 @@ const char *shaper_address_parse(const char *text, bool any_port, struct sockadd
 void shaper_address_format(const struct sockaddr_storage *address, char text[SHAPER_ADDRESS]);
 socklen_t shaper_address_length(const struct sockaddr_storage *address);
 
-/* ---- commands: command.c, settings.c, order.c, words.c ------------------------------------- */
+/* ---- commands: command.c, settings.c ------------------------------------- */
 
-/* Carry out one command line (without its end) and write one reply line (with it). */
-void shaper_command(struct shaper *shaper, char *line, char reply[SHAPER_LINE]);
+/* Carry out one command line; `program` is the shaper. For a driven_talk. */
+void shaper_command(void *program, char *line, char reply[DRIVEN_LINE]);
 
 #endif

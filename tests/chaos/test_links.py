@@ -11,7 +11,16 @@ from collectives.chaos.profiles import PROFILES
 
 
 def test_the_profiles_are_links_that_there_are() -> None:
-    assert set(PROFILES) == {"unshaped", "lan", "wifi", "dsl", "transatlantic", "5g"}
+    assert set(PROFILES) == {
+        "unshaped",
+        "lan",
+        "gigabit",
+        "wifi",
+        "dsl",
+        "transatlantic",
+        "lossy",
+        "5g",
+    }
     for name, profile in PROFILES.items():
         assert profile.name == name
         assert profile.model.endswith(".")

@@ -116,6 +116,12 @@ def test_a_scenario_that_is_written_and_read_is_the_same(found: Scenario, data: 
     assert again.to_toml() == text
 
 
+def test_links_in_namespaces_are_shaped_whatever_they_are_like_and_are_written_down() -> None:
+    scenario = Scenario("x", links=Links("direct", kind="namespaces"))
+    assert scenario.proxied
+    assert Scenario.from_toml(scenario.to_toml()) == scenario
+
+
 @given(
     st.recursive(
         st.text(st.characters(exclude_categories=("Cs",))) | st.booleans() | st.integers(-9, 2**60)
@@ -191,6 +197,11 @@ MISTAKES = [
     (HEAD + "[[fault]]\nkind = 'join'\nat = 1\npeer = 'n'\ncount = 2", "cannot all be 'n'"),
     (HEAD + "[links]\ndefault = 'direct'\n[[fault]]\nkind = 'reset'\nat = 1\na = 'p0'",
      "faults that need the proxy"),
+    (HEAD + "[links]\nkind = 'namespaces'\n[[fault]]\nkind = 'flip'\nat = 1\na = 'p0'",
+     "only the proxy can do flip"),
+    (HEAD + "[links]\nkind = 'namespaces'\n[mix]\nreset = 3", "only the proxy can do reset"),
+    (HEAD + "[links]\nkind = 'veth'\n[mix]\nlink = 3", "where no link can change"),
+    (HEAD + "[links]\nkind = 'tunnels'", "kind is 'tunnels'"),
     (HEAD + "[mix]\nkil = 3", "[mix]: 'kil' is no key here, perhaps 'kill'"),
     (HEAD + "[mix]\nkill = -3", "rate is -3"),
     (HEAD + "[mix]\nkill = { restart = 1 }", "kill: rate is missing"),

@@ -98,6 +98,7 @@ def test_the_wheel_holds_the_libraries_and_the_header_and_no_tests(wheel: Path) 
         "collectives/_native/libcollectives.so",
         "collectives/_native/_binding.abi3.so",
         "collectives/_native/shaper",
+        "collectives/_native/wan",
     } <= names
     roots = {name.split("/")[0] for name in names}
     assert {root for root in roots if not root.endswith(".dist-info")} == {"collectives"}

@@ -1,14 +1,14 @@
 /* A small seeded generator (splitmix64): the same seed gives the same damage. */
-#ifndef SHAPER_RANDOM_H
-#define SHAPER_RANDOM_H
+#ifndef DRIVEN_RANDOM_H
+#define DRIVEN_RANDOM_H
 
 #include <stdint.h>
 
-struct shaper_random {
+struct driven_random {
     uint64_t state;
 };
 
-static inline uint64_t shaper_random_next(struct shaper_random *random)
+static inline uint64_t driven_random_next(struct driven_random *random)
 {
     uint64_t value = random->state += 0x9E3779B97F4A7C15u;
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -17,9 +17,9 @@ static inline uint64_t shaper_random_next(struct shaper_random *random)
 }
 
 /* 0 .. limit - 1; `limit` is not 0, and small enough that the bias does not matter here. */
-static inline uint64_t shaper_random_below(struct shaper_random *random, uint64_t limit)
+static inline uint64_t driven_random_below(struct driven_random *random, uint64_t limit)
 {
-    return shaper_random_next(random) % limit;
+    return driven_random_next(random) % limit;
 }
 
 #endif

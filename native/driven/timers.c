@@ -3,18 +3,18 @@
 
 #include <stdlib.h>
 
-static void put(struct shaper_timers *timers, size_t place, struct shaper_timer *timer)
+static void put(struct driven_timers *timers, size_t place, struct driven_timer *timer)
 {
     timers->heap[place - 1] = timer;
     timer->place = place;
 }
 
-static struct shaper_timer *at(const struct shaper_timers *timers, size_t place)
+static struct driven_timer *at(const struct driven_timers *timers, size_t place)
 {
     return timers->heap[place - 1];
 }
 
-static void rise(struct shaper_timers *timers, struct shaper_timer *timer)
+static void rise(struct driven_timers *timers, struct driven_timer *timer)
 {
     size_t place = timer->place;
     for (; place > 1 && at(timers, place / 2)->due > timer->due; place /= 2)
@@ -22,7 +22,7 @@ static void rise(struct shaper_timers *timers, struct shaper_timer *timer)
     put(timers, place, timer);
 }
 
-static void sink(struct shaper_timers *timers, struct shaper_timer *timer)
+static void sink(struct driven_timers *timers, struct driven_timer *timer)
 {
     size_t place = timer->place;
     for (;;) {
@@ -37,7 +37,7 @@ static void sink(struct shaper_timers *timers, struct shaper_timer *timer)
     put(timers, place, timer);
 }
 
-bool shaper_timers_register(struct shaper_timers *timers)
+bool driven_timers_register(struct driven_timers *timers)
 {
     /* `room` counts the timers that exist; the heap's size is the next power of two. */
     size_t room = timers->room;
@@ -51,13 +51,13 @@ bool shaper_timers_register(struct shaper_timers *timers)
     return true;
 }
 
-void shaper_timers_unregister(struct shaper_timers *timers, struct shaper_timer *timer)
+void driven_timers_unregister(struct driven_timers *timers, struct driven_timer *timer)
 {
-    shaper_timers_clear(timers, timer);
+    driven_timers_clear(timers, timer);
     timers->room--;
 }
 
-void shaper_timers_set(struct shaper_timers *timers, struct shaper_timer *timer, int64_t due)
+void driven_timers_set(struct driven_timers *timers, struct driven_timer *timer, int64_t due)
 {
     timer->due = due;
     if (timer->place == 0)
@@ -66,11 +66,11 @@ void shaper_timers_set(struct shaper_timers *timers, struct shaper_timer *timer,
     sink(timers, timer);
 }
 
-void shaper_timers_clear(struct shaper_timers *timers, struct shaper_timer *timer)
+void driven_timers_clear(struct driven_timers *timers, struct driven_timer *timer)
 {
     if (timer->place == 0)
         return;
-    struct shaper_timer *last = at(timers, timers->count--);
+    struct driven_timer *last = at(timers, timers->count--);
     if (last != timer) {
         put(timers, timer->place, last);
         rise(timers, last);
@@ -79,7 +79,7 @@ void shaper_timers_clear(struct shaper_timers *timers, struct shaper_timer *time
     timer->place = 0;
 }
 
-struct shaper_timer *shaper_timers_first(const struct shaper_timers *timers)
+struct driven_timer *driven_timers_first(const struct driven_timers *timers)
 {
     return timers->count ? timers->heap[0] : NULL;
 }

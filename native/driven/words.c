@@ -3,19 +3,19 @@
 
 #include <string.h>
 
-bool shaper_words_split(char *line, struct shaper_words *words)
+bool driven_words_split(char *line, struct driven_words *words)
 {
     words->count = 0;
     char *rest = NULL;
     for (char *at = strtok_r(line, " \t\r", &rest); at; at = strtok_r(NULL, " \t\r", &rest)) {
-        if (words->count == SHAPER_WORDS)
+        if (words->count == DRIVEN_WORDS)
             return false;
         words->at[words->count++] = at;
     }
     return true;
 }
 
-bool shaper_words_number(const char *text, uint64_t most, uint64_t *number)
+bool driven_words_number(const char *text, uint64_t most, uint64_t *number)
 {
     uint64_t value = 0;
     if (!*text)
@@ -32,15 +32,15 @@ bool shaper_words_number(const char *text, uint64_t most, uint64_t *number)
     return true;
 }
 
-char *shaper_words_value(char *word, const char *name)
+char *driven_words_value(char *word, const char *name)
 {
     size_t length = strlen(name);
     return strncmp(word, name, length) == 0 && word[length] == '=' ? word + length + 1 : NULL;
 }
 
-struct shaper_shown shaper_words_shown(const char *text)
+struct driven_shown driven_words_shown(const char *text)
 {
-    struct shaper_shown fit;
+    struct driven_shown fit;
     size_t length = 0;
     for (; text[length] && length + 1 < sizeof fit.shown; length++)
         fit.shown[length] = text[length] > ' ' && text[length] < 127 ? text[length] : '?';
