@@ -41,6 +41,7 @@ from collectives.options import Options
 _FORMING = 60.0
 _LOOK = 0.2
 _GRACE = 20.0
+_LEAVING = 45.0  # who is out of the run when it ends may be in the middle of a try to come back
 _SETTLING = 2.0
 
 
@@ -211,7 +212,7 @@ class Harness:
                 if self.scenario.workload.kind == "script":
                     life.expected = True
                     life.process.signal(signal.SIGTERM)
-        self._go_on(_GRACE, lambda: all(life.ended for life in self._all))
+        self._go_on(_LEAVING, lambda: all(life.ended for life in self._all))
 
     def _end_all(self) -> None:
         for life in self._all:

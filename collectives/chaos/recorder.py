@@ -29,6 +29,8 @@ from collectives.state.shared import SharedState
 from collectives.step import Step
 from collectives.work import Result, Work
 
+_WARM = 40
+"""Calls after which a process holds what it needs, and anything more is a leak."""
 _KINDS = {lib.COLL_ALL_REDUCE: "all_reduce", lib.COLL_BROADCAST: "broadcast"}
 _REDUCTIONS = {code: name for name, code in OPS.items()}
 _DTYPES = {
@@ -82,7 +84,7 @@ class Recorder:
 
     def _ended(self) -> None:
         self.calls += 1
-        if self.calls == 1:
+        if self.calls == _WARM:
             self.resources()
 
     def resources(self) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from collectives.chaos import page, timeline
+from collectives.chaos import page
 from collectives.chaos.harness import Harness
 from collectives.chaos.history import History
 from collectives.chaos.mix import draw
@@ -41,6 +41,8 @@ def run(scenario: Scenario, seed: int, folder: Path, look: Look | None = None) -
     report.write_json(folder / "report.json")
     page.write(report, folder / "report.html")
     with contextlib.suppress(ImportError):  # pictures need matplotlib; nothing else does
+        from collectives.chaos import timeline
+
         timeline.draw(report, folder / "timeline.png")
     return report
 

@@ -1,4 +1,4 @@
-"""Nothing leaks: at its end a process holds about what it held after its first operation.
+"""Nothing leaks: at its end a process holds about what it held after its first forty calls.
 
 More members mean more links, so what a link needs is allowed for as often as the view has grown.
 """
