@@ -12,6 +12,7 @@
 #   make format      reformat Python and C
 #   make wheel       build the wheel and the sdist into dist/
 #   make test-wheel  install the wheel into clean environments of every Python at hand
+#   make fuzz        feed everything that parses bytes from outside with what a fuzzer makes up
 #   make sanitize    run the tests on a core built with ASan+UBSan (SANITIZE=thread: TSan)
 
 PYTHON ?= python3
@@ -28,6 +29,10 @@ WERROR ?= ON
 DEMO ?=
 TESTS ?=
 MODEL ?=
+# FUZZ="hello codec" for some of the targets; FUZZ_RUNS: how many inputs all C targets try together,
+# and the Python ones a tenth of it.
+FUZZ ?=
+FUZZ_RUNS ?= 10000000
 # Test files run at once: many of them wait for processes most of the time.
 JOBS ?= 3
 SANITIZE ?= address
@@ -35,7 +40,7 @@ SANITIZE ?= address
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test test-full histories soak model lint build format wheel test-wheel sanitize clean
+.PHONY: demo test test-full histories soak model lint build format wheel test-wheel sanitize fuzz clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -74,6 +79,8 @@ $(STAMPS)/demo: $(LISTS) $(STAMPS)/torch
 	$(call install,torch plot)
 $(STAMPS)/test: $(LISTS) $(STAMPS)/torch
 	$(call install,test build)
+$(STAMPS)/fuzz: $(LISTS) $(STAMPS)/venv
+	$(call install,fuzz)
 $(STAMPS)/lint: $(LISTS) $(STAMPS)/torch
 	$(call install,test lint)
 
@@ -106,7 +113,7 @@ lint: build $(STAMPS)/lint
 format: $(STAMPS)/lint
 	@$(VENV)/bin/ruff check --fix --quiet . || true
 	@$(VENV)/bin/ruff format --quiet .
-	@find native transport -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
+	@find native transport tests/fuzz -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
 
 wheel: $(STAMPS)/build
 	@tools/check_system.sh $(PY)
@@ -136,6 +143,9 @@ test-wheel: build $(STAMPS)/test
 
 sanitize: $(STAMPS)/build $(STAMPS)/test
 	@tools/sanitize.sh $(VENV)/bin $(SANITIZE) "$(CONFIGURE)" $(TESTS)
+
+fuzz: build $(STAMPS)/fuzz
+	@$(PY) tools/fuzz.py --runs $(FUZZ_RUNS) $(FUZZ)
 
 clean:
 	@rm -rf build dist report collectives/_native/*.so \

@@ -24,7 +24,7 @@ enum {
     COLL__HELLO_MAX = 512        /* longest message a later version may send */
 };
 
-enum coll__verdict {
+enum coll__welcome_verdict {
     COLL__WELCOME_OK = 0,
     COLL__WELCOME_VERSION = 1,   /* no common version: low and high are the acceptor's */
     COLL__WELCOME_UNKNOWN = 2,   /* no such view here (yet): try again */
