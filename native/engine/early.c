@@ -5,10 +5,10 @@
 
 #include "engine/engine.h"
 
-/* The payload has left our window. */
+/* The payload has left our window, where only that of DATA was counted. */
 void coll__consume(struct coll__link *link, const struct coll__frame *frame)
 {
-    if (frame->flags & COLL__FLAG_EAGER)
+    if (frame->type == COLL__FRAME_DATA && (frame->flags & COLL__FLAG_EAGER))
         link->eager_consumed += frame->length;
 }
 
