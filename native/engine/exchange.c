@@ -168,7 +168,8 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
     if (frame->type != COLL__FRAME_DATA)
         return;
     struct coll_group *group = coll__group_find(link->engine, frame->group);
-    if (!group || coll__seal_fence(&group->seal, frame->term, frame->view) != COLL__FENCE_NOW)
+    if (!group || !group->committed ||
+        coll__seal_fence(&group->seal, frame->term, frame->view) != COLL__FENCE_NOW)
         return;
     uint32_t rank = coll__rank_of(group->committed, link->peer);
     struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
@@ -272,6 +273,10 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
     enum coll__fence fence = coll__seal_fence(&group->seal, frame->term, frame->view);
     if (fence == COLL__FENCE_LATER)
         return coll__keep_later(group, link, frame, payload);
+    if (!group->committed) { /* of a view that can only be older than our first */
+        coll__consume(link, frame);
+        return COLL_OK;
+    }
     /* A stranger to the view has links because of another. */
     uint32_t rank = coll__rank_of(group->committed, link->peer);
     bool member = rank < group->committed->size;
