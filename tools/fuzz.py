@@ -23,7 +23,7 @@ KEPT = ROOT / "tests" / "fuzz" / "corpus"
 C_TARGETS = {"frame": 0.3, "hello": 0.3, "verdict": 0.3, "engine": 0.1}
 PYTHON_TARGETS = {"codec": 0.6, "journal": 0.1, "coordinator": 0.3}
 LENGTHS = {"frame": 128, "hello": 600, "verdict": 2000, "engine": 2000, "codec": 600,
-           "journal": 400, "coordinator": 1000}  # fmt: skip
+           "journal": 400, "coordinator": 500}  # fmt: skip
 OPTIONS = ("-print_final_stats=1", "-timeout=20", "-rss_limit_mb=2048", "-malloc_limit_mb=512")
 
 

@@ -8,11 +8,21 @@
 #include "engine/moment.h"
 #include "wire/round.h"
 
-/* The view that the verdict issues: some of the members of the present one. */
+static bool is_named_before(const struct coll__verdict *verdict, uint32_t i)
+{
+    for (uint32_t j = 0; j < i; j++)
+        if (memcmp(verdict->member + (size_t)j * 16, verdict->member + (size_t)i * 16, 16) == 0)
+            return true;
+    return false;
+}
+
+/* The view that the verdict issues: some of the members of the present one, each once. */
 static coll_status next_view(struct coll_group *group, const struct coll__verdict *verdict,
                              struct coll__view **made)
 {
     struct coll__view *present = group->committed;
+    if (verdict->members > present->size)
+        return COLL_INVALID_ARGUMENT;
     struct coll_peer *peers = calloc(verdict->members, sizeof *peers);
     if (!peers)
         return COLL_NO_MEMORY;
@@ -29,7 +39,7 @@ static coll_status next_view(struct coll_group *group, const struct coll__verdic
     for (uint32_t i = 0; i < verdict->members; i++) {
         const uint8_t *id = verdict->member + (size_t)i * 16;
         uint32_t rank = coll__rank_of(present, id);
-        if (rank == present->size) {
+        if (rank == present->size || is_named_before(verdict, i)) {
             status = COLL_INVALID_ARGUMENT;
             break;
         }

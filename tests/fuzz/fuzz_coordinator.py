@@ -41,7 +41,7 @@ from collectives.membership.wire import MAX_TO_PEER, Message
 
 NAMES = sorted(KINDS)
 GROUPS = ("g", "h")
-STEPS = 60
+STEPS = 50
 
 
 class Story:
@@ -132,7 +132,7 @@ class Story:
     def pass_time(self) -> None:
         spent = self.script.byte()
         jump = 10.0 if spent >= 0xF8 else 0.25
-        for _ in range(1 + spent % 16):
+        for _ in range(1 + spent % 5):
             self.now += jump
             self.event(ledger.Tick())
 
