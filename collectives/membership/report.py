@@ -128,6 +128,7 @@ _STAND = struct.Struct("<IQI")
 _VIEW = struct.Struct("<QQ32s")
 _ERROR = struct.Struct("<I16sI")
 _RETAINED, _REPEATABLE = 1, 2
+_FIRST_ERROR = 2  # below it are COLL_OK and COLL_IN_PROGRESS
 
 
 def encode_epoch(epoch: Epoch) -> bytes:
@@ -204,6 +205,8 @@ def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
     vetoes = []
     for _ in range(reader.count()):
         tag, number, status, culprit, length = reader.take(_VETO)
+        if status < _FIRST_ERROR:
+            raise MalformedError(f"has a veto with status {status}, which is no error")
         text = reader.text(length)
         vetoes.append(Veto(tag, number, status, None if culprit == NONE else culprit, text))
     if reader.at != len(data):

@@ -82,6 +82,10 @@ def report(turn: Turn, name: str, data: bytes) -> None:
     assert group.view is not None
     if group.view.rank_of(peer) is None or peer in round_.reports:
         return
+    if any(entry.root is not None and entry.root >= group.view.size for entry in found.entries):
+        turn.refuse("malformed report")
+        turn.because("refused a report: it names a root that the view does not have", name)
+        return
     first = turn.now if round_.first is None else round_.first
     reports = with_item(round_.reports, peer, found)
     turn.set_group(name, round=dataclasses.replace(round_, reports=reports, first=first))

@@ -99,7 +99,7 @@ coll_status coll__verdict_decode(const uint8_t *in, size_t length, struct coll__
     found.text_length = coll__get32(take(&reader, 4));
     found.text = (const char *)take(&reader, found.text_length);
     if (reader.failed || reader.left > 0 || found.members == 0 ||
-        found.text_length > COLL__VETO_TEXT_MAX)
+        found.status == COLL_IN_PROGRESS || found.text_length > COLL__VETO_TEXT_MAX)
         return COLL_INVALID_ARGUMENT;
     *verdict = found;
     return COLL_OK;
