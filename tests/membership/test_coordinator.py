@@ -47,8 +47,10 @@ from collectives.membership.messages import (
     Welcome,
 )
 from collectives.membership.report import (
+    Entry,
     Epoch,
     Error,
+    Standing,
     decode_epoch,
     encode_epoch,
     encode_report,
@@ -393,6 +395,18 @@ def test_one_error_is_for_all_and_what_stands_is_spared():
     sent = desk.reported(1, failed(4, "gave up after 3 s"))
     verdict = decode_verdict(of(Verdict, sent)[0].data).verdict
     assert verdict.error == desk.group.broken == Error(TIMEOUT, None, "gave up after 3 s")
+
+
+def test_a_report_that_names_a_root_beyond_the_view_is_refused():
+    desk = Desk().form(3)
+    desk.suspect(0, 1)
+    desk.reported(0)
+    rooted = Entry(0, 1, Standing.RUNNING, root=3)
+    desk.reported(2, Found(entries=(rooted,)))
+    assert desk.state.refused["malformed report"] == 1
+    assert set(desk.group.round.reports) == {peer_id(0)}
+    desk.reported(2)
+    assert desk.group.round is None
 
 
 def test_a_veto_of_another_view_opens_no_round():
