@@ -119,13 +119,16 @@ def keep(name: str) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", choices=[[], *C_TARGETS, *PYTHON_TARGETS])
+    every = [*C_TARGETS, *PYTHON_TARGETS]
+    parser.add_argument("targets", nargs="*", default=every, metavar="TARGET", help=", ".join(every))
     parser.add_argument("--runs", type=int, default=10_000_000)
     parser.add_argument("--seconds", type=int, default=0, help="per target at most; 0: any time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus")
     arguments = parser.parse_args()
-    chosen = arguments.targets or [*C_TARGETS, *PYTHON_TARGETS]
+    chosen = arguments.targets
+    if unknown := [name for name in chosen if name not in every]:
+        parser.error(f"there is no target {unknown[0]!r}; there are {', '.join(every)}")
     BUILD.mkdir(parents=True, exist_ok=True)
     if any(name in C_TARGETS for name in chosen):
         build()

@@ -18,6 +18,8 @@ from collectives.membership.report import EPOCH_BYTES, decode_epoch
 from collectives.membership.turn import Turn, with_item
 from collectives.membership.wire import NO_RUN, clip
 
+_NUMBERS = 2**63  # half of what a message holds: all numbers of a run are below it
+
 
 def must_recall(turn: Turn, hello: Hello) -> bool:
     """Whether this Hello comes from a run that this coordinator could restore.
@@ -43,7 +45,7 @@ def recall(turn: Turn, route: bytes, hello: Hello) -> None:
 def recollect(turn: Turn, name: str, route: bytes, word: Recollect) -> None:
     """Take a member's word, and restore the run if enough have been heard."""
     group = turn.group(name)
-    if group.number or word.view.group != name or word.view.rank_of(word.peer) is None:
+    if group.number or word.view.group != name or not _is_credible(word):
         turn.refuse("message out of place")
         return
     if word.peer not in group.recollections:
@@ -56,6 +58,14 @@ def recollect(turn: Turn, name: str, route: bytes, word: Recollect) -> None:
     forced = turn.state.force and bool(stand.present)
     if len(stand.present) >= stand.needed or forced:
         _restore(turn, name, stand)
+
+
+def _is_credible(word: Recollect) -> bool:
+    """Whether a run can go on from there: numbers rise, and each member has one rank."""
+    view = word.view
+    numbers = (word.term, view.term, view.number, word.prepared_term, word.prepared, word.sync)
+    once = len({peer.id for peer in view.peers}) == len(view.peers)
+    return once and view.rank_of(word.peer) is not None and max(numbers) < _NUMBERS
 
 
 def check(turn: Turn, name: str) -> None:

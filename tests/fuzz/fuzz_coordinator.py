@@ -228,10 +228,11 @@ class Story:
         if view is None or shape & 1:
             known = {registered.id: registered.peer for registered in self.known(name)}
             peers = tuple(known[one] for one in IDS if one in known) or self.strangers()
+            peers += peers[:1] if shape & 8 else ()
             view = View(name, 1 + (shape >> 6), 1, _u64(script.near(1)), peers, b"k" * 32)
         run = uuid.UUID(int=1000 + script.byte() % 4)
         return Recollect(
-            peer, run, _u64(script.near(view.term)), view, script.byte(),
+            peer, run, _u64(script.near(view.term)), view, _u64(script.near(1)),
             view.term if shape & 2 else 0, view.number + 1 if shape & 2 else 0,
             script.bytes(script.byte()) if shape & 4 else b"", 1, 1 if shape & 4 else 0,
         )  # fmt: skip

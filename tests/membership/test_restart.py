@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 
+import pytest
 from test_coordinator import Desk, of, peer_id
 
 from collectives.membership import messages, plane
@@ -248,6 +249,31 @@ def test_a_majority_of_the_newest_view_restores_the_run():
     assert new.group.returning is not None
     back(new, 2, old)
     assert new.group.returning is None
+
+
+def incredible(old: Desk) -> dict[str, Recollect]:
+    view, most = old.group.view, 2**64 - 1
+    return {
+        "term": word(old, 0, term=most),
+        "prepared": word(old, 0, prepared_term=most, prepared=most),
+        "view's term": word(old, 0, view=dataclasses.replace(view, term=most)),
+        "view's number": word(old, 0, view=dataclasses.replace(view, number=most)),
+        "sync": word(old, 0, sync=most),
+        "member twice": word(old, 0, view=dataclasses.replace(view, peers=view.peers * 2)),
+    }
+
+
+@pytest.mark.parametrize("what", incredible(Desk().form(1)))
+def test_a_word_that_leaves_no_room_for_what_follows_is_refused(what):
+    """Anybody may say it where no token is set, and nobody could be let in after it."""
+    old = Desk().form(1)
+    new = fresh()
+    back(new, 0, old)
+    new.say(0, incredible(old)[what])
+    assert new.state.refused["message out of place"] == 1
+    assert (new.state.term, new.group.view) == (1, None)
+    new.say(0, word(old, 0))
+    assert new.group.view == old.group.view, "the honest word counts all the same"
 
 
 def test_a_minority_is_enough_only_by_force():
