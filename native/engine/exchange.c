@@ -295,16 +295,14 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
 
 void coll__take_later(struct coll_group *group)
 {
-    struct coll__early *early = group->later;
-    group->later = NULL;
-    group->later_tail = &group->later;
-    group->later_count = 0;
-    while (early) {
-        struct coll__early *next = early->next;
-        /* What is still to come is kept again; a link that is gone has dropped its own. */
+    /* What is still to come is kept again, behind. A verdict may be among them: it closes links, with
+     * which goes what they have sent, and calls this again. */
+    for (uint32_t count = group->later_count; count > 0 && group->later; count--) {
+        struct coll__early *early = group->later;
+        group->later = early->next;
+        group->later_count--;
         dispatch(early->link, &early->frame, early->payload, NULL);
         free(early);
-        early = next;
     }
 }
 

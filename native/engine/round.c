@@ -105,7 +105,7 @@ void coll__round_hear(struct coll_group *group, struct coll__link *link,
                       const struct coll__frame *frame, const uint8_t *payload)
 {
     struct coll__epoch epoch;
-    uint8_t taken[COLL__EPOCH_BYTES + 16];
+    uint8_t taken[COLL__EPOCH_BYTES + 16], peer[16];
     uint64_t before;
     if (frame->length < COLL__EPOCH_BYTES)
         return;
@@ -123,13 +123,16 @@ void coll__round_hear(struct coll_group *group, struct coll__link *link,
         return;
     case COLL__FRAME_VERDICT:
         before = group->seal.view;
+        memcpy(peer, link->peer, sizeof peer);
         if (coll__round_judge(group, payload, frame->length) != COLL_OK)
             return;
         if (group->seal.view != before) /* the membership layer has not heard of it */
             post(group, COLL_ROUND_VERDICT, payload, frame->length);
         memcpy(taken, payload, COLL__EPOCH_BYTES);
         memcpy(taken + COLL__EPOCH_BYTES, group->engine->host.peer_id, 16);
-        reply(group, link, COLL__FRAME_TAKEN, taken, sizeof taken);
+        link = coll__link_find(&group->engine->host, peer); /* it may be out by the verdict */
+        if (link)
+            reply(group, link, COLL__FRAME_TAKEN, taken, sizeof taken);
         return;
     default:
         return;

@@ -226,6 +226,8 @@ void coll__tcp_receive(struct tcp_connection *connection)
             break;
         taken += got;
     }
+    if (connection->failed)
+        return; /* what has come may have closed the link, too */
     if (link->acknowledge_now || link->base.control_head || link->base.small_flows ||
         link->base.bulk_flows || link->base.answers || link->to_resend)
         coll__tcp_pump(link);
