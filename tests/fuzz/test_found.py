@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import uuid
 
+import numpy as np
 import pytest
 from raw_peer import (
     EAGER,
     OPEN,
     QUERY,
+    Call,
     Frame,
     Hello,
     Pair,
     connect,
     greet,
+    is_closed,
     open_group,
     read_frame,
 )
@@ -34,6 +37,7 @@ from collectives.membership.report import (
 )
 
 ABSENT = 4
+SEAL, REPORT, VERDICT = 10, 11, 12
 EPOCH = Epoch(1, 1, 1, 1)
 
 
@@ -79,6 +83,20 @@ def test_a_verdict_that_names_a_member_twice_is_refused(pair, members):
 def test_a_verdict_whose_error_is_none_is_refused(pair):
     verdict = Verdict((), Error(lib.COLL_IN_PROGRESS, None, "soon"))
     assert judged(pair, verdict, (0, 1)) == lib.COLL_INVALID_ARGUMENT
+
+
+def test_who_passes_on_a_verdict_that_puts_him_out_is_not_answered(pair):
+    """Its link is closed by what comes over it. What could go wrong then, `make sanitize` sees."""
+    with pair.member() as connection:
+        seal = Frame(SEAL, payload=encode_epoch(EPOCH), place=1)
+        data = encode_verdict(EPOCH, Verdict(), 1, 2, b"k" * 32, (pair.ids[0],))
+        connection.sendall(seal.encode())
+        report = read_frame(connection)
+        connection.sendall(Frame(VERDICT, payload=data, sequence=2, place=2).encode())
+        assert report is not None and report.type == REPORT
+        assert is_closed(connection)
+    alone = np.arange(10)
+    assert Call(pair.raw_group, lib.COLL_ALL_REDUCE, alone).wait()[0] == lib.COLL_OK
 
 
 def judged(pair: Pair, verdict: Verdict, members: tuple[int, ...]) -> int:
