@@ -1,7 +1,7 @@
 """Build the fuzzers and let each try its share of inputs; what is found new goes into its corpus.
 
-The C targets (``tests/fuzz/*.c``) are built with clang, libFuzzer, ASan and UBSan into ``build/fuzz``;
-the Python ones (``tests/fuzz/fuzz_*.py``) run under atheris. New inputs are kept in
+The C targets (``tests/fuzz/*.c``) are built with clang, libFuzzer, ASan and UBSan into
+``build/fuzz``; the Python ones (``tests/fuzz/fuzz_*.py``) run under atheris. New inputs are kept in
 ``build/fuzz/corpus``; ``--keep`` merges those that add coverage into ``tests/fuzz/corpus``.
 """
 
@@ -120,7 +120,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     every = [*C_TARGETS, *PYTHON_TARGETS]
-    parser.add_argument("targets", nargs="*", default=every, metavar="TARGET", help=", ".join(every))
+    parser.add_argument(
+        "targets", nargs="*", default=every, metavar="TARGET", help=", ".join(every)
+    )
     parser.add_argument("--runs", type=int, default=10_000_000)
     parser.add_argument("--seconds", type=int, default=0, help="per target at most; 0: any time")
     parser.add_argument("--seed", type=int, default=1)

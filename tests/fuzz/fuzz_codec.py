@@ -56,8 +56,7 @@ def _message(data: bytes) -> None:
     for limit in (MAX_TO_COORDINATOR, MAX_TO_PEER):
         try:
             message = decode(data, limit=limit)
-        except MalformedError as error:
-            assert str(error)
+        except MalformedError:
             continue
         again = encode(message)
         assert decode(again, limit=limit) == message

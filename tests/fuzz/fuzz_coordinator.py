@@ -1,7 +1,7 @@
 """The coordinator, fed with a story made of the input: what peers say, restarts, and time.
 
-``decide`` must raise nothing, whatever is said; all that it answers can be sent; views of a group only
-go up, and are made of peers that it knows; what it would keep on disk can be read again.
+``decide`` must raise nothing, whatever is said; all that it answers can be sent; views of a group
+only go up, and are made of peers that it knows; what it would keep on disk can be read again.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ class Story:
     def blank(self) -> ledger.CoordinatorState:
         self.runs += 1
         run = uuid.UUID(int=1000 + self.runs)
-        return ledger.CoordinatorState(
-            run=run, seed=b"s" * 32, token=self.token, force=self.force
-        )
+        return ledger.CoordinatorState(run=run, seed=b"s" * 32, token=self.token, force=self.force)
 
     # -- what is checked --
 

@@ -1,8 +1,7 @@
 """The coordinator's journal: a file that a power cut, a disk or a stranger has changed.
 
-Reading raises ``JournalError`` or gives entries, and of these ``restore`` raises ``UnreadableError``
-or makes a state; what it makes can be written down and read again. What was cut off at the end loses
-the last record only.
+Reading raises ``JournalError`` or gives entries, and of these ``restore`` makes a state or raises
+``UnreadableError``; what it makes can be written down and read again.
 """
 
 from __future__ import annotations

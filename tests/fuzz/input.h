@@ -23,9 +23,10 @@ static inline uint8_t take8(struct input *input)
 static inline uint64_t take_number(struct input *input)
 {
     static const uint64_t borders[] = {
-        UINT64_MAX,     UINT64_MAX - 1, (uint64_t)1 << 63, INT64_MAX, UINT32_MAX, INT32_MAX,
-        (uint64_t)1 << 31, (1 << 20) + 1, 1 << 20,         1 << 16,   1 << 13,    256 << 10,
-        512 << 10,      1024,           4096,              65537,
+        UINT64_MAX, UINT64_MAX - 1,    (uint64_t)1 << 63, INT64_MAX, UINT32_MAX,
+        INT32_MAX,  (uint64_t)1 << 31, (1 << 20) + 1,     1 << 20,   1 << 16,
+        1 << 13,    256 << 10,         512 << 10,         1024,      4096,
+        65537,
     };
     uint8_t first = take8(input);
     if (first >= 0xF0)

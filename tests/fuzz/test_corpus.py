@@ -1,7 +1,7 @@
 """The inputs that fuzzing has kept, run again on the library as it is built here.
 
-``make fuzz`` looks for new ones. The C targets are programs made of the library's own objects; a crash
-or a broken check ends them, and the last input that they name is the one.
+``make fuzz`` looks for new ones. The C targets are programs made of the library's own objects; a
+crash or a broken check ends them, and the last input that they name is the one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def inputs(target: str) -> list[Path]:
     return found
 
 
+def replay(run: Callable[[bytes], None], target: str) -> None:
+    for path in inputs(target):
+        print(path.name)
+        run(path.read_bytes())
+
+
 @pytest.mark.parametrize("target", C_TARGETS)
 def test_no_input_of_the_corpus_harms_the_core(target):
     program = PROGRAMS / f"fuzz_{target}"
@@ -45,9 +52,7 @@ def test_no_input_of_the_corpus_harms_the_core(target):
 def test_no_input_of_the_corpus_harms_the_control_plane(target, monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
     run = importlib.import_module(f"fuzz_{target}").run
-    for path in inputs(target):
-        print(path.name)
-        run(path.read_bytes())
+    replay(run, target)
 
 
 def test_the_corpus_is_small():
@@ -79,5 +84,4 @@ def test_the_corpus_finds(mutant, monkeypatch):
     monkeypatch.setattr(where, name, careless)
     durable._decoder.cache_clear()
     with pytest.raises((AssertionError, TypeError, MalformedError)):
-        for path in inputs(target):
-            run(path.read_bytes())
+        replay(run, target)

@@ -1,4 +1,4 @@
-"""What fuzzing has found, told as a claim each; the inputs that showed it are in the corpus, too."""
+"""What fuzzing has found, told as a claim each; the inputs that showed it are in the corpus."""
 
 from __future__ import annotations
 
@@ -6,20 +6,6 @@ import uuid
 
 import numpy as np
 import pytest
-from raw_peer import (
-    EAGER,
-    OPEN,
-    QUERY,
-    Call,
-    Frame,
-    Hello,
-    Pair,
-    connect,
-    greet,
-    is_closed,
-    open_group,
-    read_frame,
-)
 
 from collectives._native import lib
 from collectives._native.engine import EnginePeer
@@ -34,6 +20,20 @@ from collectives.membership.report import (
     encode_epoch,
     encode_report,
     encode_verdict,
+)
+from raw_peer import (
+    EAGER,
+    OPEN,
+    QUERY,
+    Call,
+    Frame,
+    Hello,
+    Pair,
+    connect,
+    greet,
+    is_closed,
+    open_group,
+    read_frame,
 )
 
 ABSENT = 4

@@ -43,7 +43,8 @@ void world_feed(struct world_socket *to, const void *bytes, size_t length);
 bool world_is_quiet(void);
 void world_pass(uint64_t ns);
 /* A defect: say where, and abort. */
-#define WORLD_CHECK(condition) ((condition) ? (void)0 : world_broken(#condition, __FILE__, __LINE__))
+#define WORLD_CHECK(condition) \
+    ((condition) ? (void)0 : world_broken(#condition, __FILE__, __LINE__))
 void world_broken(const char *what, const char *file, int line);
 
 #endif
