@@ -107,14 +107,14 @@ def _last(pattern: str, text: str) -> str:
 
 def keep(name: str) -> None:
     """Merge what adds coverage into the corpus of the repository."""
-    target = KEPT / name
+    target, source = KEPT / name, BUILD / "corpus" / name
     target.mkdir(parents=True, exist_ok=True)
-    sources = [str(BUILD / "corpus" / name)]
-    subprocess.run(
+    merge = [sys.executable, str(ROOT / "tests" / "fuzz" / "choose.py"), name, source, target]
+    if name in C_TARGETS:
         # By edges alone: how often each was taken would keep five times as many.
-        [*command(name), "-merge=1", "-use_counters=0", f"-max_len={LENGTHS[name]}", str(target), *sources],
-        env=environment(), check=True, stderr=subprocess.DEVNULL, cwd=BUILD,
-    )  # fmt: skip
+        merge = [*command(name), "-merge=1", "-use_counters=0", f"-max_len={LENGTHS[name]}",
+                 target, source]  # fmt: skip
+    subprocess.run(merge, env=environment(), check=True, stderr=subprocess.DEVNULL, cwd=BUILD)
 
 
 def main() -> None:

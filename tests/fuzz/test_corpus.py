@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_the_corpus_is_small():
 def test_an_input_that_is_not_there_is_no_success(tmp_path):
     program = PROGRAMS / "fuzz_frame"
     assert subprocess.run([program, tmp_path / "none"], capture_output=True).returncode == 1
+
+
+def test_without_clang_it_is_said_what_to_install():
+    tool = HERE.parents[1] / "tools" / "fuzz.py"
+    done = subprocess.run(
+        [sys.executable, tool, "frame"], capture_output=True, text=True, env={"PATH": ""}
+    )
+    assert done.returncode == 1
+    assert "apt-get install clang" in done.stderr
 
 
 def careless_list(self, raw):
