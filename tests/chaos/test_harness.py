@@ -27,7 +27,7 @@ detection = 1.5
 def run(text: str, folder: Path, seed: int = 1) -> Report:
     report = trial.run(Scenario.from_toml(text), seed, folder)
     assert not report.violations, report.violations
-    assert report.operations > 50
+    assert report.operations > 30
     return report
 
 
@@ -226,7 +226,7 @@ def test_the_bits_are_no_function_of_connections_and_slices(tmp_path: Path):
     one = run(text.format(1, 65536), tmp_path / "one")
     other = run(text.format(3, 4096), tmp_path / "other")
     findings = determinism.compare(one.history, other.history)
-    assert findings.checked > 100
+    assert findings.checked > 30
     assert not findings.violations
 
 
