@@ -154,6 +154,8 @@ class Incarnation:
 
     def culprit(self) -> str:
         """The name of the peer because of which the group is broken; "": nobody in particular."""
+        if self.closed:
+            return ""
         return self._known.get(self.native.state()[1], "")
 
     @property

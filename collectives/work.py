@@ -71,6 +71,9 @@ class Owner(Protocol):
     def ended_in(self, view: int) -> tuple[str, ...]:
         """The names of the members of a view, by rank; the caller's view is at least this one."""
 
+    def culprit(self) -> str:
+        """The name of the peer because of which the group is broken; "": nobody in particular."""
+
     def has_failed(self, error: BaseException) -> None:
         """The caller knows that the group is broken, by this error."""
 
@@ -309,7 +312,8 @@ class Work:
         names = self._owner.ended_in(info.view)
         if status != lib.COLL_OK:
             try:
-                raise_operation(self._handle, status, names, self._root)
+                # An operation may fail for a loss before the view in which it was issued.
+                raise_operation(self._handle, status, names, self._root or self._owner.culprit())
             except errors.CollectiveError as error:
                 self._owner.has_failed(error)
                 raise
