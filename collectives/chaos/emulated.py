@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Callable
 from typing import Protocol
@@ -75,9 +76,9 @@ class NamespacedNetwork(Network):
         for pair in itertools.permutations(self._places, 2):
             self._shape(pair)
 
+    @abc.abstractmethod
     def _shape(self, pair: Pair) -> None:
         """Make the direction what it is now."""
-        raise NotImplementedError
 
 
 class EmulatedNetwork(NamespacedNetwork):
