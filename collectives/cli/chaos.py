@@ -32,7 +32,13 @@ class LinkKind(str, enum.Enum):
     VETH = "veth"
 
 
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random: same seed, same faults.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Of everything random: same seed, same faults. Else the scenario's own, or 0.",
+    ),
+]
 Peers = Annotated[
     int | None, typer.Option(min=1, help="So many, instead of the scenario's number.")
 ]
@@ -56,7 +62,7 @@ def run(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[ARGUMENTS]...", help="Of the script.")
     ] = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     script: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Have the peers run this script, which joins."),
@@ -82,7 +88,8 @@ def run(
     from collectives.chaos import trial
     from collectives.chaos.parts import Workload
 
-    chosen = _scenario(scenario, seed).scaled(peers=peers, duration=duration)
+    chosen, seed = _scenario(scenario, seed)
+    chosen = chosen.scaled(peers=peers, duration=duration)
     if links is not None:
         kind = dataclasses.replace(chosen.links, kind=links.value)
         chosen = dataclasses.replace(chosen, links=kind)
@@ -107,7 +114,7 @@ def run(
             found = trial.smaller(report, folder, shrink, screen.look)
         console.print(
             f"{len(found.scenario.faults)} faults are enough, after {found.runs} runs:"
-            f" collectives chaos run {folder / 'shrunk.toml'} --seed {seed}",
+            f" collectives chaos run {folder / 'shrunk.toml'}",
             soft_wrap=True,
         )
     raise typer.Exit(report.exit_status)
@@ -119,21 +126,17 @@ def replay(
     out: Out = None,
 ) -> None:
     """Run what a report is of once more: the same peers, faults and seed."""
-    from collectives.chaos.scenario import Scenario
-
     folder = report if report.is_dir() else report.parent
     path = folder / "scenario.toml"
     if not path.exists():
         raise typer.BadParameter(f"{folder} holds no scenario.toml: it is no folder of a run")
-    seed = Scenario.from_file(path).seed or 0
-    again = out or folder.with_name(f"{folder.name}-replay")
-    run(str(path), seed=seed, out=again)
+    run(str(path), out=out or folder.with_name(f"{folder.name}-replay"))
 
 
 @app.command("soak")
 def soak(
     minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 30.0,
-    seed: Seed = 0,
+    seed: Seed = None,
     peers: Annotated[int, typer.Option(min=2, help="At the beginning of each run.")] = 8,
     scenario: Annotated[str, typer.Option(help="What is run again and again.")] = "everything",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the runs' files go.")] = Path(
@@ -145,10 +148,9 @@ def soak(
     from collectives.chaos import soak as soaking
 
     console = Console()
+    chosen, seed = _scenario(scenario, seed)
     with Screen(console) as screen:
-        total = soaking.soak(
-            _scenario(scenario, seed), minutes * 60, seed, peers, out, screen.look, screen.say
-        )
+        total = soaking.soak(chosen, minutes * 60, seed, peers, out, screen.look, screen.say)
     console.print(total.table())
     if as_json is not None:
         as_json.write_text(json.dumps(total.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -177,13 +179,16 @@ def list_(
     Console().print(table)
 
 
-def _scenario(name: str, seed: int) -> Scenario:
+def _scenario(name: str, seed: int | None) -> tuple[Scenario, int]:
+    """The scenario, and the seed to run it with: the one that was given, else its own."""
     from collectives.chaos import library
     from collectives.chaos.scenario import Scenario
 
     if name.endswith((".toml", ".py")):
-        return Scenario.from_file(name, seed)
-    return library.load(name)
+        found = Scenario.from_file(name, seed or 0)
+    else:
+        found = library.load(name)
+    return found, (found.seed or 0) if seed is None else seed
 
 
 def _say_where(console: Console, folder: Path) -> None:

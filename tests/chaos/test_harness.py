@@ -14,6 +14,7 @@ from collectives.chaos.checkers import determinism
 from collectives.chaos.report import Report
 from collectives.chaos.scenario import Scenario
 from collectives.cli import chaos as cli
+from collectives.errors import CollectiveError
 
 QUICK = """
 name = "quick"
@@ -209,6 +210,33 @@ def test_a_replay_does_the_same(tmp_path: Path):
         return [(f["fault"], f["kind"], tuple(f["peers"])) for f in lines(folder, "fault")]
 
     assert faults(first) == faults(again) != []
+
+
+@pytest.mark.parametrize(
+    ("command", "own", "given", "used"),
+    [
+        ("run", "seed = 7", [], 7),
+        ("run", "seed = 7", ["--seed", "0"], 0),
+        ("run", "", [], 0),
+        ("soak", "seed = 7", [], 7),
+    ],
+)
+def test_a_seed_that_is_not_given_is_the_scenarios(
+    command, own, given, used, tmp_path, monkeypatch
+):
+    scenario = tmp_path / "mine.toml"
+    scenario.write_text(f'name = "mine"\n{own}')
+    seen = []
+
+    def begin(scenario: Scenario, seed: int, folder: Path, look: object) -> Report:
+        seen.append((seed, folder.name))
+        raise CollectiveError("that is enough")
+
+    monkeypatch.setattr(trial, "run", begin)
+    named = [str(scenario)] if command == "run" else ["--scenario", str(scenario)]
+    done = CliRunner().invoke(cli.app, [command, *named, *given])
+    assert "that is enough" in str(done.exception), done.output
+    assert seen == [(used, f"mine-{used}" if command == "run" else f"{used}")]
 
 
 def test_the_bits_are_no_function_of_connections_and_slices(tmp_path: Path):
