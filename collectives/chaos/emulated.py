@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from collectives.chaos.namespaces import Namespace
-from collectives.chaos.network import Network, Pair, Share, Where
+from collectives.chaos.network import Network, Pair, Share, Side, Where
 from collectives.chaos.profiles import Direction
 from collectives.chaos.veth import Switch
 from collectives.chaos.wan import Wan
@@ -88,9 +88,9 @@ class EmulatedNetwork(NamespacedNetwork):
         super().__init__(wan, share_of)
         self._wan = wan
 
-    def bucket(self, name: str, direction: Direction) -> None:
+    def bucket(self, place: str, side: Side, direction: Direction) -> str:
         """Make it."""
-        self._wan.line(name, direction.rate, direction.queue)
+        return self._wan.line(self._free_name(), direction.rate, direction.queue)
 
     def _shape(self, pair: Pair) -> None:
         share = self._share(pair) or Share(Direction())
@@ -105,10 +105,10 @@ class SwitchedNetwork(NamespacedNetwork):
         super().__init__(switch, share_of)
         self._switch = switch
 
-    def bucket(self, name: str, direction: Direction) -> None:
-        """Make it: it is called after the host, and the way."""
-        host, _, way = name.rpartition(".")
-        self._switch.rate(host, "up" if way == "up" else "down", direction.rate)
+    def bucket(self, place: str, side: Side, direction: Direction) -> str:
+        """Make it the host's rate."""
+        self._switch.rate(place, side, direction.rate)
+        return self._free_name()
 
     def _shape(self, pair: Pair) -> None:
         share = self._share(pair) or Share(Direction())

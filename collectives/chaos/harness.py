@@ -28,7 +28,7 @@ from collectives.chaos.crowd import CoordinatorProcess, Life, Process, Script
 from collectives.chaos.emulated import EmulatedNetwork, SwitchedNetwork
 from collectives.chaos.faults import Fault
 from collectives.chaos.journal import Journal
-from collectives.chaos.network import COORDINATOR, Network, ProxyNetwork, Share
+from collectives.chaos.network import COORDINATOR, Network, ProxyNetwork, Share, Side
 from collectives.chaos.nursery import Nursery
 from collectives.chaos.profiles import PROFILES
 from collectives.chaos.scenario import Scenario
@@ -84,7 +84,7 @@ class Harness:
         self._all: list[Life] = []
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
-        self._buckets: set[str] = set()
+        self._buckets: dict[tuple[str, Side, str], str] = {}  # by place, side and profile
         self._under_way: set[int] = set()
         self._stopping = False
         self._selector = selectors.DefaultSelector()
@@ -344,14 +344,14 @@ class Harness:
             return None
         profile = PROFILES[name]
         direction = profile.up if uplink else profile.down
-        if not direction.rate or name == "lan":
+        if not direction.rate:
             return Share(direction)
-        # The narrow side is a host's, and all its links share it.
-        bucket = f"{x}.up" if uplink else f"{y}.down"
-        if bucket not in self._buckets:
-            self.network.bucket(bucket, direction)
-            self._buckets.add(bucket)
-        return Share(dataclasses.replace(direction, rate=0.0), (bucket,))
+        # The narrow side is a place's, and all its links of this profile share it.
+        narrow: tuple[str, Side, str] = (x, "up", name) if uplink else (y, "down", name)
+        if narrow not in self._buckets:
+            place, side, _ = narrow
+            self._buckets[narrow] = self.network.bucket(place, side, direction)
+        return Share(dataclasses.replace(direction, rate=0.0), (self._buckets[narrow],))
 
     # -- the loop --
 

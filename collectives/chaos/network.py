@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 from collectives.chaos.profiles import Direction
 from collectives.chaos.route import Route, Way
@@ -20,6 +22,9 @@ COORDINATOR = "coordinator"
 
 Pair = tuple[str, str]
 """One direction: from whom, to whom."""
+
+Side = Literal["up", "down"]
+"""What a place sends, or what it receives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Network(abc.ABC):
 
     def __init__(self, share_of: Callable[[str, str], Share | None]) -> None:
         self._share_of = share_of
+        self._numbers = itertools.count()
         self._owners: dict[str, str] = {}  # of addresses
         self._cuts: dict[int, frozenset[Pair]] = {}  # by fault
         self._holes: dict[int, frozenset[Pair]] = {}
@@ -92,8 +98,8 @@ class Network(abc.ABC):
         """Whether what listens there counts as on another host than the place's."""
 
     @abc.abstractmethod
-    def bucket(self, name: str, direction: Direction) -> None:
-        """Make the narrow side of a host, which all of its links share."""
+    def bucket(self, place: str, side: Side, direction: Direction) -> str:
+        """Make a rate that several links of a place share; return its name."""
 
     # -- faults that last --
 
@@ -122,6 +128,10 @@ class Network(abc.ABC):
             self._hold_all()
 
     # -- how --
+
+    def _free_name(self) -> str:
+        """For a bucket; one made of the place's name could be too long."""
+        return f"b{next(self._numbers)}"
 
     @abc.abstractmethod
     def _hold_all(self) -> None:
@@ -168,9 +178,9 @@ class ProxyNetwork(Network):
         """Behind a route."""
         return self.dial(place, address) != address
 
-    def bucket(self, name: str, direction: Direction) -> None:
+    def bucket(self, place: str, side: Side, direction: Direction) -> str:
         """Make it."""
-        self._shaper.bucket(name, direction.rate)
+        return self._shaper.bucket(self._free_name(), direction.rate)
 
     def dial(self, place: str, address: str) -> str:
         """Where the place dials to reach an address."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 from collectives.chaos import journal, trial
 from collectives.chaos.checkers import determinism
+from collectives.chaos.harness import Harness
+from collectives.chaos.network import COORDINATOR
 from collectives.chaos.report import Report
 from collectives.chaos.scenario import Scenario
 from collectives.cli import chaos as cli
@@ -256,6 +259,29 @@ def test_the_bits_are_no_function_of_connections_and_slices(tmp_path: Path):
     findings = determinism.compare(one.history, other.history)
     assert findings.checked > 30
     assert not findings.violations
+
+
+def test_a_places_links_share_its_rate_but_not_with_those_of_another_profile(tmp_path: Path):
+    text = """
+    name = "narrow"
+    [links]
+    default = "lan"
+    [[links.between]]
+    a = "p0"
+    b = "p3"
+    profile = "dsl"
+    """
+    with Harness(Scenario.from_toml(text), 1, tmp_path) as harness:
+        shares = {
+            pair: harness.share_of(*pair)
+            for pair in itertools.permutations(("p0", "p1", "p3", COORDINATOR), 2)
+        }
+    names = {pair: share.buckets for pair, share in shares.items()}
+    assert all(share.direction.rate == 0 for share in shares.values())
+    assert names["p0", "p1"] == names["p0", COORDINATOR] != names["p1", "p0"] == names["p1", "p3"]
+    assert names["p0", "p3"] != names["p3", "p0"]  # its uplink and its downlink
+    assert not {names["p0", "p3"], names["p3", "p0"]} & {names["p0", "p1"], names["p3", "p1"]}
+    assert len(set(names.values())) == 6  # four of the LAN, two of the DSL
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):

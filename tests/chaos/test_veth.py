@@ -91,7 +91,7 @@ def test_a_network_on_a_switch_has_rates_of_hosts_and_cuts_of_pairs(switch: Swit
     shares = {("p", "q"): Share(Direction(), ("p.up",)), ("q", "p"): Share(Direction())}
     network = SwitchedNetwork(switch, lambda x, y: shares[x, y])
     p = network.where("p")
-    network.bucket("p.up", Direction(rate=1e9))
+    network.bucket("p", "up", Direction(rate=1e9))
     q = network.where("q")
     assert p == network.where("p") != q
     network.cut(1, [("p", "q"), ("p", "not there yet")])
