@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from collectives import errors
 from collectives._native import lib
@@ -49,6 +49,10 @@ class Group(Operations):
     one belong to the thread that made the first.
     """
 
+    # Seams for the chaos harness, which writes down what a program calls.
+    _issuer_type: ClassVar[type[Issuer]] = Issuer
+    _joined_type: ClassVar[type[Group]]  # what join() makes
+
     def __init__(
         self,
         application: Application,
@@ -60,7 +64,7 @@ class Group(Operations):
         self._listeners: list[Callable[[View], None]] = []
         mine = Incarnation(application, timeout, state)
         mine.changed = self._changed
-        self._issuer = Issuer(mine, self._options.timeout)
+        self._issuer = self._issuer_type(mine, self._options.timeout)
         _open_groups.add(self)
 
     # -- who is there --
@@ -343,6 +347,9 @@ class Group(Operations):
             journal_fd=journal_fd,
             after_slices=after_slices,
         )
+
+
+Group._joined_type = Group
 
 
 @atexit.register

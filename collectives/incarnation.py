@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Callable
+from typing import ClassVar
 
 from collectives._native import lib
 from collectives._native.engine import Engine, EngineGroup, process_identity
@@ -47,6 +48,7 @@ class Incarnation:
         state: what it fetches into before it is admitted; None: nothing.
 
     Attributes:
+        plane_type: of its data plane; the chaos harness puts in one whose links it can shape.
         view: that of the last call that has returned; ``number``, ``rank``, ``size`` and ``names``
             (by rank) are of it.
         told: whether the caller knows that the group is broken.
@@ -59,13 +61,15 @@ class Incarnation:
         CollectiveError: it was not admitted; nothing is left behind.
     """
 
+    plane_type: ClassVar[type[EnginePlane]] = EnginePlane
+
     def __init__(
         self, application: Application, timeout: float | None, state: SharedState | None = None
     ) -> None:
         self.id = uuid.uuid4()
         options = application.options
         self.engine = Engine(options, self.id)
-        self._plane = plane = EnginePlane(self.engine)
+        self._plane = plane = self.plane_type(self.engine)
         filling = None
         if state is not None and state.role != "send_only":
             filling = Filling(state, self.id, lambda: plane.visiting)

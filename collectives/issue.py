@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 from collectives import errors
 from collectives._native import ffi, lib
@@ -56,6 +56,8 @@ class Issuer:
         step: what the operations belong to while the block of a step is open.
         closed: whether the group was left.
     """
+
+    _work_type: ClassVar[type[Work]] = Work  # another one for the chaos harness
 
     def __init__(self, mine: Incarnation, timeout: float) -> None:
         self.mine = mine
@@ -240,7 +242,7 @@ class Issuer:
         if operation == ffi.NULL:
             return None
         scratch.operation[0] = ffi.NULL  # it is taken once
-        return Work(operation, value, self.mine, self.mine.number, keep, scratch.root)
+        return self._work_type(operation, value, self.mine, self.mine.number, keep, scratch.root)
 
     def _interrupted(self, scratch: Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)

@@ -69,4 +69,5 @@ def join(
     if timeout is not None and not timeout > 0:
         raise InvalidArgument(f"timeout is {timeout}; it is in seconds, above 0")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
-    return Group(Application(address, group, name, min_size, unit, token, options), timeout, state)
+    application = Application(address, group, name, min_size, unit, token, options)
+    return Group._joined_type(application, timeout, state)

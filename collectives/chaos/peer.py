@@ -18,14 +18,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from collectives import incarnation
 from collectives.chaos import namespaces
-from collectives.chaos import recorder as recorders
 from collectives.chaos.control import Control
 from collectives.chaos.journal import Journal
 from collectives.chaos.plane import RoutedPlane
-from collectives.chaos.recorder import RecordedGroup, Recorder
-from collectives.incarnation import Application
+from collectives.chaos.recorder import Recorder, install
+from collectives.incarnation import Application, Incarnation
 
 VARIABLE = "COLLECTIVES_CHAOS"
 
@@ -92,12 +90,11 @@ class Seat:
         self.control.arm = self._arm
         self._armed: list[dict[str, Any]] = []
         self._arming = threading.Lock()
-        recorders.install(self.recorder)
-        RecordedGroup.adjust = self._adjust  # type: ignore[method-assign]
-        RecordedGroup.entered = self._entered  # type: ignore[method-assign]
+        self.recorder.adjust, self.recorder.entered = self._adjust, self._entered
+        install(self.recorder)
         if settings.routed:
             RoutedPlane.control = self.control
-            incarnation.EnginePlane = RoutedPlane  # type: ignore[attr-defined]
+            Incarnation.plane_type = RoutedPlane
 
     def _adjust(self, application: Application) -> Application:
         """Whatever the program asked for, its coordinator and its network are the harness's."""

@@ -1,7 +1,7 @@
 """A ``Group`` that writes down every call and what came of it.
 
-``install`` puts it where ``collectives.join`` finds it, so that a program need not know of it. The
-lines are those of ``docs/chaos.md``.
+``install`` has ``collectives.join`` make one, so that a program need not know of it. The lines are
+those of ``docs/chaos.md``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from collectives import group
 from collectives._native import ffi, lib
 from collectives.chaos import journal as journals
 from collectives.chaos.journal import Journal
@@ -47,6 +45,8 @@ class Recorder:
         journal: where it goes.
 
     Attributes:
+        adjust: makes what a program asks to join with what it is to be.
+        entered: called when a group was joined.
         work: the number of the program's own step, if it has one; lines of calls have it.
         calls: how many calls have ended.
     """
@@ -56,6 +56,8 @@ class Recorder:
         self.work: int | None = None
         self.calls = 0
         self.groups: list[Group] = []
+        self.adjust: Callable[[Application], Application] = lambda application: application
+        self.entered: Callable[[], None] = lambda: None
         self._numbers = itertools.count(1)
 
     def call(self, **fields: Any) -> int:
@@ -214,6 +216,7 @@ class _Call:
 class RecordingIssuer(Issuer):
     """An ``Issuer`` that writes down what it issues for the program, and what came of it."""
 
+    _work_type = RecordedWork
     recorder: Recorder
     sync_number: int | None = None  # of the last sync() that all members were in
 
@@ -223,8 +226,6 @@ class RecordingIssuer(Issuer):
 
     def _take(self, scratch: Any, value: Any, keep: Any) -> Work | None:
         work = super()._take(scratch, value, keep)
-        if work is not None:
-            work.__class__ = RecordedWork
         self._last.work = work
         return work
 
@@ -277,8 +278,8 @@ class RecordingIssuer(Issuer):
             else:
                 self.recorder.raised(n, ended, number=number, digest=call.input())
 
-        if isinstance(work, RecordedWork):
-            work.told = tell
+        assert isinstance(work, RecordedWork)
+        work.told = tell
         return work
 
     def _returned(self, n: int, result: Result, call: _Call, number: int | None) -> None:
@@ -296,6 +297,7 @@ class RecordingIssuer(Issuer):
 class RecordedGroup(Group):
     """A ``Group`` whose life is written down."""
 
+    _issuer_type = RecordingIssuer
     recorder: Recorder
 
     def __init__(
@@ -304,23 +306,14 @@ class RecordedGroup(Group):
         timeout: float | None = None,
         state: SharedState | None = None,
     ) -> None:
-        application = self.adjust(application)
+        application = self.recorder.adjust(application)
         since, bare = time.monotonic(), _bare(timeout, application)
         with self.recorder.recording(op="join", group=application.group, **bare):
             super().__init__(application, timeout, state)
             self._tell_entry("joined", time.monotonic() - since)
         self.on_view_change(self._tell_view)
         self.recorder.groups.append(self)
-        self.entered()
-
-    @staticmethod
-    def adjust(application: Application) -> Application:
-        """What a program asks to join with, as it is to be; the harness replaces this."""
-        return application
-
-    @staticmethod
-    def entered() -> None:
-        """A group was joined; the harness replaces this."""
+        self.recorder.entered()
 
     def _tell_entry(self, kind: str, seconds: float) -> None:
         self.recorder.journal.write(
@@ -394,8 +387,7 @@ def _bare(timeout: float | None, application: Application) -> dict[str, Any]:
 def install(recorder: Recorder) -> None:
     """Have every group that this process joins from now on written down."""
     RecordingIssuer.recorder = RecordedGroup.recorder = recorder
-    group.Issuer = RecordingIssuer  # type: ignore[attr-defined]
-    sys.modules["collectives.join"].Group = RecordedGroup  # type: ignore[attr-defined]
+    Group._joined_type = RecordedGroup
 
 
 __all__ = ["RecordedGroup", "RecordedWork", "Recorder", "install", "line_of"]
