@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import signal
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 from collectives.chaos import namespaces
 from collectives.chaos.crowd import Life
 from collectives.chaos.faults import Fault
-from collectives.chaos.network import COORDINATOR, Pair, Where
+from collectives.chaos.network import COORDINATOR, Pair, Side, Where
 from collectives.chaos.profiles import PROFILES, Direction
-from collectives.chaos.route import Route
+from collectives.chaos.route import Route, Way
 
 if TYPE_CHECKING:
     from collectives.chaos.harness import Harness
@@ -227,6 +228,30 @@ def _to_routes(
     return act
 
 
+def _damage(
+    do: Callable[[Route, Way, int], None], done: str
+) -> Callable[[Harness, int, Fault], list[str] | None]:
+    """Damage to what goes from a to b next: ``do(route, way, count)``; the flow counts ``done``."""
+
+    def act(harness: Harness, number: int, fault: Fault) -> list[str] | None:
+        ways: list[tuple[Route, Side]] = [
+            (route, "up" if dials else "down") for route, dials in _routes(harness, fault)
+        ]
+        if not ways:
+            return None
+
+        def count() -> int:
+            return sum(getattr(getattr(route.stats(), way), done) for route, way in ways)
+
+        before = count()
+        for route, way in ways:
+            do(route, way, fault.count or 1)
+        harness.ask_later(number, lambda: count() - before)
+        return sorted({name for pair in _pairs(harness, fault) for name in pair})
+
+    return act
+
+
 def _black_hole(harness: Harness, number: int, fault: Fault) -> list[str] | None:
     pairs = _pairs(harness, fault)
     harness.network.swallow(number, _both(pairs))
@@ -241,19 +266,28 @@ def _stranger(harness: Harness, number: int, fault: Fault) -> list[str] | None:
     chance = random.Random(f"{harness.seed} stranger {number}")
     noise = [chance.randbytes(chance.randint(1, 300)) for _ in range(fault.count or 1)]
     where = harness.network.where(str(fault.peer))
-    threading.Thread(target=_babble, args=(address, where, noise), daemon=True).start()
+    refused: list[bytes] = []
+    told = (address, where, noise, refused)
+    threading.Thread(target=_babble, args=told, daemon=True).start()
+    harness.ask_later(number, lambda: len(refused))
     return [str(fault.peer)]
 
 
-def _babble(address: str, where: Where, noise: list[bytes]) -> None:
+def _babble(address: str, where: Where, noise: list[bytes], refused: list[bytes]) -> None:
     _approach(where)
     for data in noise:
-        try:
-            with _connected(address) as line:
-                line.sendall(data)
-                line.recv(1 << 12)
-        except OSError:
-            pass
+        with contextlib.suppress(OSError), _connected(address) as line:
+            if _is_refused(line, data):
+                refused.append(data)
+
+
+def _is_refused(line: socket.socket, data: bytes) -> bool:
+    """Whether who listens there closes the connection because of this."""
+    try:
+        line.sendall(data)
+        return not line.recv(1 << 12)
+    except ConnectionError:  # it did so before it had read all of it
+        return True
 
 
 def _approach(where: Where) -> None:
@@ -332,13 +366,7 @@ _KINDS: dict[str, Callable[[Harness, int, Fault], list[str] | None]] = {
     "half_open": _to_routes(
         lambda route, dials, fault: route.half("target" if dials else "dialler")
     ),
-    "flip": _to_routes(
-        lambda route, dials, fault: route.flip("up" if dials else "down", fault.count or 1)
-    ),
-    "truncate": _to_routes(
-        lambda route, dials, fault: route.truncate("up" if dials else "down", fault.count or 1)
-    ),
-    "duplicate": _to_routes(
-        lambda route, dials, fault: route.duplicate("up" if dials else "down", fault.count or 1)
-    ),
+    "flip": _damage(Route.flip, "flipped"),
+    "truncate": _damage(Route.truncate, "truncated"),
+    "duplicate": _damage(Route.duplicate, "duplicated"),
 }

@@ -86,6 +86,7 @@ class Harness:
         self._order = itertools.count()
         self._buckets: dict[tuple[str, Side, str], str] = {}  # by place, side and profile
         self._under_way: set[int] = set()
+        self._applied: dict[int, Callable[[], int]] = {}
         self._stopping = False
         self._selector = selectors.DefaultSelector()
         self._stack = contextlib.ExitStack()
@@ -200,6 +201,8 @@ class Harness:
 
     def _stop(self) -> None:
         """Have all leave; who does not is a finding."""
+        for number, applied in self._applied.items():
+            self.journal.write("applied", fault=number, count=applied())
         self._stopping = True
         self.journal.write("stopping")
         self._agenda.clear()
@@ -251,6 +254,10 @@ class Harness:
         if number in self._under_way:
             self._under_way.discard(number)
             self.journal.write("healed", fault=number)
+
+    def ask_later(self, number: int, applied: Callable[[], int]) -> None:
+        """When the run ends, write down how much of a fault came to somebody."""
+        self._applied[number] = applied
 
     def start(self, place: str) -> Life:
         """Begin the next life in a place."""

@@ -163,6 +163,10 @@ def _read_life(life: Life, path: Path) -> None:
                 life.wrongs.append(line)
             elif kind == "resources":
                 life.resources.append(line)
+            elif kind == "counters" and group in now:
+                presence = now[group]
+                presence.counters, presence.out = fields["counts"], fields["out"]
+                presence.counted = line.t
             elif kind == "left" and group in now:
                 now.pop(group).left = line.t
             elif kind == "end":
@@ -230,7 +234,7 @@ def _read_harness(folder: Path, lives: dict[str, Life]) -> History:
         events.append(line)
         last = line.t
         life = lives.get(f"{get('peer')}.{get('life')}")
-        if kind in ("started", "exited", "died", "counters") and life is None:
+        if kind in ("started", "exited", "died") and life is None:
             # It was killed before its first line.
             name = f"{get('peer')}.{get('life')}"
             life = lives[name] = Life(str(get("peer")), int(get("life", 0)))
@@ -243,8 +247,6 @@ def _read_harness(folder: Path, lives: dict[str, Life]) -> History:
             life.expected = bool(get("expected", False))
         elif kind == "died" and life:
             life.killed = line.t
-        elif kind == "counters" and life:
-            life.counters = line.fields
         elif kind == "fault":
             fault = _fault(line)
             faults[fault.index] = fault
@@ -253,6 +255,8 @@ def _read_harness(folder: Path, lives: dict[str, Life]) -> History:
                     hit.killed = line.t
         elif kind == "healed" and get("fault") in faults:
             faults[line.fields["fault"]].until = line.t
+        elif kind == "applied" and get("fault") in faults:
+            faults[line.fields["fault"]].applied = line.fields["count"]
         elif kind == "coordinator":
             what = get("what")
             if what in ("killed", "stopped"):

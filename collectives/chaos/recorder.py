@@ -7,6 +7,7 @@ those of ``docs/chaos.md``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import threading
@@ -326,6 +327,16 @@ class RecordedGroup(Group):
             seconds=seconds,
         )
 
+    def _tell_counters(self) -> None:
+        """What the present incarnation has counted, before it ends."""
+        if not self._mine.closed:  # else all are zero
+            self.recorder.journal.write(
+                "counters",
+                group=self._application.group,
+                counts=dataclasses.asdict(self.counters()),
+                out=self._mine.out,
+            )
+
     def _tell_view(self, view: View) -> None:
         self.recorder.journal.write("view", group=view.group, view=line_of(view))
 
@@ -357,6 +368,7 @@ class RecordedGroup(Group):
             super().leave(timeout=timeout)
             return
         self.recorder.resources()
+        self._tell_counters()
         with self._recording("leave", timeout):
             super().leave(timeout=timeout)
         self.recorder.groups.remove(self)
@@ -366,6 +378,8 @@ class RecordedGroup(Group):
         """As it is, and written down."""
         since = time.monotonic()
         with self._recording("rejoin", timeout):
+            if self._mine.out:
+                self._tell_counters()
             view = super().rejoin(timeout=timeout, state=state)
             self._tell_entry("rejoined", time.monotonic() - since)
         return view

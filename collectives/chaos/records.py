@@ -18,13 +18,21 @@ Interval = tuple[float, float]
 
 @dataclasses.dataclass(slots=True)
 class Presence:
-    """One presence of a life in a group: from a ``joined`` or ``rejoined`` on."""
+    """One presence of a life in a group: from a ``joined`` or ``rejoined`` on.
+
+    Attributes:
+        counters: what its data plane refused and repaired until ``counted``; None: not known.
+        out: whether it had been put out of the run by then.
+    """
 
     group: str
     id: str
     name: str
     t: int
     left: int | None = None
+    counters: dict[str, int] | None = None
+    counted: int = 0
+    out: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -142,7 +150,6 @@ class Life:
     ending: str | None = None
     ended: int | None = None
     stops: list[Interval] = dataclasses.field(default_factory=list)
-    counters: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -171,6 +178,8 @@ class Fault:
     Attributes:
         places: all that it touches: of a pair both sides.
         until: when it ended; of an instant one ``t``; ``FOREVER`` if it never did.
+        applied: of bad input, how many pieces of it are known to have come to somebody; None: that
+            is not known.
     """
 
     index: int
@@ -180,6 +189,7 @@ class Fault:
     places: frozenset[str]
     fields: dict[str, Any]
     line: int
+    applied: int | None = None
 
 
 INSTANT = frozenset(

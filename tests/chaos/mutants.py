@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from synthetic import Lines, ns
+from synthetic import COUNTERS, Lines, ns
 
 OTHER = "0123456789abcdef"
 
@@ -189,17 +189,15 @@ def a_run_that_stands_still(run: Lines) -> None:
 
 
 def ended_by_a_stranger(run: Lines) -> None:
-    run.one("harness", "exited", peer="p0").update(t=ns(23.2), status=-11, expected=False)
+    run.one("harness", "exited", peer="p3").update(t=ns(23.2), status=-11, expected=False)
 
 
-def a_stranger_not_counted(run: Lines) -> None:
-    run.one("harness", "counters", peer="p0")["refused_hello"] = 0
+def not_counted(*names: str) -> Callable[[Lines], None]:
+    def change(run: Lines) -> None:
+        for name in names:
+            run.all(name, "counters")[-1]["counts"] = dict.fromkeys(COUNTERS, 0)
 
-
-def damage_not_counted(run: Lines) -> None:
-    for name in ("p0", "p1"):
-        run.one("harness", "counters", peer=name)["corrupt_frames"] = 0
-    run.one("harness", "counters", peer="p0").update(refused_hello=0, refused_silent=5)
+    return change
 
 
 def a_crash(run: Lines) -> None:
@@ -253,8 +251,8 @@ MUTANTS = (
     Mutant("a contributor is no member", "order", a_contributor_from_outside),
     Mutant("the workload finds a wrong value", "values", a_wrong_value),
     Mutant("a stranger crashes a peer", "bad_input", ended_by_a_stranger),
-    Mutant("a stranger is not counted", "bad_input", a_stranger_not_counted),
-    Mutant("flipped bits are not counted", "bad_input", damage_not_counted),
+    Mutant("a stranger is not counted", "bad_input", not_counted("p3.0")),
+    Mutant("flipped bits are not counted", "bad_input", not_counted("p0.0", "p1.0")),
     Mutant("a process crashes", "endings", a_crash),
     Mutant("a program ends with an exception", "endings", an_exception),
     Mutant("a process outlives the run", "endings", a_process_left_over),

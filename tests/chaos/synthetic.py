@@ -13,11 +13,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from collectives._native.engine import Counters
 from collectives.chaos.journal import Journal, View, digest
 
 SECOND = 1_000_000_000
 ORIGIN = 1_000 * SECOND
 GROUP = "default"
+COUNTERS = [field.name for field in dataclasses.fields(Counters)]
 
 
 def ns(seconds: float) -> int:
@@ -65,10 +67,11 @@ class Story:
 
     def fault(
         self, t: float, kind: str, *peers: str, until: float | None = None, **more: Any
-    ) -> None:
+    ) -> int:
         end = None if until is None else ns(until)
         self.tell(t, "fault", fault=self._faults, kind=kind, peers=list(peers), until=end, **more)
         self._faults += 1
+        return self._faults - 1
 
     def start(self, t: float, place: str) -> Actor:
         life = sum(actor.place == place for actor in self.actors)
@@ -110,6 +113,10 @@ class Story:
     def resources(self, t: float, actor: Actor, **more: int) -> None:
         fields = {"fds": 20, "threads": 5, "mappings": 300, "children": 0, "rss": 1 << 27} | more
         actor.journal.write("resources", t=ns(t), **fields)
+
+    def counters(self, t: float, actor: Actor, out: bool = False, **more: int) -> None:
+        counts = dict.fromkeys(COUNTERS, 0) | more
+        actor.journal.write("counters", t=ns(t), group=GROUP, counts=counts, out=out)
 
     def operation(
         self,
@@ -184,8 +191,9 @@ class Story:
             line = {"group": GROUP, "revision": revision, "digest": held, "run": "r", "work": None}
             actor.journal.write("state", t=ns(t + 0.12), **line)
 
-    def leaves(self, t: float, actor: Actor) -> None:
+    def leaves(self, t: float, actor: Actor, **counts: int) -> None:
         self.resources(t, actor, fds=22, mappings=310)
+        self.counters(t, actor, **counts)
         self.call(t, actor, "leave")
         nothing = dict.fromkeys(("number", "digest", "contributors", "view", "retries"))
         self.ends(t + 0.1, actor, "return", **nothing, seconds=0.1)
@@ -228,16 +236,17 @@ def write(folder: Path) -> None:
     story.ends(18.1, p3, "raise", **gone, message="out of the run", digest=p3.called)
     for index in range(4):
         story.operation(17.0 + index / 2, three)
+    story.counters(18.2, p3, out=True, refused_hello=1)
     p3.id = story.new_id()
     story.sync(20.0, three, p3, revision=3)
     four = [*three, p3]
 
-    # p1 stops for a moment, somebody talks nonsense to p0, bytes between p0 and p1 are damaged.
+    # p1 stops for a moment, somebody talks nonsense to p3, bytes between p0 and p1 are damaged.
     story.operation(21.0, four)
     story.fault(22.0, "stop", "p1", until=22.5)
     story.operation(22.1, four, took=0.5)
-    story.fault(23.0, "stranger", "p0", count=5)
-    story.fault(23.5, "flip", "p0", "p1", count=3)
+    stranger = story.fault(23.0, "stranger", "p3", count=5)
+    flip = story.fault(23.5, "flip", "p0", "p1", count=3)
     story.fault(24.0, "slow", "p2", until=26.0, share=0.2)
     story.operation(24.2, four, took=0.4)
 
@@ -263,12 +272,13 @@ def write(folder: Path) -> None:
     story.sync(45.0, three, revision=5)
     for index in range(20):
         story.operation(46.0 + index, three)
+    for fault, count in ((stranger, 5), (flip, 3)):
+        story.tell(66.4, "applied", fault=fault, count=count)
     story.tell(66.5, "stopping")
-    for index, actor in enumerate(three):
-        story.leaves(67.0 + index / 10, actor)
-        hit = {"p0": {"refused_hello": 5, "corrupt_frames": 1}, "p1": {"corrupt_frames": 2}}
-        counted = hit.get(actor.place, {})
-        story.tell(67.6, "counters", peer=actor.place, life=actor.life, **counted)
+    broken = {"corrupt_frames": 1, "connections_lost": 1}
+    story.leaves(67.0, p0, **broken)
+    story.leaves(67.1, p1, **broken)
+    story.leaves(67.2, p3, refused_hello=4, refused_silent=1)
     story.tell(68.0, "finish")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import synthetic
-from mutants import MUTANTS, OTHER, Mutant
+from mutants import MUTANTS, OTHER, Mutant, not_counted
 
 from collectives.chaos.checkers import CHECKERS, determinism
 from collectives.chaos.history import History
@@ -48,6 +49,49 @@ def test_a_broken_run_is_caught_by_the_checker_of_its_rule_alone(
     changed.write(tmp_path)
     found = judged(tmp_path)
     assert list(found) == [mutant.caught_by], found
+
+
+def no_fault_applied(run: synthetic.Lines) -> None:
+    for line in run.all("harness", "applied"):
+        line["count"] = 0
+
+
+def not_said_how_much_applied(run: synthetic.Lines) -> None:
+    for line in run.all("harness", "applied"):
+        run.of("harness").remove(line)
+
+
+def counters_lost(run: synthetic.Lines) -> None:
+    run.of("p3.0").remove(run.all("p3.0", "counters")[-1])
+
+
+def put_out_afterwards(run: synthetic.Lines) -> None:
+    run.all("p3.0", "counters")[-1]["out"] = True
+
+
+def counted_while_the_stranger_came(run: synthetic.Lines) -> None:
+    run.all("p3.0", "counters")[-1]["t"] = synthetic.ns(23.1)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        no_fault_applied,
+        not_said_how_much_applied,
+        counters_lost,
+        put_out_afterwards,
+        counted_while_the_stranger_came,
+    ],
+    ids=lambda unknown: unknown.__name__,
+)
+def test_what_was_not_counted_is_no_violation_where_nobody_knows_that_it_should_have_been(
+    unknown: Callable[[synthetic.Lines], None], run: synthetic.Lines, tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(run)
+    not_counted("p3.0")(changed)
+    unknown(changed)
+    changed.write(tmp_path)
+    assert judged(tmp_path) == {}
 
 
 def test_every_checker_has_a_mutant() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from collectives.chaos import journal, trial
-from collectives.chaos.checkers import determinism
+from collectives.chaos.checkers import bad_input, determinism
 from collectives.chaos.harness import Harness
+from collectives.chaos.history import History
 from collectives.chaos.network import COORDINATOR
 from collectives.chaos.report import Report
 from collectives.chaos.scenario import Scenario
@@ -136,7 +138,15 @@ def test_connections_are_damaged_and_the_coordinator_is_killed(tmp_path: Path):
         "reset", "flip", "coordinator_kill", "black_hole", "stranger", "exhaust"
     }  # fmt: skip
     assert checked(report, "failover") == 1
-    assert checked(report, "bad_input") > 0
+    assert checked(report, "bad_input") == 2
+    assert all(line["count"] for line in lines(tmp_path / "run", "applied"))
+    # Had nobody counted anything, it would have been found.
+    for path in (tmp_path / "run" / "peers").iterdir():
+        path.write_text(re.sub(r'"counts":{[^}]*}', '"counts":{}', path.read_text()))
+    found = bad_input.check(History.read(tmp_path / "run")).violations
+    assert [violation.what.split(",")[0] for violation in found] == [
+        "a flip hit p1.0 and p2.0", "a stranger hit p1.0"
+    ]  # fmt: skip
 
 
 def test_who_is_cut_off_comes_back(tmp_path: Path):
@@ -158,6 +168,9 @@ def test_who_is_cut_off_comes_back(tmp_path: Path):
     ]
     assert len(rejoined) == 1
     assert report.false_deaths == 0
+    presences = report.history.lives["p1.0"].presences
+    assert [presence.out for presence in presences] == [True, False]
+    assert all(presence.counters["received_bytes"] > 0 for presence in presences)
 
 
 SCRIPT = """
