@@ -98,7 +98,9 @@ def test_connections_are_damaged_and_the_coordinator_is_killed(tmp_path: Path):
     text = (
         QUICK
         + """
-    workload = { kind = "state", bytes = 1000000 }
+    [workload]
+    kind = "state"
+    bytes = 1000000
     [links]
     default = "lan"
     [[fault]]
@@ -131,12 +133,13 @@ def test_connections_are_damaged_and_the_coordinator_is_killed(tmp_path: Path):
     at = 3.2
     peer = "p0"
     for = 0.5
-    """.replace('    workload = { kind = "state", bytes = 1000000 }\n', "")
+    """
     )
     report = run(text, tmp_path / "run")
     assert set(report.faults) == {
         "reset", "flip", "coordinator_kill", "black_hole", "stranger", "exhaust"
     }  # fmt: skip
+    assert report.history.begin["workload"] == "state"
     assert checked(report, "failover") == 1
     assert checked(report, "bad_input") == 2
     assert all(line["count"] for line in lines(tmp_path / "run", "applied"))
