@@ -264,6 +264,8 @@ def test_the_bits_are_no_function_of_connections_and_slices(tmp_path: Path):
         + """
     connections = {}
     slice_bytes = {}
+    [workload]
+    dtype = "float16"
     [[fault]]
     kind = "kill"
     peer = "p1"

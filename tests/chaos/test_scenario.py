@@ -156,6 +156,8 @@ MISTAKES = [
     (HEAD + "min_size = 5", "min_size is 5, but there are 4"),
     (HEAD + "[workload]\nkind = 'alreduce'", "perhaps 'allreduce'"),
     (HEAD + "[workload]\ncont = 3", "[workload]: 'cont' is no key here, perhaps 'count'"),
+    (HEAD + "[workload]\ndtype = 'flot32'", "dtype is 'flot32'; it must be one of float64, "
+     "float32, float16, int32, int64, uint64, perhaps 'float32'"),
     (HEAD + "[workload]\nkind = 'state'\ncount = 3", "'count' is no key here"),
     (HEAD + "[workload]\nkind = 'script'", "script is missing"),
     (HEAD + "[options]\ndetecton = 3", "[options]: 'detecton' is no key here, perhaps 'detection'"),

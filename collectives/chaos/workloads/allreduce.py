@@ -103,13 +103,14 @@ def _check(seat: Seat, number: int, op: str, mine: np.ndarray, result: Result, a
     if op == "max":
         expected: Any = np.max(inputs, axis=0)
         good = found == expected
-    elif dtype.kind == "i":
+    elif dtype.kind in "iu":
         expected = np.sum(inputs, axis=0, dtype=dtype)
         good = found == expected
     else:
         expected = np.sum(inputs, axis=0, dtype=np.float64)
-        slack = 1e-4 if dtype == np.float32 else 1e-9
-        good = np.isclose(found, expected, slack, slack)
+        # Each addition rounds by at most half an eps of what was added up until then.
+        slack = np.finfo(dtype).eps * len(inputs) * np.sum(np.abs(inputs), axis=0, dtype=np.float64)
+        good = np.abs(found - expected) <= slack
     if not good.all():
         at = int(np.argmin(good))
         seat.recorder.wrong(
@@ -129,6 +130,7 @@ def place_of(name: str) -> int:
 def data(seed: int, name: str, number: int, count: int, dtype: np.dtype) -> np.ndarray:
     """A peer's contribution to a step."""
     chance = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
-    if dtype.kind == "i":
-        return chance.integers(-(10**6), 10**6, count, dtype)
-    return chance.standard_normal(count, dtype)
+    if dtype.kind in "iu":
+        return chance.integers(0 if dtype.kind == "u" else -(10**6), 10**6, count, dtype)
+    drawn = np.float32 if dtype == np.float16 else dtype  # which numpy does not draw
+    return chance.standard_normal(count, drawn).astype(dtype, copy=False)
