@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import torch
+import torch._dynamo  # by the first optimizer anyway; here once, before peers are forked
 
 from collectives import errors
 from collectives.chaos.peer import Seat
