@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import importlib.util
 import shutil
 import statistics
 import time
@@ -19,7 +20,8 @@ from collectives.chaos.scenario import Scenario
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-WORKLOADS = ("allreduce", "state", "allreduce", "allreduce")
+_TORCH = importlib.util.find_spec("torch") is not None
+WORKLOADS = ("allreduce", "state", "allreduce", "diloco" if _TORCH else "allreduce")
 """In turns."""
 
 
