@@ -11,7 +11,6 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, TypeVar
 
 import collectives._native
@@ -61,12 +60,7 @@ class Driven:
     def __enter__(self: _Program) -> _Program:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from types import TracebackType
 from typing import Literal
 
 from collectives.chaos.namespaces import Namespace
@@ -48,12 +47,7 @@ class Switch:
     def __enter__(self) -> Switch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
