@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import hmac
+import itertools
 import platform
 import random
 from collections.abc import Iterator
@@ -382,6 +383,12 @@ def test_what_cannot_be_reduced_is_refused():
     assert lib.coll_reduce_local(ffi.NULL, p, p, 4, 1, 0, 0) == invalid
     assert lib.coll_reduce_local(p, p, p, 2**63, 1, 0, 0) == invalid
     assert lib.coll_reduce_local(ffi.NULL, ffi.NULL, ffi.NULL, 0, 1, 0, 0) == lib.COLL_OK
+    null = ffi.NULL
+    assert lib.coll_reduce_many(null, null, [p, p], 2, 4, 1, 0, 0) == invalid
+    assert lib.coll_reduce_many(p, null, [p, null], 2, 4, 1, 0, 0) == invalid
+    assert lib.coll_reduce_many(p, null, null, 2, 4, 1, 0, 0) == invalid
+    assert lib.coll_reduce_many(p, null, [p], 0, 4, 1, 0, 0) == invalid
+    assert lib.coll_reduce_many(p, null, [p], 1, 4, 12, 0, 0) == invalid
     assert lib.coll_divide_local(p, 4, 12, 1, 0) == invalid
     assert lib.coll_divide_local(p, 4, 1, 0, 0) == invalid
     assert lib.coll_divide_local(p, 4, 1, 1, 3) == invalid
@@ -390,6 +397,73 @@ def test_what_cannot_be_reduced_is_refused():
     if AVX2 not in ISAS:
         assert lib.coll_reduce_local(p, p, p, 4, 1, 0, AVX2) == unsupported
         assert lib.coll_divide_local(p, 4, 1, 1, AVX2) == unsupported
+
+
+# ---- many inputs, two outputs, copies past the cache -----------------------------------------
+
+
+def place(data: bytes, offset: int) -> tuple[bytearray, object]:
+    """A buffer that holds the data at an offset, with a border behind it; and where the data is."""
+    room = bytearray(b"\xa5" * offset + data + b"\xa5" * 64)
+    return room, ffi.from_buffer(room) + offset
+
+
+def held(room: bytearray, offset: int, length: int) -> bytes:
+    """What is in it now; the border must be as it was."""
+    assert set(room[:offset]) | set(room[offset + length :]) <= {0xA5}
+    return bytes(room[offset : offset + length])
+
+
+# Elements per array: none, less than a line, around one piece, several.
+COUNTS = [1, 5, 511, 513, 1000, 4095, 4097, 9001]
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "u8", "i32"])
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_many_inputs_give_the_bits_of_one_call_after_another(dtype: str, n: int):
+    generator = random.Random(SEED)
+    numbers, size = rng(), np.dtype(NUMPY[dtype]).itemsize
+    for isa, count in itertools.product(ISAS, COUNTS):
+        op = generator.choice(OPS)
+        arrays = [random_elements(dtype, count, numbers) for _ in range(n)]
+        want = arrays[0]
+        for array in arrays[1:]:
+            want = reduce(op, dtype, want, array, isa)
+        for outputs in ("kept", "streamed", "both"):
+            rooms, offsets = [], []
+            for array in [*arrays, *np.zeros_like(arrays[0], shape=(2, count))]:
+                # Half of the places are those of elements, half are anywhere.
+                offsets.append(
+                    generator.choice([generator.randrange(9) * size, generator.randrange(70)])
+                )
+                rooms.append(place(array.tobytes(), offsets[-1]))
+            # An output is a place of its own (the last two), or an input.
+            kept = generator.choice([*range(n), n]) if outputs != "streamed" else None
+            free = [i for i in [*range(n), n + 1] if i != kept]
+            streamed = generator.choice(free) if outputs != "kept" else None
+            status = lib.coll_reduce_many(
+                ffi.NULL if streamed is None else rooms[streamed][1],
+                ffi.NULL if kept is None else rooms[kept][1],
+                [where for _, where in rooms[:n]], n, count,
+                DTYPES.index(dtype), OPS.index(op), isa,
+            )  # fmt: skip
+            assert status == lib.COLL_OK
+            for i, (room, _) in enumerate(rooms):
+                got = np.frombuffer(held(room, offsets[i], count * size), NUMPY[dtype])
+                if i in (kept, streamed):
+                    assert_same_bits(got, want, dtype, op, isa, count, kept, streamed, i)
+                elif i < n:
+                    assert_same_bits(got, arrays[i], dtype, "an input changed", count, i)
+
+
+def test_a_copy_past_the_cache_is_a_copy_at_every_length_and_alignment():
+    data = rng().bytes(20_000)
+    for length in [*range(200), 4095, 4096, 4097, 10_000, 19_000]:
+        for offset in (0, 1, 63, length % 61):
+            out, target = place(bytes(length), offset)
+            source = ffi.from_buffer(data) + length % 17
+            lib.coll_copy_stream(target, source, length)
+            assert held(out, offset, length) == data[length % 17 :][:length], (length, offset)
 
 
 # ---- the floating-point mode of the caller's thread -------------------------------------------

@@ -107,6 +107,14 @@ COLL_API int coll_isa_available(uint32_t isa);
  * nearest even, denormals kept, NaN results are the canonical quiet NaN. */
 COLL_API coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64_t count,
                                        uint32_t dtype, uint32_t op, uint32_t isa);
+/* The same of n > 0 inputs, one after the other: ((inputs[0] op inputs[1]) op inputs[2]) ... The
+ * result goes to `kept` and, past the CPU's caches, to `streamed`; one of the two may be NULL.
+ * Each may be exactly one of the inputs, not overlap anything otherwise. */
+COLL_API coll_status coll_reduce_many(void *streamed, void *kept, const void *const *inputs,
+                                      uint32_t n, uint64_t count, uint32_t dtype, uint32_t op,
+                                      uint32_t isa);
+/* memcpy that writes past the CPU's caches: for what will not be read again soon. */
+COLL_API void coll_copy_stream(void *destination, const void *source, size_t length);
 /* data[i] = data[i] / divisor (integers round toward zero), in place. */
 COLL_API coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype, uint32_t divisor,
                                        uint32_t isa);

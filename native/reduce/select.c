@@ -1,7 +1,9 @@
 /* Which kernels this CPU runs, and the floating-point environment they need. */
 #include <stdatomic.h>
 
+#include "reduce/copy.h"
 #include "reduce/kernels.h"
+#include "reduce/many.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -99,8 +101,8 @@ int coll_isa_available(uint32_t isa)
     return kernels_for(isa) != NULL;
 }
 
-coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64_t count,
-                              uint32_t dtype, uint32_t op, uint32_t isa)
+coll_status coll_reduce_many(void *streamed, void *kept, const void *const *inputs, uint32_t n,
+                             uint64_t count, uint32_t dtype, uint32_t op, uint32_t isa)
 {
     const coll__reduce_fn reduce = coll__reduce_select(dtype, op, isa);
     struct coll__fpenv env;
@@ -114,13 +116,32 @@ coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64
     if (count == 0) {
         return COLL_OK;
     }
-    if (output == NULL || a == NULL || b == NULL || count > SIZE_MAX / coll_dtype_size(dtype)) {
+    if ((streamed == NULL && kept == NULL) || inputs == NULL || n == 0 ||
+        count > SIZE_MAX / coll_dtype_size(dtype)) {
         return COLL_INVALID_ARGUMENT;
     }
+    for (uint32_t i = 0; i < n; i++) {
+        if (inputs[i] == NULL) {
+            return COLL_INVALID_ARGUMENT;
+        }
+    }
     coll__fpenv_enter(&env);
-    reduce(output, a, b, (size_t)count);
+    coll__reduce_many(reduce, coll_dtype_size(dtype), streamed, kept, inputs, n, (size_t)count);
     coll__fpenv_leave(&env);
     return COLL_OK;
+}
+
+coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64_t count,
+                              uint32_t dtype, uint32_t op, uint32_t isa)
+{
+    const void *const inputs[] = {a, b};
+
+    return coll_reduce_many(NULL, output, inputs, 2, count, dtype, op, isa);
+}
+
+void coll_copy_stream(void *destination, const void *source, size_t length)
+{
+    coll__copy_stream(destination, source, length);
 }
 
 coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype, uint32_t divisor,
