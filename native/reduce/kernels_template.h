@@ -2,7 +2,9 @@
  *
  *   COLL__TARGET   the attribute that lets the compiler use the instruction set
  *   COLL__TABLE    the name of the struct coll__kernels to define
- *   COLL__OWN_HALF (optional) that it has defined sum, prod and divide of f16 and bf16 itself
+ *   COLL__OWN_FLOAT (optional) that it has defined min and max of all floats, and everything of
+ *                  f16 and bf16, itself
+ *   COLL__OWN_INTEGER_DIVIDE (optional) the same of the division of integers
  *
  * and the compiler vectorises. Every loop says that its iterations are independent: without it
  * the compiler would check for overlap at run time and take the slow path when `output` is `a`.
@@ -45,30 +47,32 @@
 
 COLL__BINARY(f64_sum, f64, coll__f64_canonical(a + b))
 COLL__BINARY(f64_prod, f64, coll__f64_canonical((a) * (b)))
-COLL__BINARY(f64_min, u64, coll__min_f64(a, b))
-COLL__BINARY(f64_max, u64, coll__max_f64(a, b))
 COLL__DIVIDE(f64_divide, f64, const double d = divisor, coll__f64_canonical(a / d))
 
 COLL__BINARY(f32_sum, f32, coll__f32_canonical(a + b))
 COLL__BINARY(f32_prod, f32, coll__f32_canonical((a) * (b)))
-COLL__BINARY(f32_min, u32, coll__min_f32(a, b))
-COLL__BINARY(f32_max, u32, coll__max_f32(a, b))
 COLL__DIVIDE(f32_divide, f32, const float d = (float)divisor, coll__f32_canonical(a / d))
 
-#if !defined(COLL__OWN_HALF)
+#if !defined(COLL__OWN_FLOAT)
+COLL__BINARY(f64_min, u64, coll__min_f64(a, b))
+COLL__BINARY(f64_max, u64, coll__max_f64(a, b))
+COLL__BINARY(f32_min, u32, coll__min_f32(a, b))
+COLL__BINARY(f32_max, u32, coll__max_f32(a, b))
+
 COLL__BINARY(bf16_sum, u16, coll__bf16_of_f32(coll__f32_of_bf16(a) + coll__f32_of_bf16(b)))
 COLL__BINARY(bf16_prod, u16, coll__bf16_of_f32(coll__f32_of_bf16(a) * coll__f32_of_bf16(b)))
+COLL__BINARY(bf16_min, u16, coll__min_bf16(a, b))
+COLL__BINARY(bf16_max, u16, coll__max_bf16(a, b))
 COLL__DIVIDE(bf16_divide, u16, const float d = (float)divisor,
              coll__bf16_of_f32(coll__f32_of_bf16(a) / d))
+
 COLL__BINARY(f16_sum, u16, coll__f16_of_f32(coll__f32_of_f16(a) + coll__f32_of_f16(b)))
 COLL__BINARY(f16_prod, u16, coll__f16_of_f32(coll__f32_of_f16(a) * coll__f32_of_f16(b)))
+COLL__BINARY(f16_min, u16, coll__min_f16(a, b))
+COLL__BINARY(f16_max, u16, coll__max_f16(a, b))
 COLL__DIVIDE(f16_divide, u16, const float d = (float)divisor,
              coll__f16_of_f32(coll__f32_of_f16(a) / d))
 #endif
-COLL__BINARY(bf16_min, u16, coll__min_bf16(a, b))
-COLL__BINARY(bf16_max, u16, coll__max_bf16(a, b))
-COLL__BINARY(f16_min, u16, coll__min_f16(a, b))
-COLL__BINARY(f16_max, u16, coll__max_f16(a, b))
 
 /* ---- integers ---------------------------------------------------------------------------- */
 
@@ -95,6 +99,7 @@ COLL__INTEGER_MINMAX(u16)
 COLL__INTEGER_MINMAX(u32)
 COLL__INTEGER_MINMAX(u64)
 
+#if !defined(COLL__OWN_INTEGER_DIVIDE)
 /* There is no vector division of integers, but a floating-point quotient cut off is the right
  * one where the type is wide enough: a quotient that is not an integer is at least 1/d away from
  * the next, which is a relative distance above 1/(|a| + d). f32 (24 bits) does for 16-bit
@@ -109,6 +114,7 @@ COLL__DIVIDE(u8_divide, u8, COLL__F32_DIVISOR, (int32_t)((float)a / d))
 COLL__DIVIDE(u16_divide, u16, COLL__F32_DIVISOR, (int32_t)((float)a / d))
 COLL__DIVIDE(u32_divide, u32, const double d = divisor, (double)a / d)
 COLL__DIVIDE(u64_divide, u64, const uint64_t d = divisor, a / d)
+#endif
 
 /* ---- the table --------------------------------------------------------------------------- */
 

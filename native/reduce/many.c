@@ -14,7 +14,7 @@
 
 #include "reduce/copy.h"
 
-enum { LINE = 64, PIECE = 4096 };
+enum { LINE = 64, PIECE = 1024 };
 
 /* The inputs' bytes from `offset` on, combined into `result`. */
 static void combine(coll__reduce_fn reduce, void *result, void *partial, const void *const *inputs,
