@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.bench import report, sweep
+from collectives.bench import kernels, report, sweep
 from collectives.bench.config import BenchConfig, parse_bytes, parse_sizes
 from collectives.bench.pattern import DTYPES, OPS, Pattern, poison
 from collectives.bench.ranks import BenchError, Ranks
@@ -306,3 +306,23 @@ def test_the_command_says_what_is_wrong_with_its_arguments() -> None:
     assert done.returncode == 1
     assert "'1X' is no size" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- the kernels -------------------------------------------------------------------------------
+
+
+def test_every_kernel_is_measured_and_every_element_of_it_is_checked() -> None:
+    found = kernels.measure(out_of_cache=1 << 20, rounds=1)
+    assert len(found.dtypes) == 12
+    assert all([*row] == ["sum", "prod", "min", "max", "division"] for row in found.dtypes.values())
+    speeds = [s for row in (*found.dtypes.values(), found.others) for s in row.values()]
+    assert all(speed.cached > 0 and speed.memory > 0 for speed in speeds)
+    assert found.wrong == 0
+    assert len([*found.lines()]) == 12 + len(found.others) + 3
+
+
+def test_a_kernel_that_is_wrong_is_counted() -> None:
+    case = next(iter(kernels._others(kernels._Arrays(1 << 20))))
+    case.call()
+    case.outputs[0][5] ^= 1
+    assert case.wrong() == 1

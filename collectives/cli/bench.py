@@ -145,6 +145,18 @@ def overhead_command() -> None:
         typer.echo(line)
 
 
+@app.command("kernels")
+def kernels_command() -> None:
+    """Measure reduction, checksum and copy on one core. Exit status 1 if an element was wrong."""
+    from collectives.bench import kernels
+
+    result = kernels.measure()
+    for line in result.lines():
+        typer.echo(line)
+    if result.wrong:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _screen(quiet: bool) -> Iterator[tuple[Any, Any]]:
     """Give a function that prints a line, and one that moves the progress bar.
