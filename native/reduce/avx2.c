@@ -86,26 +86,40 @@ HALF(f16, prod, _mm256_mul_ps)
 HALF(bf16, sum, _mm256_add_ps)
 HALF(bf16, prod, _mm256_mul_ps)
 
-#define HALF_DIVIDE(TYPE)                                                                         \
-    INLINE void TYPE##_divide_step(void *data, __m256 d)                                          \
-    {                                                                                             \
-        const struct wide a = TYPE##_load(data);                                                  \
-        TYPE##_store(data, (struct wide){_mm256_div_ps(a.first, d), _mm256_div_ps(a.second, d)}); \
-    }                                                                                             \
-    COLL__TARGET static void TYPE##_divide(void *data, size_t count, uint32_t divisor)            \
-    {                                                                                             \
-        char *inout = data;                                                                       \
-        const size_t bytes = count * sizeof(uint16_t), whole = bytes / STEP * STEP;               \
-        const __m256 d = _mm256_set1_ps((float)divisor);                                          \
-        for (size_t i = 0; i < whole; i += STEP) {                                                \
-            TYPE##_divide_step(inout + i, d);                                                     \
-        }                                                                                         \
-        if (whole < bytes) {                                                                      \
-            char x[STEP] = {0};                                                                   \
-            memcpy(x, inout + whole, bytes - whole);                                              \
-            TYPE##_divide_step(x, d);                                                             \
-            memcpy(inout + whole, x, bytes - whole);                                              \
-        }                                                                                         \
+#define HALF_BY(TYPE, NAME, OPERATION)                                                      \
+    INLINE void TYPE##_##NAME##_step(void *data, __m256 by)                                 \
+    {                                                                                       \
+        const struct wide a = TYPE##_load(data);                                            \
+        TYPE##_store(data, (struct wide){OPERATION(a.first, by), OPERATION(a.second, by)}); \
+    }                                                                                       \
+    COLL__TARGET static void TYPE##_##NAME(char *inout, size_t bytes, __m256 by)            \
+    {                                                                                       \
+        const size_t whole = bytes / STEP * STEP;                                           \
+        for (size_t i = 0; i < whole; i += STEP) {                                          \
+            TYPE##_##NAME##_step(inout + i, by);                                            \
+        }                                                                                   \
+        if (whole < bytes) {                                                                \
+            char x[STEP] = {0};                                                             \
+            memcpy(x, inout + whole, bytes - whole);                                        \
+            TYPE##_##NAME##_step(x, by);                                                    \
+            memcpy(inout + whole, x, bytes - whole);                                        \
+        }                                                                                   \
+    }
+HALF_BY(f16, quotients, _mm256_div_ps)
+HALF_BY(f16, products, _mm256_mul_ps)
+HALF_BY(bf16, quotients, _mm256_div_ps)
+HALF_BY(bf16, products, _mm256_mul_ps)
+
+/* The reciprocal of a power of two is exact, and the divider is slow. */
+#define HALF_DIVIDE(TYPE)                                                              \
+    COLL__TARGET static void TYPE##_divide(void *data, size_t count, uint32_t divisor) \
+    {                                                                                  \
+        const float d = (float)divisor;                                                \
+        if ((divisor & (divisor - 1)) == 0) {                                          \
+            TYPE##_products(data, count * sizeof(uint16_t), _mm256_set1_ps(1.0f / d)); \
+        } else {                                                                       \
+            TYPE##_quotients(data, count * sizeof(uint16_t), _mm256_set1_ps(d));       \
+        }                                                                              \
     }
 HALF_DIVIDE(f16)
 HALF_DIVIDE(bf16)
