@@ -141,7 +141,9 @@ coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64
 
 void coll_copy_stream(void *destination, const void *source, size_t length)
 {
-    coll__copy_stream(destination, source, length);
+    if (length > 0) { /* else NULL is allowed */
+        coll__copy_stream(destination, source, length);
+    }
 }
 
 coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype, uint32_t divisor,
