@@ -25,9 +25,9 @@ U64 = 2**64 - 1
 SIZES = range(1, 34)
 
 
-def make(kind: int, rank: int, size: int, root: int = 0) -> Plan:
+def make(kind: int, rank: int, size: int, root: int = 0, algorithm: int = 0) -> Plan:
     out = ffi.new("struct coll_plan **")
-    assert lib.coll_plan_make(kind, rank, size, root, out) == lib.COLL_OK
+    assert lib.coll_plan_make(kind, algorithm, rank, size, root, out) == lib.COLL_OK
     plan = ffi.gc(out[0], lib.coll_plan_free)
     info = ffi.new("struct coll_plan_info *")
     lib.coll_plan_get_info(plan, info)
@@ -147,12 +147,15 @@ def test_arguments_that_make_no_sense_are_refused(
 ) -> None:
     number = getattr(lib, kind) if isinstance(kind, str) else kind
     out = ffi.new("struct coll_plan **")
-    assert lib.coll_plan_make(number, rank, size, root, out) == lib.COLL_INVALID_ARGUMENT
+    assert (
+        lib.coll_plan_make(number, lib.COLL_RING, rank, size, root, out)
+        == lib.COLL_INVALID_ARGUMENT
+    )
     assert out[0] == ffi.NULL
 
 
 def test_making_a_plan_into_nothing_is_refused_and_freeing_nothing_is_fine() -> None:
-    status = lib.coll_plan_make(lib.COLL_ALL_REDUCE, 0, 2, 0, ffi.NULL)
+    status = lib.coll_plan_make(lib.COLL_ALL_REDUCE, lib.COLL_RING, 0, 2, 0, ffi.NULL)
     assert status == lib.COLL_INVALID_ARGUMENT
     lib.coll_plan_free(ffi.NULL)
 

@@ -57,7 +57,7 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
         return culprit;
     for (uint32_t i = 0; operation->run && i < operation->plan->info.steps; i++) {
         const struct coll_step *step = &operation->plan->steps[i];
-        if (step->kind != COLL_STEP_SEND && operation->run[i].arrived < operation->run[i].bytes) {
+        if (coll__step_receives(step) && operation->run[i].arrived < operation->run[i].bytes) {
             snprintf(text, length,
                      "all ranks have called it, %llu bytes are still to come from '%s' (rank %u)",
                      (unsigned long long)operation->pending_bytes, view->members[step->peer].name,

@@ -25,6 +25,12 @@ static struct coll__early *early_new(struct coll__link *link, const struct coll_
     return early;
 }
 
+/* Whether what was kept is what was sent: the sender may have let us go meanwhile. */
+static bool is_intact(const struct coll__link *link)
+{
+    return !link->transport->intact || link->transport->intact(link);
+}
+
 /* Whether the sender had the right to send the payload without credit: only that is kept. */
 static bool has_window(const struct coll__link *link, const struct coll__frame *frame)
 {
@@ -40,6 +46,10 @@ coll_status coll__keep_early(struct coll_operation *operation, struct coll__link
     struct coll__early *early = early_new(link, frame, payload);
     if (!early)
         return COLL_NO_MEMORY;
+    if (!is_intact(link)) {
+        free(early);
+        return COLL_CLOSED;
+    }
     *operation->early_tail = early;
     operation->early_tail = &early->next;
     return COLL_OK;
@@ -53,8 +63,8 @@ coll_status coll__take_early(struct coll_operation *operation)
         if (!operation->early)
             operation->early_tail = &operation->early;
         uint32_t rank = coll__rank_of(operation->view, early->link->peer);
-        coll_status status = coll__execute_data(operation, rank, &early->frame, early->payload,
-                                                NULL);
+        coll_status status = coll__execute_data(operation, NULL, rank, &early->frame,
+                                                early->payload, NULL);
         coll__consume(early->link, &early->frame);
         operation->uses[rank].received_bytes += early->frame.length + COLL__FRAME_BYTES;
         free(early);
@@ -85,6 +95,10 @@ coll_status coll__keep_later(struct coll_group *group, struct coll__link *link,
     struct coll__early *early = early_new(link, frame, payload);
     if (!early)
         return COLL_NO_MEMORY;
+    if (!is_intact(link)) {
+        free(early);
+        return COLL_CLOSED;
+    }
     if (!group->later)
         group->later_tail = &group->later;
     *group->later_tail = early;

@@ -23,6 +23,9 @@
 
 enum {
     COLL__SMALL_BYTES = 64 << 10,     /* up to here: owned copies, priority, no tokens */
+    COLL__WHOLE_BYTES = 16 << 10,     /* what a rank may send at most to save a hop */
+    COLL__AHEAD_BYTES = 1 << 20,    /* of a segment, at its owner, before others' are there */
+    COLL__STREAM_BYTES = 8 << 20,     /* from here: results go past the cache */
     COLL__EAGER_WINDOW = 1 << 20,     /* uncredited bytes a peer may have at another */
     COLL__EAGER_BULK = 512 << 10,     /* of which large operations may take this much */
     COLL__OP_BUCKETS = 64,
@@ -40,6 +43,7 @@ struct coll__flow {
     uint32_t rank;
     struct coll__flow *next, *previous; /* ring of the link, while it has slices */
     struct coll__slice *head, **tail;
+    struct coll__slice **relayed; /* behind those that pass on what came; fresh input follows */
     bool credit;                 /* the peer has issued the operation */
     bool asked;                  /* a QUERY for credit has been sent */
     uint64_t blocked_since;      /* 0: not blocked */
@@ -106,6 +110,7 @@ struct coll_operation {
     bool placed_again;                       /* a place in the output was given out twice */
     coll__reduce_fn reduce;
     coll__divide_fn divide;
+    const uint8_t **sources;                 /* twice the size: scratch of kept.c */
     uint8_t *shadow;
     struct coll__saved *saved;
     uint32_t saved_count, saved_capacity;
@@ -128,15 +133,28 @@ struct coll_operation {
 /* Per-step progress of a running operation. */
 struct coll__run {
     uint64_t begin, bytes;       /* the segment's place in the buffer */
-    uint64_t arrived;            /* receiving steps */
-    bool first_write;            /* no earlier step writes the segment */
+    uint64_t arrived;            /* receiving steps; REDUCE: how much is reduced */
+    struct coll__kept *kept;     /* RECV_KEEP: what waits for the REDUCE, in order */
+    int32_t reduce;              /* RECV_KEEP: the index of that step */
+    int32_t paced; /* SEND of input: the receive of what the peer makes of it, -1: none */
+    bool first_write; /* no earlier step writes the segment */
     int32_t first_dependent, next_dependent; /* steps with after == this one */
+};
+
+/* A slice that waits until it can be reduced. */
+struct coll__kept {
+    struct coll__kept *next;
+    uint64_t offset, length; /* in the segment */
+    const uint8_t *payload;
+    struct coll__link *link; /* which holds the payload; NULL: it follows, in `copy` */
+    uint64_t hold;
+    uint8_t copy[];
 };
 
 struct coll__member {
     uint8_t id[16];
     char name[64];
-    struct coll__link *link;     /* NULL for ourselves */
+    struct coll__link *link; /* NULL for ourselves */
 };
 
 /* The result of an operation, kept for members that may not have it yet. */
@@ -151,9 +169,9 @@ struct coll__retained {
 struct coll__tag {
     struct coll__tag *next;
     uint32_t tag;
-    uint64_t following;          /* the number of the next operation */
+    uint64_t following; /* the number of the next operation */
     struct coll_operation *oldest, *newest; /* issued and not over, in order */
-    uint64_t settled;            /* watermark */
+    uint64_t settled; /* watermark */
     uint64_t told; /* the watermark that all members were last told */
     uint64_t *ahead; /* settled beyond the watermark */
     uint32_t ahead_count, ahead_capacity;
@@ -165,13 +183,14 @@ struct coll__tag {
 
 /* An immutable list of members. */
 struct coll__view {
-    uint32_t references;         /* group (committed or prepared), operations */
+    uint32_t references; /* group (committed or prepared), operations */
     struct coll_group *group;
     uint64_t term, number, first_operation;
     uint32_t rank, size;
     uint8_t key[32];
-    struct coll_plan *reduce_plan;          /* the ring's, made once */
-    struct coll_plan **broadcast_plans;     /* by root */
+    struct coll_plan *reduce_plans[COLL_ALGORITHM_COUNT]; /* made when they are needed */
+    struct coll_plan **broadcast_plans; /* by root */
+    const struct coll__transport *local; /* of all links, if it moves bytes within the host */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
     struct coll__member members[];
@@ -193,7 +212,7 @@ struct coll__letter {
 };
 
 struct coll_group {
-    struct coll_group *next;     /* in engine->groups */
+    struct coll_group *next; /* in engine->groups */
     struct coll_engine *engine;
     uint32_t id;
     char name[64];
@@ -202,39 +221,39 @@ struct coll_group {
     struct coll_operation *operations[COLL__OP_BUCKETS]; /* of the committed view */
     struct coll__tag *tags;
     uint64_t last_operation;
-    coll_status broken;          /* COLL_OK: whole */
-    uint8_t broken_culprit[16];  /* all 0: nobody */
+    coll_status broken; /* COLL_OK: whole */
+    uint8_t broken_culprit[16]; /* all 0: nobody */
     char broken_text[COLL__TEXT];
     struct coll__early *later, **later_tail; /* frames of views to come */
     uint32_t later_count;
     struct coll__gone *gone;
-    uint64_t veto_again;         /* before this no veto is told to the membership layer again */
+    uint64_t veto_again; /* before this no veto is told to the membership layer again */
     struct coll__letter *letters, **letters_tail;
     uint8_t *report; /* of the round that sealed us; malloc'ed */
     uint32_t report_length;
-    struct coll__ended *ended;   /* operations that failed lately, for inspection */
+    struct coll__ended *ended; /* operations that failed lately, for inspection */
 };
 
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
 
 struct coll_engine {
-    struct coll__host host;      /* first; what the transports see. Guarded by lock, too */
+    struct coll__host host; /* first; what the transports see. Guarded by lock, too */
     pthread_mutex_t lock;
     /* everything below is guarded by lock, unless it says otherwise */
-    pthread_cond_t changed;      /* an operation finished, or the driver's seat is free */
-    pthread_cond_t thread_wake;  /* for the progress thread while it is parked */
+    pthread_cond_t changed; /* an operation finished, or the driver's seat is free */
+    pthread_cond_t thread_wake; /* for the progress thread while it is parked */
     enum coll__driver driver;
-    uint32_t callers;            /* inside coll__drive_until */
-    uint32_t waiting_callers;    /* of them, those that do not drive */
-    uint64_t caller_activity;    /* counts callers that drove: the thread stays away meanwhile */
+    uint32_t callers; /* inside coll__drive_until */
+    uint32_t waiting_callers; /* of them, those that do not drive */
+    uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
-    bool destroyed;              /* closed, but kept for those who still hold operations */
-    uint32_t operations;         /* that exist */
-    atomic_bool forked;          /* set in the child; read without the lock */
+    bool destroyed; /* closed, but kept for those who still hold operations */
+    uint32_t operations; /* that exist */
+    atomic_bool forked; /* set in the child; read without the lock */
     pthread_t thread;
-    struct coll_engine *next;    /* in the process's list, for fork */
-    atomic_uint wanting;         /* threads that wait for the lock; read without it */
-    char *bind, *interface, *congestion;    /* what the options' strings are copied to */
+    struct coll_engine *next; /* in the process's list, for fork */
+    atomic_uint wanting; /* threads that wait for the lock; read without it */
+    char *bind, *interface, *congestion; /* what the options' strings are copied to */
     struct coll_group *groups;
     uint64_t next_tick, last_tick;
     /* events for the membership layer */
@@ -245,9 +264,9 @@ struct coll_engine {
     struct coll__serving serving;
     /* pools */
     struct coll__slice *free_slices;
-    uint8_t *free_buffers;       /* of COLL__SMALL_BYTES, chained through their first bytes */
+    uint8_t *free_buffers; /* of COLL__SMALL_BYTES, chained through their first bytes */
     uint32_t free_buffer_count;
-    uint8_t *shadow;             /* the last one used, kept for the next */
+    uint8_t *shadow; /* the last one used, kept for the next */
     size_t shadow_bytes;
 };
 
@@ -258,6 +277,10 @@ static inline struct coll_engine *coll__engine_of(struct coll__host *host)
 
 /* memory.c */
 struct coll__slice *coll__slice_new(struct coll_engine *engine);
+/* The payload is in the buffers of whoever keeps this list. */
+void coll__slice_borrow(struct coll__slice *slice, struct coll__slice **list);
+void coll__slice_return(struct coll__slice *slice);
+void coll__slice_unstage(struct coll__slice *slice);
 /* Nobody needs the payload any more: only the frame's number still has to arrive. */
 void coll__slice_void(struct coll__slice *slice);
 uint8_t *coll__buffer_take(struct coll_engine *engine);
@@ -289,6 +312,8 @@ void coll__view_release(struct coll__view *view);
 /* Drop the view's links and its owner's reference. */
 void coll__view_retire(struct coll__view *view);
 void coll__view_report_if_ready(struct coll_group *group);
+/* All links are known: whether they stay within the host. */
+void coll__view_place(struct coll__view *view);
 
 /* tag.c */
 struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag); /* NULL: no memory */
@@ -364,17 +389,32 @@ coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, si
 coll_status coll__execute_start(struct coll_operation *operation);
 void coll__execute_place(struct coll_operation *operation, uint32_t rank,
                          const struct coll__frame *frame, struct coll__placement *placement);
-coll_status coll__execute_data(struct coll_operation *operation, uint32_t rank,
-                               const struct coll__frame *frame, const uint8_t *payload,
-                               const struct coll__placement *placement);
+/* `link`: NULL if the payload is not the link's any more. */
+coll_status coll__execute_data(struct coll_operation *operation, struct coll__link *link,
+                               uint32_t rank, const struct coll__frame *frame,
+                               const uint8_t *payload, const struct coll__placement *placement);
 void coll__execute_restore(struct coll_operation *operation);
+/* Keep the input's bytes before they are overwritten for the first time. */
+coll_status coll__execute_save(struct coll_operation *operation, uint64_t offset, uint64_t length);
+/* Bytes of a step's segment are there: send what comes after it. `staged`: where the local transport
+ * has them already, or NULL. */
+coll_status coll__execute_follow(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                                 uint64_t length, uint8_t *staged);
+
+/* kept.c */
+/* A slice of a RECV_KEEP step has come: keep it, and reduce what all have sent. */
+coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
+                           struct coll__link *link, uint64_t offset, uint64_t length,
+                           const uint8_t *payload);
+void coll__kept_drop(struct coll_operation *operation);
 
 /* schedule.c */
 void coll__send_control(struct coll__link *link, const struct coll__frame *frame,
                         const uint8_t *payload, uint32_t length);
 void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
                            struct coll__frame *frame);
-void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice);
+/* `relays`: it passes on what came, and goes before what does not. */
+void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice, bool relays);
 void coll__flow_drop(struct coll__flow *flow);
 /* Drop everything that waits for the link. */
 void coll__link_drop(struct coll__link *link);

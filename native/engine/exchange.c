@@ -87,13 +87,15 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
         operation->info.first_byte_ns = now;
     operation->info.last_byte_ns = now;
     operation->uses[rank].received_bytes += frame->length + COLL__FRAME_BYTES;
-    coll_status status = coll__execute_data(operation, rank, frame, payload, placement);
+    coll_status status = coll__execute_data(operation, link, rank, frame, payload, placement);
     coll__consume(link, frame);
     if (status == COLL_NO_MEMORY) {
         coll__operation_veto(operation, COLL_NO_MEMORY, (int32_t)operation->view->rank,
                              "out of memory in the middle of an operation");
         return COLL_OK;
     }
+    if (status == COLL_CLOSED) /* the sender has let us go meanwhile, and so will the view */
+        return COLL_OK;
     coll__operation_progress(operation);
     return status;
 }

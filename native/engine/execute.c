@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/moment.h"
+#include "reduce/copy.h"
 #include "wire/crc32c.h"
 
 static uint32_t choose_slice(const struct coll_operation *operation, uint64_t segment_bytes)
@@ -23,9 +24,28 @@ static uint32_t choose_slice(const struct coll_operation *operation, uint64_t se
     return chosen / operation->element * operation->element;
 }
 
+/* A small payload is copied, since it outlives the operation: it may have to be sent again after it,
+ * and to a link that takes its copy at once only if it is not taken at once. */
+static coll_status own(struct coll_operation *operation, struct coll__slice *slice)
+{
+    struct coll_engine *engine = operation->engine;
+    const uint8_t *from = slice->payload;
+    slice->owned = coll__buffer_take(engine);
+    if (!slice->owned)
+        return COLL_NO_MEMORY;
+    coll__slice_return(slice);
+    slice->from_pool = 1;
+    slice->payload = slice->owned;
+    if (engine->host.options.no_checksums)
+        memcpy(slice->owned, from, slice->range);
+    else
+        slice->frame.payload_crc = coll__crc32c_copy(0, slice->owned, from, slice->range);
+    return COLL_OK;
+}
+
 /* Queue bytes [offset, offset + length) of a SEND step's segment. */
 static coll_status send_range(struct coll_operation *operation, uint32_t index, uint64_t offset,
-                              uint64_t length)
+                              uint64_t length, uint8_t *staged)
 {
     struct coll_engine *engine = operation->engine;
     const struct coll_step *step = &operation->plan->steps[index];
@@ -33,51 +53,49 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
                                                              : operation->output) +
                             operation->run[index].begin;
     struct coll__flow *flow = &operation->flows[step->peer];
-    struct coll__frame frame;
-    coll__operation_frame(operation, COLL__FRAME_DATA, &frame);
-    frame.message = step->message;
+    const struct coll__transport *transport = flow->link->transport;
+    int32_t paced = operation->small ? -1 : operation->run[index].paced;
+    bool owns = operation->small && !transport->copies;
     while (length > 0) {
-        uint32_t part = length < operation->slice_bytes ? (uint32_t)length : operation->slice_bytes;
+        bool whole = !operation->small || length < operation->slice_bytes;
+        uint64_t part = whole ? length : operation->slice_bytes;
         struct coll__slice *slice = coll__slice_new(engine);
         if (!slice)
             return COLL_NO_MEMORY;
-        slice->frame = frame;
+        coll__operation_frame(operation, COLL__FRAME_DATA, &slice->frame);
+        slice->frame.message = step->message;
         slice->frame.offset = offset;
-        slice->frame.length = part;
-        if (operation->small) {
-            slice->owned = coll__buffer_take(engine);
-            slice->from_pool = 1;
-            if (!slice->owned) {
-                coll__slice_release(&engine->host, slice);
-                return COLL_NO_MEMORY;
-            }
-            /* The copy outlives the operation: it may have to be sent again after it. */
-            if (engine->host.options.no_checksums)
-                memcpy(slice->owned, source + offset, part);
-            else
-                slice->frame.payload_crc = coll__crc32c_copy(0, slice->owned, source + offset,
-                                                             part);
-            slice->payload = slice->owned;
-        } else {
-            slice->payload = source + offset;
-            slice->borrow_next = operation->borrowed;
-            if (slice->borrow_next)
-                slice->borrow_next->borrow_link = &slice->borrow_next;
-            slice->borrow_link = &operation->borrowed;
-            operation->borrowed = slice;
+        slice->range = part;
+        slice->payload = source + offset;
+        slice->paced = paced < 0 ? NULL : &operation->run[paced];
+        if (owns && own(operation, slice) != COLL_OK) {
+            coll__slice_release(&engine->host, slice);
+            return COLL_NO_MEMORY;
+        }
+        if (!owns)
+            coll__slice_borrow(slice, &operation->borrowed);
+        if (staged) {
+            slice->staged = staged;
+            slice->stager = transport;
+            transport->restage(&engine->host, staged);
         }
         slice->operation = operation;
         operation->references++;
-        coll__flow_push(flow, slice);
+        coll__flow_push(flow, slice, step->after >= 0);
         offset += part;
         length -= part;
     }
-    flow->link->transport->kick(flow->link);
+    transport->kick(flow->link);
+    /* What could not be copied at once outlives the operation all the same. */
+    for (struct coll__slice *slice = operation->small ? flow->head : NULL; slice;
+         slice = slice->next)
+        if (!slice->owned)
+            COLL_TRY(own(operation, slice));
     return COLL_OK;
 }
 
-/* Whether the segment still holds the caller's input when the step writes it: a rank adds to a
- * segment before it receives the finished one. */
+/* Whether the segment still holds the caller's input when the step writes it: in a ring a rank adds
+ * to a segment before it receives the finished one. */
 static bool is_first_write(const struct coll_plan *plan, uint32_t index)
 {
     if (plan->steps[index].kind != COLL_STEP_RECV)
@@ -95,23 +113,30 @@ coll_status coll__execute_start(struct coll_operation *operation)
     uint32_t steps = plan->info.steps;
     if (steps == 0)
         return COLL_OK;
-    operation->run = calloc(steps, sizeof *operation->run);
+    /* One block: the steps' progress, then the scratch of kept.c. */
+    operation->run = calloc(1, steps * sizeof *operation->run +
+                                   2 * operation->view->size * sizeof *operation->sources);
     if (!operation->run)
         return COLL_NO_MEMORY;
+    operation->sources = (const uint8_t **)(operation->run + steps);
     uint64_t longest = 0;
     for (uint32_t i = 0; i < steps; i++) {
         const struct coll_step *step = &plan->steps[i];
         struct coll__run *run = &operation->run[i];
-        uint64_t begin, end;
-        coll_segment_range(operation->call.count, plan->info.segments, step->segment, &begin, &end);
+        uint64_t begin = 0, end = operation->call.count;
+        if (step->segment != COLL_ALL_SEGMENTS)
+            coll_segment_range(end, plan->info.segments, step->segment, &begin, &end);
         run->begin = begin * operation->element;
         run->bytes = (end - begin) * operation->element;
         run->first_dependent = run->next_dependent = -1;
         run->first_write = is_first_write(plan, i);
         if (run->bytes > longest)
             longest = run->bytes;
-        if (step->kind != COLL_STEP_SEND)
+        if (coll__step_receives(step))
             operation->pending_bytes += run->bytes;
+        for (uint32_t j = 0; step->kind == COLL_STEP_RECV_KEEP && j < steps; j++)
+            if (plan->steps[j].kind == COLL_STEP_REDUCE && plan->steps[j].segment == step->segment)
+                run->reduce = (int32_t)j;
     }
     for (uint32_t i = 0; i < steps; i++) {
         if (plan->steps[i].after >= 0) {
@@ -125,7 +150,7 @@ coll_status coll__execute_start(struct coll_operation *operation)
         COLL_TRY(coll__shadow_take(operation->engine, operation->bytes, &operation->shadow));
     for (uint32_t i = 0; i < steps; i++)
         if (plan->steps[i].kind == COLL_STEP_SEND && plan->steps[i].after < 0)
-            COLL_TRY(send_range(operation, i, 0, operation->run[i].bytes));
+            COLL_TRY(send_range(operation, i, 0, operation->run[i].bytes, NULL));
     return COLL_OK;
 }
 
@@ -136,7 +161,7 @@ static int32_t step_of(const struct coll_operation *operation, uint32_t rank,
     const struct coll_plan *plan = operation->plan;
     for (uint32_t i = 0; operation->run && i < plan->info.steps; i++) {
         const struct coll_step *step = &plan->steps[i];
-        if (step->kind == COLL_STEP_SEND || step->peer != rank || step->message != frame->message)
+        if (!coll__step_receives(step) || step->peer != rank || step->message != frame->message)
             continue;
         const struct coll__run *run = &operation->run[i];
         if (frame->length == 0 || frame->offset > run->bytes ||
@@ -149,9 +174,10 @@ static int32_t step_of(const struct coll_operation *operation, uint32_t rank,
     return -1;
 }
 
-/* Keep the input's bytes before they are overwritten for the first time. */
-static coll_status save(struct coll_operation *operation, uint64_t offset, uint64_t length)
+coll_status coll__execute_save(struct coll_operation *operation, uint64_t offset, uint64_t length)
 {
+    if (!operation->shadow)
+        return COLL_OK;
     /* A slice whose connection broke half-way is placed twice; the second time its place holds no
      * input any more. */
     for (uint32_t i = operation->saved_count; operation->placed_again && i-- > 0;)
@@ -165,7 +191,10 @@ static coll_status save(struct coll_operation *operation, uint64_t offset, uint6
         operation->saved = saved;
         operation->saved_capacity = capacity;
     }
-    memcpy(operation->shadow + offset, operation->output + offset, length);
+    if (operation->bytes >= COLL__STREAM_BYTES)
+        coll__copy_stream(operation->shadow + offset, operation->output + offset, length);
+    else
+        coll__copy(operation->shadow + offset, operation->output + offset, length);
     operation->saved[operation->saved_count++] = (struct coll__saved){offset, length};
     return COLL_OK;
 }
@@ -187,43 +216,70 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->begin + frame->offset;
-    if (operation->shadow && run->first_write && save(operation, at, frame->length) != COLL_OK)
+    if (run->first_write && coll__execute_save(operation, at, frame->length) != COLL_OK)
         return; /* not in place, then: delivery tries again and reports */
     placement->operation = operation;
     placement->direct = operation->output + at;
 }
 
-coll_status coll__execute_data(struct coll_operation *operation, uint32_t rank,
-                               const struct coll__frame *frame, const uint8_t *payload,
-                               const struct coll__placement *placement)
+coll_status coll__execute_follow(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                                 uint64_t length, uint8_t *staged)
 {
-    int32_t index = step_of(operation, rank, frame);
-    if (index < 0)
-        return COLL_INVALID_ARGUMENT;
+    const struct coll__run *run = operation->run;
+    for (int32_t i = run[index].first_dependent; i >= 0; i = run[i].next_dependent)
+        if (operation->plan->steps[i].kind == COLL_STEP_SEND)
+            COLL_TRY(send_range(operation, (uint32_t)i, offset, length, staged));
+    return COLL_OK;
+}
+
+/* One slice of a RECV or a RECV_REDUCE. */
+static coll_status take(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                        uint32_t length, const uint8_t *payload, bool placed)
+{
     const struct coll_step *step = &operation->plan->steps[index];
-    struct coll__run *run = &operation->run[index];
-    uint64_t at = run->begin + frame->offset;
+    const struct coll__run *run = &operation->run[index];
+    uint64_t at = run->begin + offset;
     uint8_t *output = operation->output + at;
-    bool reduces = step->kind == COLL_STEP_RECV_REDUCE;
-    coll__reached(operation, reduces ? COLL_PHASE_REDUCE_SCATTER : COLL_PHASE_ALL_GATHER);
-    if (operation->shadow && run->first_write && !(placement && placement->direct))
-        COLL_TRY(save(operation, at, frame->length));
-    if (reduces) {
+    if (run->first_write && !placed)
+        COLL_TRY(coll__execute_save(operation, at, length));
+    if (step->kind == COLL_STEP_RECV_REDUCE) {
         struct coll__fpenv env;
-        size_t count = frame->length / operation->element;
+        size_t count = length / operation->element;
         coll__fpenv_enter(&env);
         operation->reduce(output, payload, operation->input + at, count);
         if (step->final && operation->divide)
             operation->divide(output, count, operation->view->size);
         coll__fpenv_leave(&env);
     } else if (payload != output) {
-        memcpy(output, payload, frame->length);
+        if (operation->bytes >= COLL__STREAM_BYTES)
+            coll__copy_stream(output, payload, length);
+        else
+            coll__copy(output, payload, length);
     }
+    return COLL_OK;
+}
+
+coll_status coll__execute_data(struct coll_operation *operation, struct coll__link *link,
+                               uint32_t rank, const struct coll__frame *frame,
+                               const uint8_t *payload, const struct coll__placement *placement)
+{
+    int32_t index = step_of(operation, rank, frame);
+    if (index < 0)
+        return COLL_INVALID_ARGUMENT;
+    uint32_t kind = operation->plan->steps[index].kind;
+    struct coll__run *run = &operation->run[index];
+    coll__reached(operation,
+                  kind == COLL_STEP_RECV ? COLL_PHASE_ALL_GATHER : COLL_PHASE_REDUCE_SCATTER);
+    if (kind == COLL_STEP_RECV_KEEP)
+        COLL_TRY(coll__kept_add(operation, (uint32_t)index, link, frame->offset, frame->length,
+                                payload));
+    else
+        COLL_TRY(take(operation, (uint32_t)index, frame->offset, frame->length, payload,
+                      placement && placement->direct));
+    if (link && link->transport->intact && !link->transport->intact(link))
+        return COLL_CLOSED;
     run->arrived += frame->length;
     operation->pending_bytes -= frame->length;
     coll__reached(operation, COLL_PHASE_BETWEEN);
-    for (int32_t i = run->first_dependent; i >= 0; i = operation->run[i].next_dependent)
-        if (operation->plan->steps[i].kind == COLL_STEP_SEND)
-            COLL_TRY(send_range(operation, (uint32_t)i, frame->offset, frame->length));
-    return COLL_OK;
+    return coll__execute_follow(operation, (uint32_t)index, frame->offset, frame->length, NULL);
 }

@@ -24,7 +24,10 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
     if (link) {
         COLL_TRY(link->transport->update(link, peer));
     } else {
-        COLL_TRY(coll__transports[0]->open(&engine->host, peer, &link));
+        coll_status status = COLL_UNSUPPORTED;
+        for (uint32_t i = 0; coll__transports[i] && status == COLL_UNSUPPORTED; i++)
+            status = coll__transports[i]->open(&engine->host, peer, &link);
+        COLL_TRY(status);
         link->next = engine->host.links;
         engine->host.links = link;
     }
@@ -74,6 +77,7 @@ void coll__group_install(struct coll_group *group, struct coll__view *view)
 {
     struct coll__view *previous = group->committed;
     group->committed = view;
+    coll__view_place(view);
     group->broken = COLL_OK;
     memset(group->broken_culprit, 0, sizeof group->broken_culprit);
     /* Evidence from before names the older view, and counts no more: it is given again. */

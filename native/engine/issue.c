@@ -70,17 +70,31 @@ static void fill(struct coll_operation *operation, const struct coll_call *call)
         operation->deadline = operation->info.entered_ns + call->timeout_ns;
 }
 
+/* By what is the same on all ranks alone. */
+static enum coll_algorithm choose_algorithm(const struct coll_operation *operation)
+{
+    const struct coll__view *view = operation->view;
+    if (operation->small && operation->bytes * (view->size - 1) <= COLL__WHOLE_BYTES)
+        return COLL_WHOLE;
+    return view->local ? COLL_DIRECT : COLL_RING;
+}
+
 static coll_status choose_plan(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
     const struct coll__descriptor *call = &operation->call;
     operation->plan = NULL;
-    if (call->kind == COLL_ALL_REDUCE && call->count > 0)
-        operation->plan = view->reduce_plan;
+    if (call->kind == COLL_ALL_REDUCE && call->count > 0) {
+        enum coll_algorithm algorithm = choose_algorithm(operation);
+        struct coll_plan **cached = &view->reduce_plans[algorithm];
+        if (!*cached)
+            COLL_TRY(coll_plan_make(COLL_ALL_REDUCE, algorithm, view->rank, view->size, 0, cached));
+        operation->plan = *cached;
+    }
     if (call->kind == COLL_BROADCAST && call->count > 0) {
         struct coll_plan **cached = &view->broadcast_plans[call->root];
         if (!*cached)
-            COLL_TRY(coll_plan_make(COLL_BROADCAST, view->rank, view->size, call->root, cached));
+            COLL_TRY(coll_plan_make(COLL_BROADCAST, 0, view->rank, view->size, call->root, cached));
         operation->plan = *cached;
     }
     operation->in_place_atomic = operation->plan && operation->input == operation->output &&
@@ -96,7 +110,7 @@ static void announce(struct coll_operation *operation)
         bool due = operation->wants_open[rank];
         for (uint32_t i = 0;
              !operation->small && operation->plan && !due && i < operation->plan->info.steps; i++)
-            due = operation->plan->steps[i].kind != COLL_STEP_SEND &&
+            due = coll__step_receives(&operation->plan->steps[i]) &&
                   operation->plan->steps[i].peer == rank;
         if (due)
             coll__tell_open(operation, rank);

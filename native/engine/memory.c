@@ -18,14 +18,37 @@ struct coll__slice *coll__slice_new(struct coll_engine *engine)
     return slice;
 }
 
+void coll__slice_borrow(struct coll__slice *slice, struct coll__slice **list)
+{
+    slice->borrow_next = *list;
+    if (*list)
+        (*list)->borrow_link = &slice->borrow_next;
+    slice->borrow_link = list;
+    *list = slice;
+}
+
+void coll__slice_return(struct coll__slice *slice)
+{
+    if (!slice->borrow_link)
+        return;
+    *slice->borrow_link = slice->borrow_next;
+    if (slice->borrow_next)
+        slice->borrow_next->borrow_link = slice->borrow_link;
+    slice->borrow_link = NULL;
+}
+
+void coll__slice_unstage(struct coll__slice *slice)
+{
+    if (slice->staged)
+        slice->stager->unstage(&slice->operation->engine->host, slice->staged);
+    slice->staged = NULL;
+}
+
 void coll__slice_release(struct coll__host *host, struct coll__slice *slice)
 {
     struct coll_engine *engine = coll__engine_of(host);
-    if (slice->borrow_link) {
-        *slice->borrow_link = slice->borrow_next;
-        if (slice->borrow_next)
-            slice->borrow_next->borrow_link = slice->borrow_link;
-    }
+    coll__slice_return(slice);
+    coll__slice_unstage(slice);
     if (slice->owned && slice->from_pool)
         coll__buffer_give(engine, slice->owned);
     else
@@ -44,10 +67,7 @@ void coll__slice_detach(struct coll__slice *slice)
 {
     if (!slice->borrow_link)
         return;
-    *slice->borrow_link = slice->borrow_next;
-    if (slice->borrow_next)
-        slice->borrow_next->borrow_link = slice->borrow_link;
-    slice->borrow_link = NULL;
+    coll__slice_return(slice);
     slice->owned = malloc(slice->frame.length);
     if (slice->owned)
         memcpy(slice->owned, slice->payload, slice->frame.length);
@@ -58,6 +78,7 @@ void coll__slice_detach(struct coll__slice *slice)
 
 void coll__slice_void(struct coll__slice *slice)
 {
+    coll__slice_unstage(slice);
     /* If the receiver never had the payload, its window is given back all the same. */
     slice->frame.offset = slice->frame.flags & COLL__FLAG_EAGER ? slice->frame.length : 0;
     slice->frame.type = COLL__FRAME_VOID;

@@ -44,17 +44,16 @@ void coll__moment_forget(struct coll_group *group)
     engine->moment = NULL;
 }
 
-/* All is reduced that this rank reduces, and nothing of what others have finished has come. */
+/* All is reduced that this rank reduces, and not all has come that others have finished. */
 static bool is_between(const struct coll_operation *operation)
 {
     const struct coll_plan *plan = operation->plan;
     bool reduces = false;
     for (uint32_t i = 0; operation->run && i < plan->info.steps; i++) {
         const struct coll__run *run = &operation->run[i];
-        bool reducing = plan->steps[i].kind == COLL_STEP_RECV_REDUCE;
+        bool reducing = plan->steps[i].kind == COLL_STEP_RECV_REDUCE ||
+                        plan->steps[i].kind == COLL_STEP_REDUCE;
         if (reducing && run->arrived < run->bytes)
-            return false;
-        if (plan->steps[i].kind == COLL_STEP_RECV && run->arrived > 0)
             return false;
         reduces |= reducing;
     }

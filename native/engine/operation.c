@@ -85,6 +85,7 @@ void coll__operation_unref(struct coll_operation *operation)
     if (--operation->references > 0)
         return;
     operation->engine->operations--;
+    coll__kept_drop(operation); /* it needs the plan, which is the view's */
     coll__view_release(operation->view);
     free(operation->run);
     free(operation->saved);
@@ -126,6 +127,7 @@ void coll__operation_quiesce(struct coll_operation *operation)
     operation->references++;
     for (uint32_t rank = 0; rank < operation->view->size; rank++)
         coll__flow_drop(&operation->flows[rank]);
+    coll__kept_drop(operation);
     revoke(operation);
     coll__operation_unref(operation);
 }
@@ -192,6 +194,7 @@ void coll__operation_reset(struct coll_operation *operation)
     restore(operation);
     drop_shadow(operation);
     coll__drop_early(operation);
+    coll__kept_drop(operation);
     free(operation->run);
     operation->run = NULL;
     operation->plan = NULL;

@@ -76,17 +76,47 @@ static void tick(struct coll_engine *engine, uint64_t about)
         coll__group_tick(group, now);
 }
 
+static bool poll_transports(struct coll_engine *engine)
+{
+    bool some = false;
+    for (uint32_t i = 0; coll__transports[i]; i++)
+        if (coll__transports[i]->poll)
+            some |= coll__transports[i]->poll(&engine->host);
+    return some;
+}
+
+/* Whether nothing has come that the epoll does not tell of, and whoever sends will wake it. */
+static bool may_sleep(struct coll_engine *engine)
+{
+    for (uint32_t i = 0; coll__transports[i]; i++)
+        if (coll__transports[i]->doze && !coll__transports[i]->doze(&engine->host))
+            return false;
+    return true;
+}
+
+static void rouse_transports(struct coll_engine *engine)
+{
+    for (uint32_t i = 0; coll__transports[i]; i++)
+        if (coll__transports[i]->rouse)
+            coll__transports[i]->rouse(&engine->host);
+}
+
 /* One turn of the driver: false if a signal interrupted it. */
 static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t *spin_until,
                  uint64_t until)
 {
     struct epoll_event events[BATCH];
+    bool polled = poll_transports(engine);
     int count = coll__reactor_wait(&engine->host.reactor, events, BATCH, 0);
     uint64_t now = coll__now();
-    if (count == 0 && now < *spin_until) {
+    if (polled) {
+        *spin_until = now + SPIN_NS;
+    } else if (count == 0 && now < *spin_until) {
         sched_yield(); /* to a rank that shares the core, if there is one */
     } else if (count == 0) {
         uint64_t wake = engine->next_tick < until ? engine->next_tick : until;
+        if (!may_sleep(engine))
+            wake = now;
         coll__unlock(engine);
         count = coll__reactor_wait(&engine->host.reactor, events, BATCH,
                                    wake > now ? wake - now : 0);
@@ -94,6 +124,7 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t *spi
         /* The thread's seat may have been taken while it slept; the events stay pending. */
         if (engine->driver != me)
             return true;
+        rouse_transports(engine);
     }
     if (count > 0) {
         coll__reactor_dispatch(&engine->host.reactor, events, count);
@@ -119,6 +150,8 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
             engine->waiting_callers--;
             continue;
         }
+        if (!driving)
+            rouse_transports(engine);
         driving = true;
         engine->driver = COLL__CALLER;
         engine->caller_activity++;
@@ -132,6 +165,9 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
         pthread_cond_broadcast(&engine->changed);
     if (!driving || engine->stopping)
         return;
+    /* The thread sleeps in the epoll, and now nobody else looks. */
+    if (!engine->thread_parked && !may_sleep(engine))
+        coll__reactor_wake(&engine->host.reactor);
     /* What is left to send should not wait until the thread looks up by itself. */
     for (struct coll__link *link = engine->host.links; link; link = link->next)
         if (link->control_head || link->small_flows || link->bulk_flows || link->answers)

@@ -65,12 +65,11 @@ static struct coll__flow **ring_of(const struct coll__flow *flow)
     return flow->operation->small ? &flow->link->small_flows : &flow->link->bulk_flows;
 }
 
-void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice)
+void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice, bool relays)
 {
-    slice->next = NULL;
     if (!flow->head) {
         struct coll__flow **ring = ring_of(flow);
-        flow->tail = &flow->head;
+        flow->tail = flow->relayed = &flow->head;
         flow->blocked_since = coll__now();
         if (*ring) {
             flow->next = *ring;
@@ -81,8 +80,25 @@ void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice)
             flow->next = flow->previous = *ring = flow;
         }
     }
-    *flow->tail = slice;
-    flow->tail = &slice->next;
+    /* What is nearly done is still in the cache, and frees those who wait for it. */
+    struct coll__slice **at = relays ? flow->relayed : flow->tail;
+    slice->next = *at;
+    *at = slice;
+    if (relays)
+        flow->relayed = &slice->next;
+    if (!slice->next)
+        flow->tail = &slice->next;
+}
+
+/* Take the first slice off the flow. */
+static void pop(struct coll__flow *flow)
+{
+    struct coll__slice *slice = flow->head;
+    flow->head = slice->next;
+    if (flow->relayed == &slice->next)
+        flow->relayed = &flow->head;
+    if (flow->tail == &slice->next)
+        flow->tail = &flow->head;
 }
 
 static void leave_ring(struct coll__flow *flow)
@@ -110,7 +126,7 @@ void coll__flow_drop(struct coll__flow *flow)
     leave_ring(flow);
     while (flow->head) {
         struct coll__slice *slice = flow->head;
-        flow->head = slice->next;
+        pop(flow);
         coll__slice_release(&operation->engine->host, slice);
     }
     coll__operation_unref(operation);
@@ -131,15 +147,23 @@ void coll__link_drop(struct coll__link *link)
     coll__fetch_link_closed(link);
 }
 
-static bool may_go(struct coll__link *link, struct coll__flow *flow)
+/* Where a segment's owner waits for another rank, it keeps what this one sends; how far the owner
+ * has come shows in what comes back. */
+static bool is_too_far(const struct coll__slice *slice)
 {
+    return slice->paced && slice->frame.offset >= slice->paced->arrived + COLL__AHEAD_BYTES;
+}
+
+/* Whether the next `length` bytes of the flow may go; *eager: without credit. */
+static bool may_go(struct coll__link *link, struct coll__flow *flow, uint32_t length, bool *eager)
+{
+    *eager = !flow->credit;
     if (flow->credit)
         return true;
     uint64_t out = link->eager_sent - link->eager_consumed_by_peer;
     uint64_t limit = flow->operation->small ? COLL__EAGER_WINDOW : COLL__EAGER_BULK;
-    if (out + flow->head->frame.length <= limit) {
-        flow->head->frame.flags |= COLL__FLAG_EAGER;
-        link->eager_sent += flow->head->frame.length;
+    if (out + length <= limit) {
+        link->eager_sent += length;
         return true;
     }
     if (!flow->asked) {
@@ -153,14 +177,49 @@ static bool may_go(struct coll__link *link, struct coll__flow *flow)
     return false;
 }
 
+/* The first `length` bytes of the flow, as a slice of their own. NULL: no memory. */
+static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
+{
+    struct coll__slice *head = flow->head;
+    head->frame.length = length;
+    if (head->range == length) {
+        pop(flow);
+        return head;
+    }
+    struct coll__slice *slice = coll__slice_new(flow->link->engine);
+    if (!slice)
+        return NULL;
+    slice->operation = head->operation;
+    slice->operation->references++;
+    slice->frame = head->frame;
+    slice->paced = head->paced;
+    slice->payload = head->payload;
+    coll__slice_borrow(slice, &slice->operation->borrowed);
+    coll__slice_unstage(head);
+    head->payload += length;
+    head->frame.offset += length;
+    head->range -= length;
+    return slice;
+}
+
 static struct coll__slice *serve(struct coll__link *link, struct coll__flow **ring)
 {
     struct coll__flow *first = *ring;
     for (struct coll__flow *flow = first; flow;) {
-        if (may_go(link, flow)) {
-            struct coll__slice *slice = flow->head;
+        uint32_t most = flow->operation->slice_bytes;
+        uint32_t liked = link->transport->slice_bytes;
+        if (liked > 0 && liked < most && link->host->options.slice_bytes == 0)
+            most = liked;
+        uint32_t length = flow->head->range < most ? (uint32_t)flow->head->range : most;
+        bool eager;
+        if (!is_too_far(flow->head) && may_go(link, flow, length, &eager)) {
+            struct coll__slice *slice = cut(flow, length);
+            if (!slice) {
+                link->eager_sent -= eager ? length : 0;
+                return NULL; /* the next acknowledgement brings another try */
+            }
+            slice->frame.flags |= eager ? COLL__FLAG_EAGER : 0;
             *ring = flow->next;
-            flow->head = slice->next;
             if (!flow->head)
                 leave_ring(flow);
             return slice;

@@ -145,11 +145,7 @@ struct coll__slice *coll__fetch_pull(struct coll__link *link)
     };
     slice->payload = serve->data + serve->cut;
     slice->serve = serve;
-    slice->borrow_next = serve->borrowed;
-    if (slice->borrow_next)
-        slice->borrow_next->borrow_link = &slice->borrow_next;
-    slice->borrow_link = &serve->borrowed;
-    serve->borrowed = slice;
+    coll__slice_borrow(slice, &serve->borrowed);
     serve->slices++;
     serve->cut += slice->frame.length;
     if (serve->cut == serve->bytes)

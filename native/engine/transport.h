@@ -17,6 +17,7 @@
 #include "wire/frame.h"
 
 struct coll__link;
+struct coll__run;
 
 enum { COLL__TRANSPORT_SLOTS = 4 };
 enum { COLL__SLICE_MAX = 256 << 10 }; /* what the engine cuts by itself: stays in the L2 cache */
@@ -36,10 +37,14 @@ struct coll__slice {
     struct coll__slice *next; /* in whichever queue it is */
     struct coll_operation *operation; /* whose telemetry it counts in; NULL: control frame */
     const uint8_t *payload; /* NULL: none, or nobody needs it any more (VOID) */
+    uint8_t *staged; /* the same bytes in a stage of `stager`, or NULL */
+    const struct coll__transport *stager;
     uint8_t *owned; /* what to free with the slice; NULL: payload is borrowed
                                          * from the operation's buffers */
     struct coll__slice *borrow_next, **borrow_link; /* in operation->borrowed, if borrowed */
     struct coll__frame frame;
+    const struct coll__run *paced; /* of the step whose arrivals it may be only so far ahead of */
+    uint64_t range; /* while it waits in a flow: how much it stands for, cut when it is pulled */
     struct coll__serve *serve; /* whose answer it is a part of, else NULL */
     uint8_t from_pool; /* where `owned` came from */
 };
@@ -80,6 +85,9 @@ struct coll__link {
 
 struct coll__transport {
     uint32_t slot;                      /* in host->state */
+    bool local;                         /* moves bytes within the host */
+    uint32_t slice_bytes;               /* what it likes best; 0: as the engine chooses */
+    bool copies;                        /* a slice that was pulled is done with at once */
     /* Listen, as the host's options say. */
     coll_status (*start)(struct coll__host *host);
     /* Close what start opened; all links are closed already. Also after a failed start. */
@@ -90,7 +98,8 @@ struct coll__transport {
     void (*fork_child)(struct coll__host *host);
     /* The i-th address at which others may reach this host; COLL_INVALID_ARGUMENT past the last. */
     coll_status (*address)(struct coll__host *host, uint32_t i, char *buffer, size_t length);
-    /* A new link that tries to reach `peer` until it is closed. */
+    /* A new link that tries to reach `peer` until it is closed. COLL_UNSUPPORTED: this transport does
+     * not reach it, another may. */
     coll_status (*open)(struct coll__host *host, const struct coll_peer *peer,
                         struct coll__link **link);
     void (*close)(struct coll__link *link);
@@ -107,6 +116,25 @@ struct coll__transport {
     void (*explain)(const struct coll__link *link, char *text, size_t length);
     /* Fault injection: coll_inject. */
     coll_status (*inject)(struct coll__link *link, uint32_t fault, uint64_t after_slices);
+
+    /* Only where bytes come without a system call; else NULL. */
+
+    /* Take what has come. True: there was something. */
+    bool (*poll)(struct coll__host *host);
+    /* The driver is going to sleep until the epoll wakes it. False: something has come meanwhile. */
+    bool (*doze)(struct coll__host *host);
+    void (*rouse)(struct coll__host *host);
+    /* The payload that is being delivered stays until it is released; 0: it cannot be kept. */
+    uint64_t (*hold)(struct coll__link *link, const uint8_t *payload);
+    void (*release)(struct coll__link *link, uint64_t hold);
+    /* Whether what was delivered or held is there still: false, once the peer has let us go. */
+    bool (*intact)(const struct coll__link *link);
+    /* Memory that the readers of every link see; slices may have their payload there. It has one
+     * owner, and one more with each restage; NULL: there is none free. *stream: it is better
+     * written past the cache. */
+    uint8_t *(*stage)(struct coll__host *host, uint64_t bytes, bool *stream);
+    void (*restage)(struct coll__host *host, const uint8_t *staged);
+    void (*unstage)(struct coll__host *host, const uint8_t *staged);
 };
 
 /* All there are, NULL at the end. Defined by the API, which puts the parts together. */

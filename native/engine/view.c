@@ -31,8 +31,7 @@ coll_status coll__view_new(struct coll_group *group, const struct coll_view *giv
     view->size = given->size;
     memcpy(view->key, given->key, sizeof view->key);
     view->broadcast_plans = calloc(given->size, sizeof(struct coll_plan *));
-    if (!view->broadcast_plans || coll_plan_make(COLL_ALL_REDUCE, given->rank, given->size, 0,
-                                                 &view->reduce_plan) != COLL_OK) {
+    if (!view->broadcast_plans) {
         coll__view_release(view);
         return COLL_NO_MEMORY;
     }
@@ -49,7 +48,8 @@ void coll__view_release(struct coll__view *view)
 {
     if (--view->references > 0)
         return;
-    coll_plan_free(view->reduce_plan);
+    for (uint32_t i = 0; i < COLL_ALGORITHM_COUNT; i++)
+        coll_plan_free(view->reduce_plans[i]);
     for (uint32_t root = 0; view->broadcast_plans && root < view->size; root++)
         coll_plan_free(view->broadcast_plans[root]);
     free(view->broadcast_plans);
@@ -78,6 +78,19 @@ void coll__view_retire(struct coll__view *view)
         view->members[rank].link = NULL;
     }
     coll__view_release(view);
+}
+
+void coll__view_place(struct coll__view *view)
+{
+    view->local = NULL;
+    for (uint32_t rank = 0; rank < view->size; rank++) {
+        const struct coll__link *link = view->members[rank].link;
+        if (link && (!link->transport->local || (view->local && view->local != link->transport))) {
+            view->local = NULL;
+            return;
+        }
+        view->local = link ? link->transport : view->local;
+    }
 }
 
 void coll__view_report_if_ready(struct coll_group *group)

@@ -132,9 +132,23 @@ COLL_API void coll_hmac_sha256(const uint8_t *key, size_t key_length, const uint
 enum coll_step_kind {
     COLL_STEP_SEND = 0,        /* send a segment's bytes to `peer` */
     COLL_STEP_RECV = 1,        /* receive a segment's final bytes from `peer` into the output */
-    COLL_STEP_RECV_REDUCE = 2  /* output = op(received, input) for a segment */
+    COLL_STEP_RECV_REDUCE = 2, /* output = op(received, input) for a segment */
+    COLL_STEP_RECV_KEEP = 3,   /* receive a segment and keep it for the segment's REDUCE */
+    COLL_STEP_REDUCE = 4       /* output = op(input of all ranks, in the canonical order); comes
+                                * after the segment's RECV_KEEPs, slice by slice */
 };
 enum coll_step_source { COLL_FROM_INPUT = 0, COLL_FROM_OUTPUT = 1 };
+/* A step with this segment acts on the whole buffer. */
+#define COLL_ALL_SEGMENTS 4294967295
+
+/* How an all-reduce is carried out. All of them reduce segment s of `size` in the same, canonical
+ * order, ((x_s + x_s+1) + x_s+2) + ... modulo the size, so they give the same bits. */
+enum coll_algorithm {
+    COLL_RING = 0,   /* the fewest bytes on every link */
+    COLL_DIRECT = 1, /* the fewest steps for as many bytes: all send to all */
+    COLL_WHOLE = 2,  /* one step: all send everything to all */
+    COLL_ALGORITHM_COUNT = 3
+};
 
 /* One step acts on one whole segment. The engine cuts it into slices; slice j of a step may
  * start once slice j of step `after` is done (-1: at once). A SEND of rank s to peer r with
@@ -146,8 +160,8 @@ struct coll_step {
     uint32_t segment;
     uint32_t message;
     uint32_t source;           /* SEND only: enum coll_step_source */
-    uint32_t final;            /* RECV_REDUCE only: 1 if the result is the reduction of all ranks
-                                * (what COLL_AVG divides); 0 elsewhere */
+    uint32_t final;            /* RECV_REDUCE and REDUCE: 1 if the result is the reduction of all
+                                * ranks (what COLL_AVG divides); 0 elsewhere */
     int32_t after;
 };
 
@@ -158,10 +172,10 @@ struct coll_plan_info {
 };
 
 /* A plan of one rank. kind: COLL_ALL_REDUCE, COLL_BROADCAST or COLL_BARRIER; root is used by
- * rooted kinds only. Caller owns the plan: coll_plan_free. */
+ * rooted kinds only, algorithm by COLL_ALL_REDUCE. Caller owns the plan: coll_plan_free. */
 struct coll_plan;
-COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
-                                    struct coll_plan **plan);
+COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
+                                    uint32_t root, struct coll_plan **plan);
 COLL_API void coll_plan_free(struct coll_plan *plan);
 COLL_API void coll_plan_get_info(const struct coll_plan *plan, struct coll_plan_info *info);
 /* Pointer to `steps` steps; valid as long as the plan. */
@@ -177,6 +191,12 @@ struct coll_engine;
 struct coll_group;
 struct coll_operation;
 
+enum coll_transport {
+    COLL_TRANSPORT_AUTO = 0, /* shared memory to peers on this host, TCP to others */
+    COLL_TRANSPORT_SHM = 1,  /* nothing else: peers elsewhere are unreachable */
+    COLL_TRANSPORT_TCP = 2
+};
+
 /* Zero means the default everywhere. */
 struct coll_engine_options {
     const char *bind;          /* addresses to listen on, comma separated; default all */
@@ -187,6 +207,7 @@ struct coll_engine_options {
     uint32_t connections;      /* TCP connections per pair, 1..64; default 1 */
     uint32_t slice_bytes;      /* 4096..1048576; default: chosen by size */
     uint32_t isa;              /* enum coll_isa */
+    uint32_t transport;        /* enum coll_transport */
     uint32_t no_checksums;     /* 1: payloads carry no CRC (headers still do) */
     uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
     uint32_t no_agreement;     /* 1: success is what it looks like here, and nothing is kept for

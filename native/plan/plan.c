@@ -1,6 +1,6 @@
 /* Plans: making, reading and freeing them, and how a buffer is cut into segments.
  *
- * What an algorithm does is in its own file (ring.c, chain.c); here is what they share. A plan
+ * What an algorithm does is in its own file (ring.c, direct.c, chain.c); here is what they share. A plan
  * depends on its arguments alone, so every rank makes its own and no rank sends a plan to another.
  */
 #include "plan.h"
@@ -42,15 +42,31 @@ int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step)
     return (int32_t)index;
 }
 
-coll_status coll_plan_make(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
-                           struct coll_plan **plan)
+static coll_status make_all_reduce(uint32_t algorithm, uint32_t rank, uint32_t size,
+                                   struct coll_plan **plan)
+{
+    switch ((enum coll_algorithm)algorithm) {
+    case COLL_RING:
+        return coll__plan_ring(rank, size, plan);
+    case COLL_DIRECT:
+        return coll__plan_direct(rank, size, plan);
+    case COLL_WHOLE:
+        return coll__plan_whole(rank, size, plan);
+    case COLL_ALGORITHM_COUNT:
+        break;
+    }
+    return COLL_INVALID_ARGUMENT;
+}
+
+coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
+                           uint32_t root, struct coll_plan **plan)
 {
     if (plan == NULL || size == 0 || size > MAX_SIZE || rank >= size) {
         return COLL_INVALID_ARGUMENT;
     }
     switch ((enum coll_kind)kind) {
     case COLL_ALL_REDUCE:
-        return coll__plan_ring(rank, size, plan);
+        return make_all_reduce(algorithm, rank, size, plan);
     case COLL_BROADCAST:
         if (root >= size) {
             return COLL_INVALID_ARGUMENT;

@@ -10,6 +10,11 @@ struct coll_plan {
     struct coll_step *steps;       /* info.steps of them, in the order the engine starts them */
 };
 
+static inline int coll__step_receives(const struct coll_step *step)
+{
+    return step->kind != COLL_STEP_SEND && step->kind != COLL_STEP_REDUCE;
+}
+
 /* An empty plan with room for `capacity` steps; the builder appends with coll__plan_add. */
 coll_status coll__plan_new(uint32_t rank, uint32_t size, uint32_t segments, uint32_t capacity,
                            struct coll_plan **plan);
@@ -18,6 +23,8 @@ int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step);
 
 /* One builder per file. */
 coll_status coll__plan_ring(uint32_t rank, uint32_t size, struct coll_plan **plan);
+coll_status coll__plan_direct(uint32_t rank, uint32_t size, struct coll_plan **plan);
+coll_status coll__plan_whole(uint32_t rank, uint32_t size, struct coll_plan **plan);
 coll_status coll__plan_chain(uint32_t rank, uint32_t size, uint32_t root, struct coll_plan **plan);
 
 #endif

@@ -8,6 +8,11 @@
 
 #include <stddef.h>
 
+/* memcpy, for payloads. The C library's may choose `rep movsb`, which some CPUs (AMD Zen 3 and 4)
+ * carry out a byte at a time when the destination's place in its page is up to 31 bytes behind the
+ * source's; and that is where malloc's large blocks are, beside memory that starts with a page. */
+void coll__copy(void *to, const void *from, size_t bytes);
+
 /* memcpy by non-temporal stores, where the CPU has them. No overlap; no alignment is required, but
  * `to` is best at a multiple of 64. The copy is ordered before later stores of this thread, so a
  * flag may be set after it. */

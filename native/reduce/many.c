@@ -2,7 +2,7 @@
  *
  *      in0[piece], in1[piece]  ──►  partial
  *      partial,    in2[piece]  ──►  partial
- *      partial,    in3[piece]  ──►  kept[piece]  ──►  streamed[piece]
+ *      partial,    in3[piece]  ──►  a sink  ──►  the other sinks
  *
  * The outputs are written when all inputs of the piece have been read (or are read by the same
  * kernel), so an output may be any of the inputs.
@@ -17,53 +17,57 @@
 enum { LINE = 64, PIECE = 1024 };
 
 /* The inputs' bytes from `offset` on, combined into `result`. */
-static void combine(coll__reduce_fn reduce, void *result, void *partial, const void *const *inputs,
-                    size_t n, size_t offset, size_t count)
+static void combine(const struct coll__reduction *reduction, void *result, void *partial,
+                    const void *const *inputs, size_t n, size_t offset, size_t count)
 {
     const void *left = (const char *)inputs[0] + offset;
 
+    if (n == 1 && result != left) {
+        memcpy(result, left, count * reduction->element);
+    }
     for (size_t i = 1; i < n; i++) {
         void *output = i == n - 1 ? result : partial;
-        reduce(output, left, (const char *)inputs[i] + offset, count);
+        reduction->reduce(output, left, (const char *)inputs[i] + offset, count);
         left = output;
     }
-}
-
-static void copy(void *streamed, void *kept, const void *from, size_t bytes)
-{
-    if (streamed != NULL && streamed != from) {
-        coll__copy_stream(streamed, from, bytes);
-    }
-    if (kept != NULL && kept != from) {
-        memcpy(kept, from, bytes);
+    if (reduction->divide != NULL) {
+        reduction->divide(result, count, reduction->divisor);
     }
 }
 
-void coll__reduce_many(coll__reduce_fn reduce, size_t size, void *streamed, void *kept,
-                       const void *const *inputs, size_t n, size_t count)
+void coll__reduce_many(const struct coll__reduction *reduction, const struct coll__sink *sinks,
+                       size_t sink_count, const void *const *inputs, size_t n, size_t count)
 {
     _Alignas(LINE) char partial[PIECE];
-    const size_t bytes = count * size;
-    /* The first piece ends where a line of `streamed` does, if the elements allow it. */
-    const size_t until_line = (size_t)(-(uintptr_t)streamed % LINE);
-    size_t piece = streamed != NULL && until_line % size == 0 ? PIECE - LINE + until_line : PIECE;
+    const struct coll__sink *kept = NULL, *streamed = NULL;
+    const size_t bytes = count * reduction->element;
 
-    if (n == 1) {
-        copy(streamed, kept, inputs[0], bytes);
+    for (size_t i = 0; i < sink_count; i++) {
+        kept = sinks[i].stream || kept != NULL ? kept : &sinks[i];
+        streamed = sinks[i].stream ? &sinks[i] : streamed;
+    }
+    if (n == 2 && sink_count == 1 && kept != NULL && reduction->divide == NULL) {
+        reduction->reduce(kept->at, inputs[0], inputs[1], count); /* nothing is between */
         return;
     }
-    if (n == 2 && streamed == NULL) { /* one pass: nothing is between */
-        reduce(kept, inputs[0], inputs[1], count);
-        return;
-    }
+    /* The first piece ends where a line of what is streamed does, if the elements allow it. */
+    const size_t until_line = streamed != NULL ? (size_t)(-(uintptr_t)streamed->at % LINE) : 0;
+    size_t piece = until_line > 0 && until_line % reduction->element == 0
+                       ? PIECE - LINE + until_line
+                       : PIECE;
     for (size_t offset = 0; offset < bytes; offset += piece, piece = PIECE) {
         if (piece > bytes - offset) {
             piece = bytes - offset;
         }
-        void *const result = kept != NULL ? (char *)kept + offset : partial;
-        combine(reduce, result, partial, inputs, n, offset, piece / size);
-        if (streamed != NULL) {
-            coll__stream((char *)streamed + offset, result, piece);
+        void *const result = kept != NULL ? (char *)kept->at + offset : partial;
+        combine(reduction, result, partial, inputs, n, offset, piece / reduction->element);
+        for (size_t i = 0; i < sink_count; i++) {
+            char *at = (char *)sinks[i].at + offset;
+            if (sinks[i].stream) {
+                coll__stream(at, result, piece);
+            } else if (at != result) {
+                memcpy(at, result, piece);
+            }
         }
     }
     if (streamed != NULL) {

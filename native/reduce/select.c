@@ -126,7 +126,10 @@ coll_status coll_reduce_many(void *streamed, void *kept, const void *const *inpu
         }
     }
     coll__fpenv_enter(&env);
-    coll__reduce_many(reduce, coll_dtype_size(dtype), streamed, kept, inputs, n, (size_t)count);
+    const struct coll__reduction reduction = {.reduce = reduce, .element = coll_dtype_size(dtype)};
+    const struct coll__sink both[] = {{kept, false}, {streamed, true}};
+    const size_t first = kept == NULL, last = streamed == NULL ? 1 : 2;
+    coll__reduce_many(&reduction, both + first, last - first, inputs, n, (size_t)count);
     coll__fpenv_leave(&env);
     return COLL_OK;
 }
