@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from collectives.errors import InvalidArgument
+
+TRANSPORTS = ("auto", "shm", "tcp")
+TRANSPORT_VARIABLE = "COLLECTIVES_TRANSPORT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +21,10 @@ class Options:
             those listened on.
         port_range: inclusive range of ports to listen in; None: any free port.
         interface: name of the network interface to use, for example ``"eth0"``.
+        transport: ``"shm"``, ``"tcp"`` or ``"auto"``: shared memory to peers on the same host and
+            TCP to others. With ``"shm"`` a peer elsewhere is unreachable. None:
+            ``$COLLECTIVES_TRANSPORT``, and ``"auto"`` where that is not set. The result does not
+            depend on it.
         connections: TCP connections to each peer, 1 to 64.
         congestion: TCP congestion control for every connection (for example ``"cubic"``); None:
             chosen per connection from its measured round trip.
@@ -49,6 +57,7 @@ class Options:
     advertise: tuple[str, ...] = ()
     port_range: tuple[int, int] | None = None
     interface: str | None = None
+    transport: str | None = None
     connections: int = 1
     congestion: str | None = None
     slice_bytes: int | None = None
@@ -67,6 +76,10 @@ class Options:
             raise InvalidArgument(
                 "Options.bind and Options.advertise are tuples of addresses, not strings; "
                 'write bind=("10.0.0.3",)'
+            )
+        if self.transport not in (None, *TRANSPORTS):
+            raise InvalidArgument(
+                f"Options.transport is {self.transport!r}; allowed are 'auto', 'shm', 'tcp'"
             )
         if not 1 <= self.connections <= 64:
             raise InvalidArgument(f"Options.connections is {self.connections}; allowed are 1 to 64")
@@ -93,3 +106,17 @@ class Options:
                 f"Options.detection is {self.detection}, less than four heartbeats of"
                 f" {self.heartbeat} s: a late one would look like a death"
             )
+
+    @property
+    def chosen_transport(self) -> str:
+        """``transport``, or what the environment asks for.
+
+        Raises:
+            InvalidArgument: the environment asks for one that there is not.
+        """
+        chosen = self.transport or os.environ.get(TRANSPORT_VARIABLE) or "auto"
+        if chosen not in TRANSPORTS:
+            raise InvalidArgument(
+                f"${TRANSPORT_VARIABLE} is {chosen!r}; allowed are 'auto', 'shm', 'tcp'"
+            )
+        return chosen

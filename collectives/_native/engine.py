@@ -16,6 +16,11 @@ from collectives._native import ffi, lib
 from collectives.options import Options
 
 _ISA = {"auto": lib.COLL_ISA_AUTO, "scalar": lib.COLL_ISA_SCALAR, "avx2": lib.COLL_ISA_AVX2}
+_TRANSPORT = {
+    "auto": lib.COLL_TRANSPORT_AUTO,
+    "shm": lib.COLL_TRANSPORT_SHM,
+    "tcp": lib.COLL_TRANSPORT_TCP,
+}
 
 
 _PHASES = {
@@ -156,6 +161,7 @@ class Engine:
         c.connections = options.connections
         c.slice_bytes = options.slice_bytes or 0
         c.isa = _ISA[options.isa]
+        c.transport = _TRANSPORT[options.chosen_transport]
         c.no_checksums = not options.checksums
         c.no_agreement = not options.agreement
         c.no_detection = options.detection is None

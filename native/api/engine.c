@@ -32,6 +32,8 @@ coll_status coll_engine_create(const struct coll_engine_options *options, const 
                                options->slice_bytes, COLL__PAYLOAD_MAX);
         if (!coll_isa_available(options->isa))
             return coll__error(COLL_UNSUPPORTED, "this CPU lacks instruction set %u", options->isa);
+        if (options->transport > COLL_TRANSPORT_TCP)
+            return coll__error(COLL_INVALID_ARGUMENT, "%u is no transport", options->transport);
         if (options->port_low > options->port_high)
             return coll__error(COLL_INVALID_ARGUMENT, "the port range %u-%u is empty",
                                options->port_low, options->port_high);
@@ -49,7 +51,17 @@ void coll_engine_destroy(struct coll_engine *engine)
 coll_status coll_engine_address(struct coll_engine *engine, uint32_t i, char *buffer, size_t length)
 {
     ENTER(engine);
-    coll_status status = coll__transports[0]->address(&engine->host, i, buffer, length);
+    coll_status status = COLL_INVALID_ARGUMENT;
+    for (uint32_t t = 0, at = i; coll__transports[t] && status != COLL_OK; t++) {
+        /* The i-th over all transports, one after the other. */
+        for (uint32_t own = 0;
+             coll__transports[t]->address(&engine->host, own, buffer, length) == COLL_OK; own++) {
+            if (at-- == 0) {
+                status = COLL_OK;
+                break;
+            }
+        }
+    }
     coll__unlock(engine);
     return status;
 }
