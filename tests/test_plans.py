@@ -4,6 +4,7 @@ notice wrong ones. Then the same plans are run on numbers, cut into slices, in r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import random
 from typing import TYPE_CHECKING
@@ -15,7 +16,20 @@ from hypothesis import strategies as st
 
 import prover
 from collectives._native import ffi, lib
-from prover import FROM_INPUT, FROM_OUTPUT, RECV, RECV_REDUCE, SEND, Plan, PlanError, Step
+from prover import (
+    ALL_SEGMENTS,
+    FROM_INPUT,
+    FROM_OUTPUT,
+    RECV,
+    RECV_KEEP,
+    RECV_REDUCE,
+    REDUCE,
+    SEND,
+    Algorithm,
+    Plan,
+    PlanError,
+    Step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +37,20 @@ if TYPE_CHECKING:
 U32 = 2**32 - 1
 U64 = 2**64 - 1
 SIZES = range(1, 34)
+RING, DIRECT, WHOLE = prover.RING, prover.DIRECT, prover.WHOLE
+NUMBERS = {RING: lib.COLL_RING, DIRECT: lib.COLL_DIRECT, WHOLE: lib.COLL_WHOLE}
+every_algorithm = pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(a, id=name)
+        for a, name in zip(NUMBERS, ("ring", "direct", "whole"), strict=True)
+    ],
+)
 
 
-def make(kind: int, rank: int, size: int, root: int = 0, algorithm: int = 0) -> Plan:
+def make(kind: int, rank: int, size: int, root: int = 0, algorithm: Algorithm = RING) -> Plan:
     out = ffi.new("struct coll_plan **")
-    assert lib.coll_plan_make(kind, algorithm, rank, size, root, out) == lib.COLL_OK
+    assert lib.coll_plan_make(kind, NUMBERS[algorithm], rank, size, root, out) == lib.COLL_OK
     plan = ffi.gc(out[0], lib.coll_plan_free)
     info = ffi.new("struct coll_plan_info *")
     lib.coll_plan_get_info(plan, info)
@@ -44,8 +67,8 @@ def make(kind: int, rank: int, size: int, root: int = 0, algorithm: int = 0) -> 
     )
 
 
-def all_reduce(size: int) -> list[Plan]:
-    return [make(lib.COLL_ALL_REDUCE, rank, size) for rank in range(size)]
+def all_reduce(size: int, algorithm: Algorithm = RING) -> list[Plan]:
+    return [make(lib.COLL_ALL_REDUCE, rank, size, algorithm=algorithm) for rank in range(size)]
 
 
 def broadcast(size: int, root: int) -> list[Plan]:
@@ -75,12 +98,29 @@ def counts_for(size: int) -> list[int]:
 # ---- the proofs ------------------------------------------------------------------------------
 
 
+@every_algorithm
 @pytest.mark.parametrize("size", SIZES)
-def test_ring_all_reduce_is_right(size: int) -> None:
-    plans = all_reduce(size)
-    prover.prove_all_reduce(plans)
-    for count in counts_for(size):
-        prover.prove_all_reduce_bytes(plans, lengths(count, plans[0].segments))
+def test_all_reduce_is_right(algorithm: Algorithm, size: int) -> None:
+    prove_reduction(all_reduce(size, algorithm), algorithm)
+
+
+def prove_reduction(plans: list[Plan], algorithm: Algorithm) -> None:
+    prover.prove_all_reduce(plans, algorithm)
+    for count in counts_for(len(plans)):
+        prover.prove_all_reduce_bytes(plans, lengths(count, plans[0].segments), algorithm)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ring_and_direct_send_as_little_as_an_all_reduce_can_and_whole_everything(
+    size: int,
+) -> None:
+    count = 12 * size
+    for rank in range(size):
+        ring, direct, whole = (a.sends(rank, lengths(count, size)) for a in NUMBERS)
+        if size > 1:
+            assert sum(ring.values()) * size == 2 * (size - 1) * count
+        assert sum(direct.values()) * size == 2 * (size - 1) * count
+        assert sum(whole.values()) == (size - 1) * count
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -92,8 +132,22 @@ def test_chain_broadcast_is_right_from_every_root(size: int) -> None:
             prover.prove_broadcast_bytes(plans, root, lengths(count, plans[0].segments))
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_in_place_whole_needs_its_sends_copied_and_the_others_do_not(size: int) -> None:
+    for algorithm in NUMBERS:
+        plans = all_reduce(size, algorithm)
+        for copied in (False, True):
+            told = dataclasses.replace(algorithm, copied=copied)
+            if algorithm is WHOLE and not copied:
+                with pytest.raises(PlanError, match="hazard"):
+                    prover.prove_all_reduce(plans, told)
+            else:
+                prover.prove_all_reduce(plans, told)
+
+
 def test_a_group_of_one_has_nothing_to_do() -> None:
-    assert make(lib.COLL_ALL_REDUCE, 0, 1) == Plan(0, 1, 1, ())
+    for algorithm in NUMBERS:
+        assert all_reduce(1, algorithm) == [Plan(0, 1, 1, ())]
     assert make(lib.COLL_BROADCAST, 0, 1) == Plan(0, 1, 1, ())
 
 
@@ -103,21 +157,31 @@ def test_a_barrier_moves_no_bytes() -> None:
             assert make(lib.COLL_BARRIER, rank, size) == Plan(rank, size, 1, ())
 
 
-def test_a_slice_that_is_nearly_done_goes_before_a_fresh_one() -> None:
-    for size in (2, 3, 8):
-        for plan in all_reduce(size):
-            rounds = [step.message for step in plan.steps if step.kind == SEND]
+@every_algorithm
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_a_slice_that_is_nearly_done_goes_before_a_fresh_one(
+    algorithm: Algorithm, size: int
+) -> None:
+    for plan in all_reduce(size, algorithm):
+        for peer in range(size):
+            rounds = [s.message for s in plan.steps if (s.kind, s.peer) == (SEND, peer)]
             assert rounds == sorted(rounds, reverse=True)
 
 
-def test_a_plan_is_a_function_of_its_arguments() -> None:
-    assert all_reduce(7) == all_reduce(7)
-    assert [make(lib.COLL_ALL_REDUCE, r, 7, root=U32) for r in range(7)] == all_reduce(7)
+@every_algorithm
+def test_a_plan_is_a_function_of_its_arguments(algorithm: Algorithm) -> None:
+    assert all_reduce(7, algorithm) == all_reduce(7, algorithm)
+    assert [make(lib.COLL_ALL_REDUCE, rank, 7, U32, algorithm) for rank in range(7)] == all_reduce(
+        7, algorithm
+    )
 
 
-def test_a_thousand_ranks_are_no_special_case() -> None:
-    plan = make(lib.COLL_ALL_REDUCE, 17, 1000)
-    assert (plan.segments, len(plan.steps)) == (1000, 4 * 999)
+@pytest.mark.parametrize(
+    ("algorithm", "steps"), [(RING, 4 * 999), (DIRECT, 4 * 999 + 1), (WHOLE, 2 * 999 + 1)]
+)
+def test_a_thousand_ranks_are_no_special_case(algorithm: Algorithm, steps: int) -> None:
+    plan = make(lib.COLL_ALL_REDUCE, 17, 1000, algorithm=algorithm)
+    assert (plan.segments, len(plan.steps)) == (1000, steps)
     assert sum(step.final for step in plan.steps) == 1
 
 
@@ -146,11 +210,19 @@ def test_arguments_that_make_no_sense_are_refused(
     kind: str | int, rank: int, size: int, root: int
 ) -> None:
     number = getattr(lib, kind) if isinstance(kind, str) else kind
+    for algorithm in NUMBERS.values():
+        refuse(number, algorithm, rank, size, root)
+
+
+def test_an_algorithm_that_does_not_exist_is_refused() -> None:
+    for algorithm in (lib.COLL_ALGORITHM_COUNT, U32):
+        refuse(lib.COLL_ALL_REDUCE, algorithm, 0, 2, 0)
+
+
+def refuse(kind: int, algorithm: int, rank: int, size: int, root: int) -> None:
     out = ffi.new("struct coll_plan **")
-    assert (
-        lib.coll_plan_make(number, lib.COLL_RING, rank, size, root, out)
-        == lib.COLL_INVALID_ARGUMENT
-    )
+    status = lib.coll_plan_make(kind, algorithm, rank, size, root, out)
+    assert status == lib.COLL_INVALID_ARGUMENT
     assert out[0] == ffi.NULL
 
 
@@ -198,9 +270,23 @@ def with_steps(plans: Plans, rank: int, steps: list[Step]) -> Plans:
     return result
 
 
-def find(plan: Plan, kind: int, message: int) -> int:
-    (index,) = (i for i, s in enumerate(plan.steps) if (s.kind, s.message) == (kind, message))
+def find(plan: Plan, kind: int, message: int, peer: int | None = None) -> int:
+    (index,) = (
+        i
+        for i, s in enumerate(plan.steps)
+        if (s.kind, s.message) == (kind, message) and peer in (None, s.peer)
+    )
     return index
+
+
+def without(plans: Plans, rank: int, index: int) -> Plans:
+    """The step is left out; who came after it comes after the one before it in the array."""
+    steps = [s for i, s in enumerate(plans[rank].steps) if i != index]
+    steps = [
+        dataclasses.replace(s, after=s.after - 1 if s.after >= max(index, 1) else s.after)
+        for s in steps
+    ]
+    return with_steps(plans, rank, steps)
 
 
 def without_last_round(plans: Plans) -> Plans:
@@ -234,8 +320,8 @@ def added_twice(plans: Plans) -> Plans:
     return with_steps(plans, 1, steps)
 
 
-def other_order(plans: Plans) -> Plans:
-    """The same ring with the segments renamed: every sum is whole, none in the declared order."""
+def renamed(plans: Plans) -> Plans:
+    """The same with the segments renamed: a ring adds in another order, and others own others."""
     size = len(plans)
     return [
         dataclasses.replace(
@@ -299,6 +385,90 @@ def final_moved(plans: Plans) -> Plans:
     return plans
 
 
+def not_heard(algorithm: Algorithm) -> Plans:
+    """Rank 0 does not send its input to rank 2, which does not expect it."""
+    plans = all_reduce(4, algorithm)
+    plans = without(plans, 0, find(plans[0], SEND, 0, peer=2))
+    return without(plans, 2, find(plans[2], RECV_KEEP, 0, peer=0))
+
+
+def heard_twice(algorithm: Algorithm) -> Plans:
+    """Rank 0 sends its input to rank 2 twice, which keeps both."""
+    plans = all_reduce(4, algorithm)
+    for rank, kind, peer in ((0, SEND, 2), (2, RECV_KEEP, 0)):
+        steps = plans[rank].steps
+        again = dataclasses.replace(steps[find(plans[rank], kind, 0, peer)], message=99)
+        plans = with_steps(plans, rank, [*steps, again])
+    return plans
+
+
+def added_as_it_comes(one_by_one: bool) -> Plans:
+    """Owners add what comes to what they have; if one by one, then in the order of their steps."""
+    plans = all_reduce(4, DIRECT)
+    for rank, plan in enumerate(plans):
+        reduce = find(plan, REDUCE, 0)
+        assert [s.kind for s in plan.steps[:reduce]] == [RECV_KEEP] * 3
+        plans = without(plans, rank, reduce)
+        for i in range(reduce):
+            after = i - 1 if one_by_one else -1
+            last = int(i == reduce - 1)
+            plans = changed(plans, rank, i, kind=RECV_REDUCE, final=last, after=after)
+    return plans
+
+
+def overwritten_where_it_lies() -> Plans:
+    """Rank 0 receives into its input what is sent because rank 1 has it, but keeps it still."""
+    return [
+        Plan(0, 3, 1, (Step(SEND, 1, 0, 0, FROM_INPUT, 0, -1), Step(RECV, 2, 0, 1, 0, 0, -1))),
+        Plan(
+            1,
+            3,
+            1,
+            (
+                Step(RECV_KEEP, 0, 0, 0, 0, 0, -1),
+                Step(SEND, 2, 0, 1, FROM_INPUT, 0, 0),
+                Step(RECV_KEEP, 2, 0, 0, 0, 0, -1),
+                Step(REDUCE, 1, 0, 0, 0, 1, -1),
+            ),
+        ),
+        Plan(
+            2,
+            3,
+            1,
+            (
+                Step(RECV, 1, 0, 1, 0, 0, -1),
+                Step(SEND, 0, 0, 1, FROM_OUTPUT, 0, 0),
+                Step(SEND, 1, 0, 0, FROM_INPUT, 0, 0),
+            ),
+        ),
+    ]
+
+
+def sends_when_what_was_kept_is_read() -> Plans:
+    """Rank 1 keeps rank 0's input until it has rank 2's, which that one sends only when rank 0 has
+    no more to wait for: right if what is kept is a copy."""
+    return [
+        Plan(0, 3, 1, (Step(SEND, 1, 0, 0, FROM_INPUT, 0, -1), Step(SEND, 2, 0, 0, 0, 0, 0))),
+        Plan(
+            1,
+            3,
+            1,
+            (
+                Step(RECV_KEEP, 0, 0, 0, 0, 0, -1),
+                Step(RECV_KEEP, 2, 0, 0, 0, 0, -1),
+                Step(REDUCE, 1, 0, 0, 0, 1, -1),
+            ),
+        ),
+        Plan(2, 3, 1, (Step(RECV, 0, 0, 0, 0, 0, -1), Step(SEND, 1, 0, 0, FROM_INPUT, 0, 0))),
+    ]
+
+
+def doubled(algorithm: Algorithm, kind: int) -> Plans:
+    plans = all_reduce(4, algorithm)
+    steps = plans[2].steps
+    return with_steps(plans, 2, [*steps, steps[find(plans[2], kind, 0)]])
+
+
 def star(size: int) -> Plans:
     """The root sends to everybody: right, but not the bytes of a chain."""
     root = tuple(Step(SEND, peer, 0, 0, FROM_INPUT, 0, -1) for peer in range(1, size))
@@ -306,25 +476,31 @@ def star(size: int) -> Plans:
     return [Plan(0, size, 1, root), *leaves]
 
 
-def prove_reduction(plans: Plans) -> None:
-    prover.prove_all_reduce(plans)
-    for count in counts_for(len(plans)):
-        prover.prove_all_reduce_bytes(plans, lengths(count, plans[0].segments))
-
-
 def prove_chain(plans: Plans) -> None:
     prover.prove_broadcast(plans, 0)
     prover.prove_broadcast_bytes(plans, 0, lengths(100, 1))
 
 
-def ring_with(**fields: int) -> Callable[[int, int], Plans]:
-    """A ring of 4 with one field of one step of rank 2 changed."""
+def changing(algorithm: Algorithm, rank: int = 2, **fields: int) -> Callable[..., Plans]:
+    """A group of 4 with one field of one step of one rank changed."""
 
-    def build(kind: int, message: int) -> Plans:
-        plans = all_reduce(4)
-        return changed(plans, 2, find(plans[2], kind, message), **fields)
+    def build(kind: int, message: int, peer: int | None = None) -> Plans:
+        plans = all_reduce(4, algorithm)
+        return changed(plans, rank, find(plans[rank], kind, message, peer), **fields)
 
     return build
+
+
+def ring_with(**fields: int) -> Callable[..., Plans]:
+    return changing(RING, **fields)
+
+
+def direct_with(**fields: int) -> Callable[..., Plans]:
+    return changing(DIRECT, **fields)
+
+
+def whole_with(**fields: int) -> Callable[..., Plans]:
+    return changing(WHOLE, **fields)
 
 
 MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
@@ -335,7 +511,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
     "a send is missing": ("match", lambda: with_steps(all_reduce(4), 1, [])),
     "a whole round is missing": ("value", lambda: without_last_round(all_reduce(4))),
     "an input is added twice": ("value", lambda: added_twice(all_reduce(4))),
-    "the order is another one": ("value", lambda: other_order(all_reduce(4))),
+    "the order is another one": ("value", lambda: renamed(all_reduce(4))),
     "an input is overwritten while it is sent": ("hazard", swapped_inputs),
     "a segment is overwritten while it is used": (
         "hazard",
@@ -367,14 +543,80 @@ MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_the_prover_catches_a_reduction_in_which(name: str) -> None:
-    rule, build = MUTANTS[name]
-    plans = build()
-    with pytest.raises(PlanError) as caught:
-        prove_reduction(plans)
-    assert caught.value.rule == rule, caught.value
+DIRECT_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
+    "an owner does not hear one rank": ("match", lambda: not_heard(DIRECT)),
+    "an owner hears one rank twice": ("match", lambda: heard_twice(DIRECT)),
+    "an owner does not reduce": (
+        "match",
+        lambda: without(all_reduce(4, DIRECT), 2, find(all_reduce(4, DIRECT)[2], REDUCE, 0)),
+    ),
+    "an owner reduces twice": ("match", lambda: doubled(DIRECT, REDUCE)),
+    "an owner reduces another segment": ("after", lambda: direct_with(segment=0)(REDUCE, 0)),
+    "an owner keeps another segment": ("match", lambda: direct_with(segment=0)(RECV_KEEP, 0, 1)),
+    "an owner adds one input after the other": ("value", lambda: added_as_it_comes(True)),
+    "an owner adds inputs as they come": ("hazard", lambda: added_as_it_comes(False)),
+    "the segments have other owners": ("bytes", lambda: renamed(all_reduce(4, DIRECT))),
+    "the result is sent before it is there": ("hazard", lambda: direct_with(after=-1)(SEND, 1, 0)),
+    "the result is sent when one input is there": (
+        "hazard",
+        lambda: direct_with(after=0)(SEND, 1, 0),
+    ),
+    "the owner's input is sent for the result": (
+        "value",
+        lambda: direct_with(source=FROM_INPUT)(SEND, 1, 0),
+    ),
+    "what is no result yet is sent for the input": (
+        "value",
+        lambda: direct_with(source=FROM_OUTPUT)(SEND, 0, 0),
+    ),
+    "the result is kept": ("match", lambda: direct_with(kind=RECV_KEEP)(RECV, 1, 0)),
+    "an input is taken for the result": ("match", lambda: direct_with(kind=RECV)(RECV_KEEP, 0, 0)),
+    "the result is not final": ("final", lambda: direct_with(final=0)(REDUCE, 0)),
+    "a kept input is final": ("shape", lambda: direct_with(final=1)(RECV_KEEP, 0, 0)),
+    "a reduction has a peer": ("shape", lambda: direct_with(peer=0)(REDUCE, 0)),
+    "a reduction has a message": ("shape", lambda: direct_with(message=1)(REDUCE, 0)),
+    "a reduction waits for itself": ("after", lambda: direct_with(after=3)(REDUCE, 0)),
+    "an input waits for the result": (
+        "deadlock",
+        lambda: changing(DIRECT, after=find(all_reduce(4, DIRECT)[2], RECV, 1, 0))(SEND, 0, 0),
+    ),
+    "what is kept is overwritten where it lies": ("hazard", overwritten_where_it_lies),
+    "it works with copies of what is kept only": ("deadlock", sends_when_what_was_kept_is_read),
+    "a segment begins with a rank that does not exist": (
+        "shape",
+        lambda: [dataclasses.replace(p, segments=5) for p in all_reduce(4, DIRECT)],
+    ),
+}
 
+WHOLE_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
+    "a rank does not hear another one": ("match", lambda: not_heard(WHOLE)),
+    "a rank hears another one twice": ("match", lambda: heard_twice(WHOLE)),
+    "a rank does not reduce": ("match", lambda: without(all_reduce(4, WHOLE), 2, 6)),
+    "a rank reduces twice": ("match", lambda: doubled(WHOLE, REDUCE)),
+    "a rank reduces one segment": ("match", lambda: whole_with(segment=2)(REDUCE, 0)),
+    "a rank sends one segment": ("match", lambda: whole_with(segment=2)(SEND, 0, 0)),
+    "a rank sends the result": ("value", lambda: whole_with(source=FROM_OUTPUT)(SEND, 0, 0)),
+    "an input is sent after it was overwritten": ("value", lambda: whole_with(after=6)(SEND, 0, 0)),
+    "an input is copied only when another one is there": (
+        "hazard",
+        lambda: whole_with(after=find(all_reduce(4, WHOLE)[2], RECV_KEEP, 0, 1))(SEND, 0, 0),
+    ),
+    "everybody reduces before he sends": (
+        "deadlock",
+        lambda: [
+            dataclasses.replace(
+                plan,
+                steps=tuple(
+                    dataclasses.replace(s, after=6) if s.kind == SEND else s for s in plan.steps
+                ),
+            )
+            for plan in all_reduce(4, WHOLE)
+        ],
+    ),
+    "one result is not final": ("final", lambda: whole_with(final=0)(REDUCE, 0)),
+    "one result is what is received": ("match", lambda: whole_with(kind=RECV)(RECV_KEEP, 0, 0)),
+    "everybody reduces a part only": ("final", lambda: all_reduce(4, DIRECT)),
+}
 
 BROADCAST_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
     "the root sends everything itself": ("bytes", lambda: star(4)),
@@ -405,37 +647,66 @@ BROADCAST_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BROADCAST_MUTANTS)
-def test_the_prover_catches_a_broadcast_in_which(name: str) -> None:
-    rule, build = BROADCAST_MUTANTS[name]
+CHECKS: list[tuple[Callable[[Plans], None], dict[str, tuple[str, Callable[[], Plans]]]]] = [
+    (lambda plans: prove_reduction(plans, RING), MUTANTS),
+    (lambda plans: prove_reduction(plans, DIRECT), DIRECT_MUTANTS),
+    (lambda plans: prove_reduction(plans, WHOLE), WHOLE_MUTANTS),
+    (prove_chain, BROADCAST_MUTANTS),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "rule", "build"),
+    [
+        pytest.param(check, *mutant, id=name)
+        for check, mutants in CHECKS
+        for name, mutant in mutants.items()
+    ],
+)
+def test_the_prover_catches_plans_in_which(
+    check: Callable[[Plans], None], rule: str, build: Callable[[], Plans]
+) -> None:
     plans = build()
     with pytest.raises(PlanError) as caught:
-        prove_chain(plans)
+        check(plans)
     assert caught.value.rule == rule, caught.value
+
+
+def comes_after(plan: Plan, index: int, other: int) -> bool:
+    while index not in (other, -1):
+        index = plan.steps[index].after
+    return index == other
 
 
 def mutated(plans: Plans, data: st.DataObject) -> Plans:
     """Change one field of one step to another value, in a way that cannot be right."""
     rank = data.draw(st.sampled_from([p.rank for p in plans if p.steps]), label="rank")
-    index = data.draw(st.integers(0, len(plans[rank].steps) - 1), label="step")
-    step = plans[rank].steps[index]
+    plan = plans[rank]
+    index = data.draw(st.integers(0, len(plan.steps) - 1), label="step")
+    step = plan.steps[index]
     fields = ["kind", "peer", "segment", "message", "source", "final"]
+    # To wait for more than is needed is not wrong; to wait for something else is.
+    more = [-1]
     if step.after >= 0:
-        # To wait for more than is needed is not wrong; to wait for something else is.
         fields.append("after")
+        more = [i for i in range(len(plan.steps)) if comes_after(plan, i, step.after)]
+        more.remove(index)
     field = data.draw(st.sampled_from(fields), label="field")
-    value = data.draw(
-        st.integers(-1, 2 * len(plans)).filter(lambda v: v != getattr(step, field)), label="value"
-    )
+    right = more if field == "after" else [getattr(step, field)]
+    values = st.integers(-1, max(2 * len(plans), len(plan.steps) - 1))
+    value = data.draw(values.filter(lambda v: v not in right), label="value")
     return changed(plans, rank, index, **{field: value})
 
 
+@every_algorithm
 @given(size=st.integers(2, 6), data=st.data())
 @settings(deadline=None)
-def test_no_field_of_a_ring_can_be_changed_unnoticed(size: int, data: st.DataObject) -> None:
-    plans = mutated(all_reduce(size), data)
+def test_no_field_of_a_reduction_can_be_changed_unnoticed(
+    algorithm: Algorithm, size: int, data: st.DataObject
+) -> None:
+    plans = mutated(all_reduce(size, algorithm), data)
     with pytest.raises(PlanError):
-        prove_reduction(plans)
+        prove_reduction(plans, algorithm)
 
 
 @given(size=st.integers(2, 6), data=st.data())
@@ -446,90 +717,132 @@ def test_no_field_of_a_chain_can_be_changed_unnoticed(size: int, data: st.DataOb
         prove_chain(plans)
 
 
+@every_algorithm
 @given(size=st.integers(2, 6), data=st.data())
 @settings(deadline=None)
-def test_no_step_of_a_ring_can_be_left_out_or_doubled(size: int, data: st.DataObject) -> None:
-    plans = all_reduce(size)
+def test_no_step_of_a_reduction_can_be_left_out_or_doubled(
+    algorithm: Algorithm, size: int, data: st.DataObject
+) -> None:
+    plans = all_reduce(size, algorithm)
     rank = data.draw(st.integers(0, size - 1), label="rank")
-    steps = list(plans[rank].steps)
+    steps = plans[rank].steps
     index = data.draw(st.integers(0, len(steps) - 1), label="step")
     if data.draw(st.booleans(), label="double"):
-        steps.append(steps[index])
+        plans = with_steps(plans, rank, [*steps, steps[index]])
     else:
-        steps.pop(index)
-        steps = [
-            dataclasses.replace(s, after=s.after - 1 if s.after > index else s.after) for s in steps
-        ]
+        plans = without(plans, rank, index)
     with pytest.raises(PlanError):
-        prove_reduction(with_steps(plans, rank, steps))
+        prove_reduction(plans, algorithm)
 
 
 # ---- the same plans on numbers ---------------------------------------------------------------
 
 
-def run(
-    plans: Plans, inputs: list[np.ndarray], slice_elements: int, rng: random.Random, in_place: bool
-) -> list[np.ndarray]:
-    """Carry out the plans slice by slice in a random order, as an engine could.
+def cut(begin: int, end: int, length: int) -> list[slice]:
+    return [slice(at, min(at + length, end)) for at in range(begin, end, length)]
 
-    A send puts a *reference* to its bytes on the wire, and the receiver reads them when it likes:
-    an overwritten buffer shows as a wrong result.
+
+def run(
+    plans: Plans,
+    inputs: list[np.ndarray],
+    slices: list[int],
+    rng: random.Random,
+    in_place: bool,
+    copied: bool = False,
+) -> list[np.ndarray]:
+    """Carry out the plans in a random order, each rank cutting its own slices, as engines could.
+
+    A receiver gets a *reference* to the sender's bytes and reads them when it likes, what it keeps
+    when it reduces: an overwritten buffer shows as a wrong result. If the operation is `copied` the
+    bytes are taken when the send starts, and no rank receives before it has sent what it can.
     """
-    size, segments = len(plans), plans[0].segments
+    size, count = len(plans), len(inputs[0])
+    segments = [segment_range(count, plans[0].segments, i) for i in range(plans[0].segments)]
     inputs = [x.copy() for x in inputs]
     outputs = [
         x if in_place or not any(s.kind != SEND for s in plan.steps) else np.full_like(x, np.nan)
         for plan, x in zip(plans, inputs, strict=True)
     ]
-    count = len(inputs[0])
-    ranges = [segment_range(count, segments, i) for i in range(segments)]
-    done: set[tuple[int, int, int]] = set()
-    wire: dict[tuple[int, int, int, int], np.ndarray] = {}
-    waiting = [
-        (rank, index, j)
-        for rank, plan in enumerate(plans)
-        for index, step in enumerate(plan.steps)
-        for j in range(-(-(ranges[step.segment][1] - ranges[step.segment][0]) // slice_elements))
-    ]
+    nodes = {(plan.rank, i): step for plan in plans for i, step in enumerate(plan.steps)}
+    sends = {(n[0], s.peer, s.message): n for n, s in nodes.items() if s.kind == SEND}
+    done = {node: np.zeros(count, bool) for node in nodes}
+    sent: dict[tuple[int, int], np.ndarray] = {}  # where receivers read what a step has sent
+    waiting = []
+    for node, step in nodes.items():
+        whole = (0, count) if step.segment == ALL_SEGMENTS else segments[step.segment]
+        cutter = node[0] if step.kind in (SEND, REDUCE) else step.peer
+        waiting += [(node, part) for part in cut(*whole, slices[cutter])]
+
+    def needed(node: tuple[int, int]) -> list[tuple[int, int]]:
+        rank, step = node[0], nodes[node]
+        before = [(rank, step.after)] if step.after >= 0 else []
+        if step.kind == REDUCE:
+            steps = enumerate(plans[rank].steps)
+            return before + [
+                (rank, i) for i, s in steps if (s.kind, s.segment) == (RECV_KEEP, step.segment)
+            ]
+        return before if step.kind == SEND else [*before, received(node)]
+
+    def received(node: tuple[int, int]) -> tuple[int, int]:
+        return sends[nodes[node].peer, node[0], nodes[node].message]
+
+    def carry_out(node: tuple[int, int], part: slice) -> None:
+        rank, step = node[0], nodes[node]
+        if step.kind == SEND:
+            source = (inputs if step.source == FROM_INPUT else outputs)[rank]
+            if copied:
+                sent.setdefault(node, np.full_like(source, np.nan))[part] = source[part]
+            else:
+                sent[node] = source
+        elif step.kind == RECV:
+            outputs[rank][part] = sent[received(node)][part]
+        elif step.kind == RECV_REDUCE:
+            outputs[rank][part] = sent[received(node)][part] + inputs[rank][part]
+        elif step.kind == REDUCE:
+            values = {nodes[keep].peer: sent[received(keep)] for keep in needed(node)}
+            values[rank] = inputs[rank]
+            for segment, (begin, end) in enumerate(segments):
+                here = slice(max(begin, part.start), min(end, part.stop))
+                if here.start < here.stop:
+                    order = [values[(segment + k) % size][here] for k in range(size)]
+                    outputs[rank][here] = functools.reduce(np.add, order)
+
     while waiting:
         rng.shuffle(waiting)
         left = []
-        for rank, index, j in waiting:
-            step = plans[rank].steps[index]
-            begin = ranges[step.segment][0] + j * slice_elements
-            part = slice(begin, min(begin + slice_elements, ranges[step.segment][1]))
-            source, target = (rank, step.peer) if step.kind == SEND else (step.peer, rank)
-            key = (source, target, step.message, j)
-            ready = step.after < 0 or (rank, step.after, j) in done
-            if not ready or (step.kind != SEND and key not in wire):
-                left.append((rank, index, j))
+        sending = {node[0] for node, _ in waiting if sends_at_once(nodes[node])} if copied else ()
+        for node, part in waiting:
+            held = node[0] in sending and not sends_at_once(nodes[node])
+            if held or not all(done[other][part].all() for other in needed(node)):
+                left.append((node, part))
                 continue
-            if step.kind == SEND:
-                wire[key] = (inputs if step.source == FROM_INPUT else outputs)[rank][part]
-            elif step.kind == RECV:
-                outputs[rank][part] = wire.pop(key)
-            else:
-                outputs[rank][part] = wire.pop(key) + inputs[rank][part]
-            done.add((rank, index, j))
+            carry_out(node, part)
+            done[node][part] = True
         assert len(left) < len(waiting), "stuck"
         waiting = left
-    assert not wire
-    assert size == len(outputs)
     return outputs
 
 
+def sends_at_once(step: Step) -> bool:
+    return step.kind == SEND and step.after < 0
+
+
+def different_slices(data: st.DataObject, size: int) -> list[int]:
+    return data.draw(st.lists(st.integers(1, 9), min_size=size, max_size=size), label="slices")
+
+
+@every_algorithm
 @given(
     size=st.integers(1, 7),
     count=st.integers(0, 60),
-    slice_elements=st.integers(1, 9),
     in_place=st.booleans(),
     seed=st.integers(0, 2**32),
+    data=st.data(),
 )
 @settings(deadline=None)
-def test_any_timing_and_slice_size_gives_the_bits_of_the_declared_order(
-    size: int, count: int, slice_elements: int, in_place: bool, seed: int
+def test_any_timing_and_slices_give_the_bits_of_the_declared_order(
+    algorithm: Algorithm, size: int, count: int, in_place: bool, seed: int, data: st.DataObject
 ) -> None:
-    plans = all_reduce(size)
     numbers = np.random.default_rng(seed)
     # Numbers of very different sizes: another order of additions gives other bits.
     scale = 10.0 ** numbers.integers(-6, 6, (size, count))
@@ -541,24 +854,32 @@ def test_any_timing_and_slice_size_gives_the_bits_of_the_declared_order(
         for k in range(1, size):
             total = total + inputs[(segment + k) % size][begin:end]
         wanted[begin:end] = total
-    for output in run(plans, inputs, slice_elements, random.Random(seed), in_place):
+    plans, slices = all_reduce(size, algorithm), different_slices(data, size)
+    rng = random.Random(seed)
+    for output in run(plans, inputs, slices, rng, in_place, algorithm.copied):
         assert output.tobytes() == wanted.tobytes()
 
 
 @given(
     size=st.integers(1, 7),
     count=st.integers(0, 60),
-    slice_elements=st.integers(1, 9),
     in_place=st.booleans(),
     seed=st.integers(0, 2**32),
     data=st.data(),
 )
 @settings(deadline=None)
-def test_any_timing_and_slice_size_gives_everybody_the_bytes_of_the_root(
-    size: int, count: int, slice_elements: int, in_place: bool, seed: int, data: st.DataObject
+def test_any_timing_and_slices_give_everybody_the_bytes_of_the_root(
+    size: int, count: int, in_place: bool, seed: int, data: st.DataObject
 ) -> None:
     root = data.draw(st.integers(0, size - 1), label="root")
+    slices = different_slices(data, size)
     inputs = list(np.random.default_rng(seed).standard_normal((size, count)))
-    outputs = run(broadcast(size, root), inputs, slice_elements, random.Random(seed), in_place)
+    outputs = run(broadcast(size, root), inputs, slices, random.Random(seed), in_place)
     for output in outputs:
         assert output.tobytes() == inputs[root].tobytes()
+
+
+def test_numbers_too_show_that_whole_needs_its_sends_copied_in_place() -> None:
+    inputs = [np.full(40, float(2**rank)) for rank in range(3)]
+    wrong = run(all_reduce(3, WHOLE), inputs, [3, 4, 5], random.Random(0), in_place=True)
+    assert any((output != 7).any() for output in wrong)
