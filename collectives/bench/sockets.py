@@ -1,8 +1,8 @@
 """The TCP connections of this process: which congestion control they have, and setting it.
 
-Gloo offers no option for it, and its sockets take the system's default. So that both sides of a
-comparison have the same one, the bench finds the sockets that Gloo has opened and sets it there;
-no setting of the system is changed. What is reported is read back from the sockets.
+Gloo and Open MPI offer no option for it, and their sockets take the system's default. So that all
+sides of a comparison have the same one, the bench finds the sockets that they have opened and sets
+it there; no setting of the system is changed. What is reported is read back from the sockets.
 """
 
 from __future__ import annotations
@@ -64,5 +64,11 @@ def system_default() -> str:
 @contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.socket]:
     """Give a socket object for a descriptor that stays open and somebody else's."""
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
+    copy = os.dup(descriptor)
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:  # it is no socket
+        os.close(copy)
+        raise
+    with connection:
         yield connection
