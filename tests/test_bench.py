@@ -7,18 +7,19 @@ import json
 import math
 import subprocess
 import sys
+from multiprocessing.connection import Pipe
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.bench import kernels, report, sweep
+from collectives.bench import kernels, messages, report, sweep, table
 from collectives.bench.config import BenchConfig, parse_bytes, parse_sizes
+from collectives.bench.messages import Block
 from collectives.bench.pattern import DTYPES, OPS, Pattern, poison
 from collectives.bench.ranks import BenchError, Ranks
 from collectives.bench.report import Figure
-from collectives.bench.worker import Block
 from collectives.errors import CollectiveError, InvalidArgument, UnsupportedError
 
 NUMPY_DTYPES = [name for name in DTYPES if name != "bfloat16"]
@@ -58,6 +59,8 @@ def test_sizes_that_make_no_sense_are_refused(text: str) -> None:
         ({"out_of_place": False, "in_place": False}, "neither"),
         ({"compare": ("nccl",)}, "cannot compare with nccl"),
         ({"compare": ("gloo",), "op": "avg"}, "Gloo has no avg"),
+        ({"compare": ("mpi",), "dtype": "float16"}, "Open MPI has no float16"),
+        ({"transport": "rdma"}, "unknown transport 'rdma'"),
         ({"iterations": 0}, "0 iterations"),
         ({"timeout": 0.0}, "timeout"),
     ],
@@ -83,10 +86,13 @@ def test_a_run_that_cannot_be_checked_does_not_start(
         sweep.check(BenchConfig(**fields))  # type: ignore[arg-type]
 
 
-def test_comparing_without_torch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("library", "package"), [("gloo", "torch"), ("mpi", "mpi4py")])
+def test_comparing_with_what_is_not_there_says_what_to_install(
+    library: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match="needs torch, which is not installed"):
-        sweep.check(BenchConfig(compare=("gloo",)))
+    with pytest.raises(UnsupportedError, match=f"needs {package}, which is not installed"):
+        sweep.check(BenchConfig(compare=(library,)))
 
 
 # ---- the numbers -------------------------------------------------------------------------------
@@ -202,17 +208,70 @@ def test_a_figure_follows_the_conventions_of_nccl_tests() -> None:
     assert math.isclose(figure.p99_us, 39.7)
 
 
-def test_the_table_has_as_many_columns_as_its_head() -> None:
+def test_a_figure_has_the_cpu_time_of_all_ranks_and_the_peak_of_the_worst() -> None:
+    calls = report.Calls(size=1_000_000, ranks=2)
+    warm = messages.BlockResult((9, 9), 10, 0, cpu_ns=5, cpu_calls=2, peak_bytes=7)
+    calls.took([warm, warm])
+    calls.forget_times()
+    calls.took(
+        [
+            messages.BlockResult((1000, 3000), 10, 1, 6_000_000, 3, 1),
+            messages.BlockResult((3000, 5000), 10, 0, 3_000_000, 3, 2),
+        ]
+    )
+    figure = calls.figure()
+    assert (figure.iterations, figure.mean_us, figure.checked, figure.wrong) == (2, 3.0, 40, 1)
+    assert math.isclose(figure.cpu_seconds_per_gb, 9e-3 / 3e-3)
+    assert figure.peak_bytes == 7
+
+
+def test_the_bound_counts_two_passes_out_of_place_and_three_in_place() -> None:
+    memory = report.Bandwidth(24e9, "whole", processes=2)
+    assert memory.bound(in_place=False) == 6e9
+    assert memory.bound(in_place=True) == 4e9
+    size = report.BEYOND_CACHE
+    figure = Figure.of([size / 3e3], size, 2, 1, 0)  # 3 GB/s
+    row = report.Row(size, size // 4, figure, figure, None, None, None).bounded(memory)
+    assert row.bound_out_of_place == pytest.approx(0.5)
+    assert row.bound_in_place == pytest.approx(0.75)
+    small = dataclasses.replace(row, bytes=size - 1, bound_in_place=None, bound_out_of_place=None)
+    assert small.bounded(memory) == small
+
+
+@pytest.mark.parametrize("compare", [(), ("gloo",), ("mpi",), ("gloo", "mpi")])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_table_has_as_many_columns_as_its_head(
+    compare: tuple[str, ...], in_place: bool
+) -> None:
     figure = Figure.of([10.0], 1024, 2, 1, 0)
-    row = report.Row(1024, 256, figure, figure, figure, 2.0, 3.0)
-    table = report.Table("float32", "sum", out_of_place=True, in_place=True, gloo=True)
-    _, names, _ = table.head()
-    line = table.row(row)
-    assert len(names) == len(line)
-    assert [part.split() != [] for part in line.split("|")] == [True] * 4
+    row = report.Row(1024, 256, figure, figure, figure, 2.0, 3.0, figure, figure, 4.0, 5.0)
+    shown = table.Table(BenchConfig(compare=compare, in_place=in_place))
+    titles, names, units = shown.head()
+    line = shown.row(row)
+    assert len(names) == len(line) >= max(len(titles), len(units))
+    sides = 2 if in_place else 1
+    sections = 1 + sides + ("gloo" in compare) + sides * ("mpi" in compare)
     # The # in front of the names makes them a comment; it is no column.
-    shown = [len(part.split()) for part in line.split("|")]
-    assert shown == [len(part.split()) for part in names[1:].split("|")]
+    headings = [len(part.split()) for part in names[1:].split("|")]
+    assert headings == [len(part.split()) for part in line.split("|")]
+    assert len(headings) == sections
+
+
+def test_messages_arrive_as_they_were_sent() -> None:
+    ours, theirs = (messages.Line(connection) for connection in Pipe())
+    config = BenchConfig(sizes=(4, 8), compare=("gloo",))
+    for message in (
+        messages.Start(config, "127.0.0.1:1", "127.0.0.1:2", local=True),
+        messages.BlockResult((1, 2), 3, 4, congestion=("cubic",)),
+        messages.Ready(),
+        messages.End(),
+    ):
+        ours.send(message)
+        assert theirs.receive() == message
+    for junk in (b"", b"\x80\x04]", b'["Nonsense", {}]', b'["Ready", {"a": 1}]', b"[1, 2, 3]"):
+        ours.connection.send_bytes(junk)
+        with pytest.raises(CollectiveError, match="no message of the bench"):
+            theirs.receive()
 
 
 # ---- in real processes -------------------------------------------------------------------------
@@ -238,6 +297,8 @@ def check_schema(found: dict[str, object], *, gloo: bool) -> None:
             assert math.isclose(figure["busbw"], figure["algbw"])  # 2(n-1)/n is 1 for two
             # Warm-up and two blocks on two ranks, every element.
             assert figure["checked"] == 3 * 2 * row["count"]
+            assert figure["cpu_seconds_per_gb"] > 0
+            assert figure["peak_bytes"] >= 0
         assert (row["gloo"] is not None) == gloo
         assert (row["ratio_out_of_place"] is not None) == gloo
 
@@ -277,12 +338,12 @@ def test_a_congestion_control_that_is_not_there_is_an_error() -> None:
 def test_a_rank_that_dies_ends_the_run_and_is_named() -> None:
     config = dataclasses.replace(TINY, sizes=(1024,))
     with pytest.raises(BenchError, match="rank-"), Ranks(config) as ranks:  # noqa: PT012
-        ranks.hellos()
-        victim = ranks._processes[1]
+        ranks.ready()
+        victim = ranks._processes["collectives"][1]
         victim.kill()
-        victim.join(30)
-        ranks.ask(Block("collectives", False, 256, 1, settle=False))
-    assert not any(process.is_alive() for process in ranks._processes)
+        victim.wait(30)
+        ranks.ask("collectives", Block(False, 256, 1, settle=False))
+    assert all(process.poll() is not None for process in ranks._processes["collectives"])
 
 
 def test_the_command_prints_the_table_and_writes_the_json(tmp_path) -> None:

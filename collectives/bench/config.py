@@ -10,6 +10,9 @@ from collectives.errors import InvalidArgument
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MOST_BYTES = 1 << 34
 
+TRANSPORTS = ("auto", "shm", "tcp")
+PEERS = {"gloo": "Gloo", "mpi": "Open MPI"}
+
 
 def parse_bytes(text: str) -> int:
     """Return the number of bytes in ``"64"``, ``"1K"``, ``"4M"`` or ``"1G"`` (powers of 1024).
@@ -24,6 +27,17 @@ def parse_bytes(text: str) -> int:
     if not 1 <= size <= _MOST_BYTES:
         raise InvalidArgument(f"{text!r} is out of range; allowed are 1 byte to 16G")
     return size
+
+
+def parse_count(text: str) -> int:
+    """Return the number in the text.
+
+    Raises:
+        InvalidArgument: it is no number from 1 to 99999.
+    """
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text.strip()):
+        raise InvalidArgument(f"{text!r} is no number from 1 to 99999")
+    return int(text)
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -59,12 +73,14 @@ class BenchConfig:
         sizes: bytes of payload per rank, one row each.
         dtype: a name of `pattern.DTYPES`.
         op: reduction: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``.
+        transport: ``"shm"`` or ``"tcp"`` between ranks on one host, for ours and MPI (Gloo has TCP
+            only); ``"auto"``: as they choose.
         connections: TCP connections per pair of ranks (ours; Gloo has one).
-        congestion: TCP congestion control of both sides; None: the library's choice for ours, the
-            system's default for Gloo.
+        congestion: TCP congestion control of all libraries; None: the library's choice for ours,
+            the system's default for the others.
         out_of_place: whether to measure with ``out=``.
         in_place: whether to measure in place.
-        compare: libraries to measure beside ours in the same run; ``"gloo"`` is the one known.
+        compare: libraries to measure beside ours in the same run: ``"gloo"``, ``"mpi"`` (Open MPI).
         iterations: timed calls per figure; None: as many as fit `seconds`.
         seconds: time to spend per figure where `iterations` is None.
         blocks: into how many blocks the calls of a figure are cut; the libraries take turns, so
@@ -82,6 +98,7 @@ class BenchConfig:
     sizes: tuple[int, ...] = parse_sizes("1K:256M")
     dtype: str = "float32"
     op: str = "sum"
+    transport: str = "auto"
     connections: int = 1
     congestion: str | None = "cubic"
     out_of_place: bool = True
@@ -109,10 +126,23 @@ class BenchConfig:
         for name in ("seconds", "timeout"):
             if not getattr(self, name) > 0:
                 raise InvalidArgument(f"{name} is {getattr(self, name)}; it has to be above 0")
-        unknown = set(self.compare) - {"gloo"}
+        if self.transport not in TRANSPORTS:
+            raise InvalidArgument(
+                f"unknown transport {self.transport!r}; known are {', '.join(TRANSPORTS)}"
+            )
+        unknown = set(self.compare) - set(PEERS)
         if unknown:
             raise InvalidArgument(
-                f"cannot compare with {', '.join(sorted(unknown))}; 'gloo' is what the bench knows"
+                f"cannot compare with {', '.join(sorted(unknown))}; the bench knows"
+                f" {' and '.join(PEERS)}"
             )
-        if "gloo" in self.compare and self.op == "avg":
-            raise InvalidArgument("Gloo has no avg; compare with --op sum")
+        for name in self.compare:
+            if self.op == "avg":
+                raise InvalidArgument(f"{PEERS[name]} has no avg; compare with --op sum")
+        if "mpi" in self.compare and self.dtype in ("float16", "bfloat16"):
+            raise InvalidArgument(f"{PEERS['mpi']} has no {self.dtype}; compare with gloo")
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """All that are measured, ours first."""
+        return ("collectives", *dict.fromkeys(self.compare))

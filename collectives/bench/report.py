@@ -1,4 +1,4 @@
-"""Figures: statistics of timed calls, and a run's report as a table and as JSON.
+"""Figures: statistics of timed calls, and a run's report as JSON; `table` is for people.
 
 Times are microseconds. Bandwidths are GB/s with 1 GB = 1e9 bytes: algbw is the payload of one rank
 divided by the mean time, busbw is that times 2(n-1)/n, which is what each link carries.
@@ -12,12 +12,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from collectives.bench.messages import BlockResult
+
 SCHEMA = 1
+BEYOND_CACHE = 4 << 20  # bytes per rank from which the bound by the memory's speed is looked at
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One library, one size, one way of calling."""
+    """One library, one size, one way of calling.
+
+    Times are those of a call; `cpu_seconds_per_gb` is user and system time of all ranks together
+    per GB of one rank's payload; `peak_bytes` what the library had at most beyond the caller's
+    buffers, at the rank with most.
+    """
 
     iterations: int
     mean_us: float
@@ -29,10 +37,19 @@ class Figure:
     median_algbw: float
     checked: int
     wrong: int
+    cpu_seconds_per_gb: float = 0.0
+    peak_bytes: int = 0
 
     @classmethod
     def of(
-        cls, times_us: Sequence[float], size: int, ranks: int, checked: int, wrong: int
+        cls,
+        times_us: Sequence[float],
+        size: int,
+        ranks: int,
+        checked: int,
+        wrong: int,
+        cpu_seconds_per_gb: float = 0.0,
+        peak_bytes: int = 0,
     ) -> Figure:
         """Make the figure of calls that took `times_us`, on `size` bytes per rank."""
         times = sorted(times_us)
@@ -50,6 +67,48 @@ class Figure:
             median_algbw=size / median / 1e3,
             checked=checked,
             wrong=wrong,
+            cpu_seconds_per_gb=cpu_seconds_per_gb,
+            peak_bytes=peak_bytes,
+        )
+
+
+class Calls:
+    """What the blocks of one figure came to, so far."""
+
+    def __init__(self, size: int, ranks: int) -> None:
+        self._size, self._ranks = size, ranks
+        self._times: list[float] = []
+        self._checked = self._wrong = self._cpu_ns = self._cpu_calls = self._peak = 0
+
+    def took(self, results: Sequence[BlockResult]) -> list[float]:
+        """Add a block, of which each rank has told its result; return its times."""
+        self._checked += sum(result.checked for result in results)
+        self._wrong += sum(result.wrong for result in results)
+        self._cpu_ns += sum(result.cpu_ns for result in results)
+        self._cpu_calls += results[0].cpu_calls
+        self._peak = max(self._peak, *(result.peak_bytes for result in results))
+        # As in nccl-tests, the time of a call is the mean over the ranks.
+        columns = zip(*(result.nanoseconds for result in results), strict=True)
+        times = [sum(column) / len(column) / 1e3 for column in columns]
+        self._times += times
+        return times
+
+    def forget_times(self) -> None:
+        """That was the warm-up: it was checked, and its memory counts, but not what it took."""
+        self._times.clear()
+        self._cpu_ns = self._cpu_calls = 0
+
+    def figure(self) -> Figure:
+        """Return the figure."""
+        gigabytes = self._size * self._cpu_calls / 1e9
+        return Figure.of(
+            self._times,
+            self._size,
+            self._ranks,
+            self._checked,
+            self._wrong,
+            self._cpu_ns / 1e9 / gigabytes if gigabytes else 0.0,
+            self._peak,
         )
 
 
@@ -62,8 +121,41 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bandwidth:
+    """What so many processes reach together that copy memory: bytes read plus bytes written.
+
+    An all-reduce on one host moves at least 2nS bytes for n ranks with S bytes each, and one that
+    leaves the input as it was until all is well (in place, atomic) 3nS.
+    """
+
+    bytes_per_second: float
+    way: str
+    processes: int
+
+    def bound(self, *, in_place: bool) -> float:
+        """Return the bytes of a rank's payload that can be reduced in a second."""
+        return self.bytes_per_second / ((3 if in_place else 2) * self.processes)
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
-    """One size. `ratio_*` is the other library's median time divided by ours."""
+    """One size.
+
+    Attributes:
+        bytes: of one rank's buffer.
+        count: elements in it.
+        out_of_place: ours, with ``out=``.
+        in_place: ours, in place.
+        gloo: Gloo, in place; it has nothing else.
+        ratio_out_of_place: median time of Gloo divided by ours.
+        ratio_in_place: the same.
+        mpi_out_of_place: Open MPI, into another buffer.
+        mpi_in_place: Open MPI, in place.
+        ratio_mpi_out_of_place: median time of Open MPI divided by ours, both out of place.
+        ratio_mpi_in_place: the same, both in place.
+        bound_out_of_place: median speed divided by what the memory allows, beyond the cache.
+        bound_in_place: the same.
+    """
 
     bytes: int
     count: int
@@ -72,11 +164,42 @@ class Row:
     gloo: Figure | None
     ratio_out_of_place: float | None
     ratio_in_place: float | None
+    mpi_out_of_place: Figure | None = None
+    mpi_in_place: Figure | None = None
+    ratio_mpi_out_of_place: float | None = None
+    ratio_mpi_in_place: float | None = None
+    bound_out_of_place: float | None = None
+    bound_in_place: float | None = None
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
-        """The figures that were measured."""
-        return tuple(f for f in (self.out_of_place, self.in_place, self.gloo) if f is not None)
+    def named(self) -> dict[str, Figure]:
+        """The figures that were measured, by their names."""
+        figures = {name: getattr(self, name) for name in FIGURES}
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
+    def bounded(self, bandwidth: Bandwidth) -> Row:
+        """Return the row with the shares of the bound in it, if no cache holds its buffers."""
+
+        def share(figure: Figure | None, in_place: bool) -> float | None:
+            if figure is None or self.bytes < BEYOND_CACHE:
+                return None
+            return figure.median_algbw * 1e9 / bandwidth.bound(in_place=in_place)
+
+        return dataclasses.replace(
+            self,
+            bound_out_of_place=share(self.out_of_place, False),
+            bound_in_place=share(self.in_place, True),
+        )
+
+
+# What a row has figures of, and how they are called in headings.
+FIGURES = {
+    "out_of_place": "out",
+    "in_place": "in",
+    "gloo": "gloo",
+    "mpi_out_of_place": "mpi-out",
+    "mpi_in_place": "mpi-in",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +219,11 @@ class Report:
     Attributes:
         options: the settings, as `BenchConfig` names them.
         congestion: congestion control of the sockets in use, by library, as read from them.
-        sockets: how many TCP connections rank 0 has, by library.
+        sockets: how many TCP connections a rank has, by library.
         machine: CPU, cores, kernel.
-        versions: of this library, Python, NumPy, torch.
+        versions: of this library, Python, NumPy and what it is compared with.
+        overhead: the cost of a call.
+        bandwidth: the speed of the memory, if the ranks share one and a size is beyond the cache.
     """
 
     operation: str
@@ -111,12 +236,13 @@ class Report:
     seconds: float
     sizes: list[Row]
     overhead: Overhead | None = None
+    bandwidth: Bandwidth | None = None
     schema: int = SCHEMA
 
     @property
     def wrong(self) -> int:
         """Wrong elements in the whole run, of all libraries."""
-        return sum(figure.wrong for row in self.sizes for figure in row.figures)
+        return sum(figure.wrong for row in self.sizes for figure in row.named.values())
 
     def to_json(self) -> str:
         """Return the report as JSON text, with ``wrong`` in it."""
@@ -126,111 +252,3 @@ class Report:
 def with_overhead(report: Report, overhead: Overhead) -> Report:
     """Return the report with the cost of a call in it."""
     return dataclasses.replace(report, overhead=overhead)
-
-
-# ---- the table ---------------------------------------------------------------------------------
-
-_SIDE = ("time", "algbw", "busbw", "#wrong", "median", "p99", "min")
-_SIDE_UNITS = ("(us)", "(GB/s)", "(GB/s)", "", "(us)", "(us)", "(us)")
-_WIDTHS = (9, 7, 7, 7, 9, 9, 9)
-
-
-def _micros(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:.1f}" if value < 10000 else f"{value:.0f}"
-
-
-def _side(figure: Figure | None) -> str:
-    if figure is None:
-        cells: tuple[str, ...] = ("-",) * len(_WIDTHS)
-    else:
-        cells = (
-            _micros(figure.mean_us),
-            f"{figure.algbw:.2f}",
-            f"{figure.busbw:.2f}",
-            str(figure.wrong),
-            _micros(figure.median_us),
-            _micros(figure.p99_us),
-            _micros(figure.min_us),
-        )
-    return " ".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
-
-
-class Table:
-    """Lines of the table: columns that were not asked for are left out."""
-
-    def __init__(
-        self, dtype: str, op: str, *, out_of_place: bool, in_place: bool, gloo: bool
-    ) -> None:
-        self._dtype, self._op = dtype, op
-        self._out_of_place, self._in_place, self._gloo = out_of_place, in_place, gloo
-
-    def head(self) -> list[str]:
-        """Return the lines above the rows."""
-        side = " ".join(name.rjust(width) for name, width in zip(_SIDE, _WIDTHS, strict=True))
-        units = " ".join(
-            name.rjust(width) for name, width in zip(_SIDE_UNITS, _WIDTHS, strict=True)
-        )
-        shown = [("out-of-place", self._out_of_place), ("in-place", self._in_place)]
-        left = f"#{'size':>10} {'count':>10} {'type':>8} {'redop':>6} {'root':>5}"
-        lines = [
-            f"#{'':>43}" + "".join(f" | {title:^{len(side)}}" for title, show in shown if show),
-            left + "".join(f" | {side}" for _, show in shown if show),
-            f"#{'(B)':>10} {'(elements)':>10} {'':>8} {'':>6} {'':>5}"
-            + "".join(f" | {units}" for _, show in shown if show),
-        ]
-        if self._gloo:
-            widths = [8] * sum((self._out_of_place, self._in_place))
-            lines[0] += f" | {'gloo':^{17 + 9 * len(widths)}}"
-            lines[1] += f" | {'median':>9} {'#wrong':>7}"
-            lines[2] += f" | {'(us)':>9} {'':>7}"
-            for title, show in (("/out", self._out_of_place), ("/in", self._in_place)):
-                if show:
-                    lines[1] += f" {title:>8}"
-                    lines[2] += f" {'(times)':>8}"
-        return [line.rstrip() for line in lines]
-
-    def row(self, row: Row) -> str:
-        """Return the line of one size."""
-        line = f" {row.bytes:>10} {row.count:>10} {self._dtype:>8} {self._op:>6} {-1:>5}"
-        if self._out_of_place:
-            line += f" | {_side(row.out_of_place)}"
-        if self._in_place:
-            line += f" | {_side(row.in_place)}"
-        if self._gloo and row.gloo is not None:
-            line += f" | {_micros(row.gloo.median_us):>9} {row.gloo.wrong:>7}"
-            for ratio in (row.ratio_out_of_place, row.ratio_in_place):
-                if ratio is not None:
-                    line += f" {f'{ratio:.2f}x':>8}"
-        return line
-
-
-def foot(report: Report) -> list[str]:
-    """Return the lines below the rows."""
-    ours = [f for row in report.sizes for f in (row.out_of_place, row.in_place) if f is not None]
-    lines = []
-    if ours:
-        mean = math.fsum(figure.busbw for figure in ours) / len(ours)
-        checked = sum(figure.checked for row in report.sizes for figure in row.figures)
-        lines.append(f"# Wrong elements: {report.wrong} of {checked} checked")
-        lines.append(f"# Average bus bandwidth: {mean:.3f} GB/s")
-    for library, names in report.congestion.items():
-        if report.sockets[library]:
-            lines.append(
-                f"# {library}: {report.sockets[library]} TCP connections at rank 0, "
-                f"congestion control {', '.join(names)}"
-            )
-    machine = report.machine
-    lines.append(f"# {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}")
-    if report.overhead is not None:
-        lines += overhead_lines(report.overhead)
-    return lines
-
-
-def overhead_lines(overhead: Overhead) -> list[str]:
-    """Return the rows about the cost of a call."""
-    return [
-        f"# Group of one, 4 bytes, median of {overhead.iterations} calls:",
-        f"#   group.all_reduce       {overhead.python_call_us:8.2f} us",
-        f"#   coll_run, below it     {overhead.c_call_us:8.2f} us",
-        f"#   Python cost per call   {overhead.python_cost_us:8.2f} us",
-    ]

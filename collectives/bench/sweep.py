@@ -14,17 +14,22 @@ from pathlib import Path
 
 from collectives._native import lib
 from collectives._version import __version__
+from collectives.bench import usage
 from collectives.bench.config import BenchConfig
+from collectives.bench.launcher import Meeting
+from collectives.bench.messages import Block, BlockResult, Stream
 from collectives.bench.pattern import Pattern
 from collectives.bench.ranks import Ranks
-from collectives.bench.report import Figure, Report, Row
-from collectives.bench.worker import Block
+from collectives.bench.report import BEYOND_CACHE, Bandwidth, Calls, Figure, Report, Row
 from collectives.errors import InvalidArgument, UnsupportedError
 
 _FEWEST_CALLS = 10
 _MOST_CALLS = 2000
 # Shorter calls than this are measured after one that is not counted.
 _SETTLE_SECONDS = 0.01
+# The speed of the memory: so often before the rows and after them, each way for so long.
+_STREAM_ROUNDS = 2
+_STREAM_SECONDS = 0.2
 
 OnRow = Callable[[Row], None]
 # (figures done, figures in all, what is measured now)
@@ -42,12 +47,16 @@ def check(config: BenchConfig) -> Pattern:
     small = [size for size in config.sizes if size < pattern.storage.itemsize]
     if small:
         raise InvalidArgument(f"{small[0]} bytes are less than one element of {config.dtype}")
-    if (config.compare or config.dtype == "bfloat16") and importlib.util.find_spec("torch") is None:
-        need = "--compare gloo" if config.compare else "--dtype bfloat16"
-        raise UnsupportedError(
-            f"{need} needs torch, which is not installed; install it with "
-            "pip install 'collectives[torch]', or leave the option out"
-        )
+    for option, module, extra in (
+        (f"--dtype {config.dtype}", "torch" if config.dtype == "bfloat16" else "", "torch"),
+        ("--compare gloo", "torch" if "gloo" in config.compare else "", "torch"),
+        ("--compare mpi", "mpi4py" if "mpi" in config.compare else "", "bench-peers"),
+    ):
+        if module and importlib.util.find_spec(module) is None:
+            raise UnsupportedError(
+                f"{option} needs {module}, which is not installed; install it with "
+                f"pip install 'collectives[{extra}]', or leave the option out"
+            )
     return pattern
 
 
@@ -55,8 +64,11 @@ def run(
     config: BenchConfig,
     on_row: OnRow = lambda row: None,
     on_progress: OnProgress = lambda done, total, what: None,
+    meeting: Meeting | None = None,
 ) -> Report:
     """Measure all-reduce and return the report; the callbacks are told as it goes on.
+
+    With a `meeting`, the ranks are those that come there instead of processes started here.
 
     Raises:
         InvalidArgument: the settings do not fit together.
@@ -69,27 +81,43 @@ def run(
     kinds = _kinds(config)
     total = len(kinds) * len(config.sizes)
     rows: list[Row] = []
-    with Ranks(config) as ranks:
+    rates: list[Bandwidth] = []
+    sockets: dict[str, int] = {}
+    congestion: dict[str, list[str]] = {}
+    with Ranks(config, meeting) as ranks:
         on_progress(0, total, "starting the ranks")
-        hello = ranks.hellos()[0]
+        ranks.ready()
+        # The bound is for ranks that share one memory, and for sizes that no cache holds.
+        bounded = ranks.local and max(config.sizes) >= BEYOND_CACHE
+        if bounded:
+            on_progress(0, total, "speed of the memory")
+            rates += _bandwidths(config, ranks)
         for size in config.sizes:
             count = size // pattern.storage.itemsize
             done = len(rows) * len(kinds)
             on_progress(done, total, f"{size} bytes")
-            row = _size(config, ranks, count, count * pattern.storage.itemsize, kinds)
+            row, last = _size(config, ranks, count, count * pattern.storage.itemsize, kinds)
             rows.append(row)
             on_row(row)
+            for library, result in last.items():
+                sockets[library] = result.sockets
+                congestion[library] = list(result.congestion)
+        if bounded:
+            on_progress(total, total, "speed of the memory")
+            rates += _bandwidths(config, ranks)
         on_progress(total, total, "done")
+    best = max(rates, key=lambda rate: rate.bytes_per_second, default=None)
     return Report(
         operation="all_reduce",
         options={**dataclasses.asdict(config), "sizes": list(config.sizes)},
-        congestion=hello.congestion,
-        sockets=hello.sockets,
+        congestion=congestion,
+        sockets=sockets,
         machine=machine(),
         versions=versions(),
         started=started,
         seconds=time.monotonic() - begin,
-        sizes=rows,
+        sizes=[row if best is None else row.bounded(best) for row in rows],
+        bandwidth=best,
     )
 
 
@@ -97,34 +125,48 @@ Kind = tuple[str, bool]  # (library, in place)
 
 
 def _kinds(config: BenchConfig) -> list[Kind]:
-    kinds = []
-    if config.out_of_place:
-        kinds.append(("collectives", False))
-    if config.in_place:
-        kinds.append(("collectives", True))
-    # torch offers Gloo's all-reduce in place only; both of our columns are compared with that.
-    kinds += [(library, True) for library in config.compare]
-    return kinds
+    wanted = [in_place for in_place in (False, True) if getattr(config, _SIDES[in_place])]
+    return [
+        (library, in_place)
+        for library in config.libraries
+        # torch offers Gloo's all-reduce in place only; both of our columns are compared with that.
+        for in_place in ([True] if library == "gloo" else wanted)
+    ]
 
 
-def _size(config: BenchConfig, ranks: Ranks, count: int, size: int, kinds: list[Kind]) -> Row:
-    """Measure one size: blocks of calls, all libraries in turn."""
-    times: dict[Kind, list[float]] = {kind: [] for kind in kinds}
-    checked = dict.fromkeys(kinds, 0)
-    wrong = dict.fromkeys(kinds, 0)
+_SIDES = {False: "out_of_place", True: "in_place"}
+
+
+def _bandwidths(config: BenchConfig, ranks: Ranks) -> list[Bandwidth]:
+    """Return the memory traffic that as many processes reach together, a few times."""
+    found = []
+    for _ in range(_STREAM_ROUNDS):
+        for way in usage.WAYS:
+            streamed = ranks.ask("collectives", Stream(way, _STREAM_SECONDS))
+            # Read once, written once.
+            rate = sum(2 * result.bytes / result.seconds for result in streamed)
+            found.append(Bandwidth(rate, way, config.ranks))
+    return found
+
+
+def _size(
+    config: BenchConfig, ranks: Ranks, count: int, size: int, kinds: list[Kind]
+) -> tuple[Row, dict[str, BlockResult]]:
+    """Measure one size: blocks of calls, all libraries in turn. With each library's last block."""
+    found: dict[Kind, Calls] = {kind: Calls(size, config.ranks) for kind in kinds}
+    last: dict[str, BlockResult] = {}
 
     def block(kind: Kind, calls: int, settle: bool) -> list[float]:
-        results = ranks.ask(Block(kind[0], kind[1], count, calls, settle))
-        checked[kind] += sum(result.checked for result in results)
-        wrong[kind] += sum(result.wrong for result in results)
-        # As in nccl-tests, the time of a call is the mean over the ranks.
-        columns = zip(*(result.nanoseconds for result in results), strict=True)
-        return [sum(column) / len(column) / 1e3 for column in columns]
+        library, in_place = kind
+        results = ranks.ask(library, Block(in_place, count, calls, settle))
+        last[library] = results[0]
+        return found[kind].took(results)
 
     plan: dict[Kind, tuple[int, bool]] = {}
     for kind in kinds:
         # Warm-up, from which the number of calls follows; checked, not counted.
         warm = block(kind, 2 if size > 1 << 24 else 5, settle=True)
+        found[kind].forget_times()
         seconds = min(warm) / 1e6
         calls = config.iterations or max(
             _FEWEST_CALLS, min(_MOST_CALLS, int(config.seconds / max(seconds, 1e-9)))
@@ -135,15 +177,13 @@ def _size(config: BenchConfig, ranks: Ranks, count: int, size: int, kinds: list[
             calls, settle = plan[kind]
             share = calls * (turn + 1) // config.blocks - calls * turn // config.blocks
             if share:
-                times[kind] += block(kind, share, settle)
+                block(kind, share, settle)
 
-    figures = {
-        kind: Figure.of(times[kind], size, config.ranks, checked[kind], wrong[kind])
-        for kind in kinds
-    }
+    figures = {kind: calls.figure() for kind, calls in found.items()}
     out, inside = figures.get(("collectives", False)), figures.get(("collectives", True))
     gloo = figures.get(("gloo", True))
-    return Row(
+    mpi_out, mpi_inside = figures.get(("mpi", False)), figures.get(("mpi", True))
+    row = Row(
         bytes=size,
         count=count,
         out_of_place=out,
@@ -151,7 +191,12 @@ def _size(config: BenchConfig, ranks: Ranks, count: int, size: int, kinds: list[
         gloo=gloo,
         ratio_out_of_place=_ratio(gloo, out),
         ratio_in_place=_ratio(gloo, inside),
+        mpi_out_of_place=mpi_out,
+        mpi_in_place=mpi_inside,
+        ratio_mpi_out_of_place=_ratio(mpi_out, out),
+        ratio_mpi_in_place=_ratio(mpi_inside, inside),
     )
+    return row, last
 
 
 def _ratio(theirs: Figure | None, ours: Figure | None) -> float | None:
@@ -178,7 +223,7 @@ def machine() -> dict[str, str | int | bool]:
 def versions() -> dict[str, str]:
     """Return the versions of this library and of what it is measured with."""
     found = {"collectives": __version__, "python": platform.python_version()}
-    for package in ("numpy", "torch"):
+    for package in ("numpy", "torch", "mpi4py", "openmpi"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -19,22 +19,28 @@ app = typer.Typer(
 
 @app.command("all_reduce")
 def all_reduce(
-    ranks: Annotated[int, typer.Option("--ranks", help="Processes that take part.")] = 2,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", help="Processes that take part; 2, or as many as were launched."),
+    ] = None,
     sizes: Annotated[
         str, typer.Option(help="FIRST:LAST[:FACTOR] or a list with commas, in bytes, K, M, G.")
     ] = "1K:256M",
     dtype: Annotated[str, typer.Option(help="Type of the elements.")] = "float32",
     op: Annotated[str, typer.Option(help="sum, avg, prod, min or max.")] = "sum",
+    transport: Annotated[
+        str, typer.Option(help="Between ranks on one host: shm, tcp or auto.")
+    ] = "auto",
     connections: Annotated[int, typer.Option(help="TCP connections per pair of ranks.")] = 1,
     congestion: Annotated[
-        str, typer.Option(help="TCP congestion control of both sides; auto: as they choose.")
+        str, typer.Option(help="TCP congestion control of all libraries; auto: as they choose.")
     ] = "cubic",
     in_place: Annotated[bool, typer.Option("--in-place", help="Measure in place only.")] = False,
     out_of_place: Annotated[
         bool, typer.Option("--out-of-place", help="Measure with out= only.")
     ] = False,
     compare: Annotated[
-        str | None, typer.Option(help="Also measure this library, in turns: gloo.")
+        str | None, typer.Option(help="Also measure these libraries, in turns: gloo, mpi.")
     ] = None,
     iterations: Annotated[
         int | None, typer.Option(help="Timed calls per figure; by default as many as fit --time.")
@@ -48,17 +54,31 @@ def all_reduce(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file; - prints them.")
     ] = None,
+    meet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Under torchrun, mpirun or srun: a file that all ranks see, to find each other"
+            " by; by default they go by MASTER_ADDR and MASTER_PORT."
+        ),
+    ] = None,
 ) -> None:
     """Measure all-reduce over sizes. Exit status 1 if any element was wrong."""
     # Here and not above: `collectives bench --help` needs neither NumPy nor the core.
     from collectives.bench import config as settings
-    from collectives.bench import overhead, report, sweep
+    from collectives.bench import launcher, overhead, report, sweep, table
+    from collectives.errors import InvalidArgument
 
+    launch = launcher.find()
+    if launch is not None and ranks not in (None, launch.size):
+        raise InvalidArgument(
+            f"--ranks {ranks}, but {launch.size} ranks were launched; leave the option out"
+        )
     config = settings.BenchConfig(
-        ranks=ranks,
+        ranks=launch.size if launch is not None else ranks or 2,
         sizes=settings.parse_sizes(sizes),
         dtype=dtype,
         op=op,
+        transport=transport,
         connections=connections,
         congestion=None if congestion == "auto" else congestion,
         out_of_place=out_of_place or not in_place,
@@ -71,21 +91,18 @@ def all_reduce(
         timeout=timeout,
     )
     sweep.check(config)
-    table = report.Table(
-        dtype,
-        op,
-        out_of_place=config.out_of_place,
-        in_place=config.in_place,
-        gloo="gloo" in config.compare,
-    )
+    meeting = None if launch is None else launcher.Meeting(meet, timeout)
+    if launch is not None and meeting is not None and launch.rank:
+        raise typer.Exit(launcher.follow(launch, config, meeting))
+    shown = table.Table(config)
     quiet = json_path is not None and str(json_path) == "-"
     with _screen(quiet) as (show, progress):
-        for line in table.head():
+        for line in shown.head():
             show(line)
-        result = sweep.run(config, lambda row: show(table.row(row)), progress)
+        result = sweep.run(config, lambda row: show(shown.row(row)), progress, meeting)
         progress(1, 1, "cost of a call")
         result = report.with_overhead(result, overhead.measure(timeout=timeout))
-    for line in report.foot(result):
+    for line in table.foot(result):
         if not quiet:
             typer.echo(line)
     if quiet:
@@ -139,9 +156,9 @@ def storm_command(
 @app.command("overhead")
 def overhead_command() -> None:
     """Measure what Python adds to a call: a group of one, 4 bytes."""
-    from collectives.bench import overhead, report
+    from collectives.bench import overhead, table
 
-    for line in report.overhead_lines(overhead.measure()):
+    for line in table.overhead_lines(overhead.measure()):
         typer.echo(line)
 
 
