@@ -288,6 +288,7 @@ def check_schema(found: dict[str, object], *, gloo: bool) -> None:
     assert isinstance(sizes, list)
     assert [row["bytes"] for row in sizes] == [1024, 65536]
     assert [row["count"] for row in sizes] == [256, 16384]
+    assert found["bandwidth"] is None  # no row is beyond the cache
     for row in sizes:
         for name in ("out_of_place", "in_place", *(["gloo"] if gloo else [])):
             figure = row[name]

@@ -102,6 +102,29 @@ class Streamed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Crowd:
+    """Batches of `count` operations of `small` bytes at once; `large` bytes beside them, or 0."""
+
+    count: int
+    small: int
+    large: int
+    batches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Crowded:
+    """How long each small operation took, and the large one (0: there was none).
+
+    Only batches that ended while the large operation went on are in it.
+    """
+
+    nanoseconds: tuple[int, ...]
+    large_ns: int
+    checked: int
+    wrong: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Failed:
     """Why a rank could not go on."""
 
@@ -123,6 +146,8 @@ _KINDS: dict[str, Any] = {
         BlockResult,
         Stream,
         Streamed,
+        Crowd,
+        Crowded,
         Failed,
         End,
     )

@@ -58,10 +58,12 @@ def _crowded(config: BenchConfig) -> bool:
 def _mpi_settings(config: BenchConfig) -> dict[str, str]:
     """Return Open MPI's settings: the transport of the run; more ranks than cores yield."""
     transport = {"auto": "self,sm,tcp", "shm": "self,sm", "tcp": "self,tcp"}[config.transport]
-    return {
+    settings = {
         "OMPI_MCA_pml": "ob1",
         "OMPI_MCA_btl": transport,
-        "OMPI_MCA_mpi_yield_when_idle": "1" if _crowded(config) else "0",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:  # an mpirun above us knows better
+        settings["OMPI_MCA_mpi_yield_when_idle"] = "1" if _crowded(config) else "0"
+    return settings

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import collectives
-from collectives.bench import launcher, libraries, messages, sockets, usage
+from collectives.bench import crowd, launcher, libraries, messages, sockets, usage
 from collectives.bench.config import BenchConfig
 from collectives.bench.libraries import Array, Library
 from collectives.bench.messages import Block, BlockResult, Line
@@ -37,6 +37,7 @@ class Bench:
 
     def __init__(self, name: str, config: BenchConfig) -> None:
         self._name, self._config = name, config
+        self._control = sockets.connected()  # to the conductor
         self._pattern = Pattern(config.dtype, config.op, config.ranks)
         most = max(config.sizes) // self._pattern.storage.itemsize
         # Kept for the whole run: faulting in a fresh buffer would be what is measured.
@@ -59,6 +60,10 @@ class Bench:
         """Carry out a command."""
         if isinstance(command, messages.Stream):
             return usage.stream(command, self._library.barrier)
+        if isinstance(command, messages.Crowd):
+            assert isinstance(self._library, libraries.Ours)
+            large = self._source, self._target
+            return crowd.play(command, self._library.group, self._pattern, *large)
         return self.run(command)
 
     def run(self, block: Block) -> BlockResult:
@@ -102,7 +107,7 @@ class Bench:
 
         Open MPI connects in the first calls of a kind. A warm-up comes before the calls that count.
         """
-        found, wanted = self._library.sockets(), self._config.congestion
+        found, wanted = self._library.sockets() - self._control, self._config.congestion
         if wanted is not None and self._name != "collectives":
             # Where it may not be set, the check below says so.
             with suppress(OSError):

@@ -54,6 +54,9 @@ def all_reduce(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file; - prints them.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the figures into this file, for example F.png.")
+    ] = None,
     meet: Annotated[
         Path | None,
         typer.Option(
@@ -94,9 +97,11 @@ def all_reduce(
     meeting = None if launch is None else launcher.Meeting(meet, timeout)
     if launch is not None and meeting is not None and launch.rank:
         raise typer.Exit(launcher.follow(launch, config, meeting))
+    if plot is not None:
+        from collectives.bench.plot import draw
     shown = table.Table(config)
     quiet = json_path is not None and str(json_path) == "-"
-    with _screen(quiet) as (show, progress):
+    with _screen(quiet, bar=launch is None) as (show, progress):
         for line in shown.head():
             show(line)
         result = sweep.run(config, lambda row: show(shown.row(row)), progress, meeting)
@@ -109,6 +114,8 @@ def all_reduce(
         typer.echo(result.to_json())
     elif json_path is not None:
         json_path.write_text(result.to_json() + "\n")
+    if plot is not None:
+        draw(result, plot)
     if result.wrong:
         raise typer.Exit(1)
 
@@ -175,11 +182,12 @@ def kernels_command() -> None:
 
 
 @contextmanager
-def _screen(quiet: bool) -> Iterator[tuple[Any, Any]]:
+def _screen(quiet: bool, bar: bool = True) -> Iterator[tuple[Any, Any]]:
     """Give a function that prints a line, and one that moves the progress bar.
 
-    The bar is for people: it is on the terminal if there is one, never in a file. Lines go to
-    standard output, above the bar if both are on one terminal.
+    The bar is for people: it is on the terminal if there is one, never in a file, and not under a
+    launcher, which shows what its ranks say as if it were on one. Lines go to standard output,
+    above the bar if both are on one terminal.
     """
     console = Console(stderr=not sys.stdout.isatty())
     with Progress(
@@ -190,9 +198,9 @@ def _screen(quiet: bool) -> Iterator[tuple[Any, Any]]:
         console=console,
         transient=True,
         redirect_stdout=False,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None)
+        disable=not (bar and console.is_terminal),
+    ) as shown:
+        task = shown.add_task("", total=None)
 
         def show(line: str) -> None:
             if quiet:
@@ -205,7 +213,7 @@ def _screen(quiet: bool) -> Iterator[tuple[Any, Any]]:
                 sys.stdout.flush()
 
         def progress(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
+            shown.update(task, completed=done, total=total, description=what)
 
         yield show, progress
 
@@ -242,4 +250,58 @@ def recovery_command(
         f" slowest {ordered[-1] * 1e3:.1f} ms; {wrong} elements wrong"
     )
     if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("latency")
+def latency_command(
+    ranks: Annotated[str, typer.Option("--ranks", help="Numbers of ranks, with commas.")] = "2,4,8",
+    transport: Annotated[str, typer.Option(help="Transports, with commas.")] = "shm,tcp",
+    sizes: Annotated[str, typer.Option(help="As for all_reduce.")] = "8,1K,4K,16K,64K",
+    seconds: Annotated[float, typer.Option("--time", help="Seconds of calls per figure.")] = 0.5,
+    iterations: Annotated[int | None, typer.Option(help="Timed calls per figure.")] = None,
+) -> None:
+    """Measure small all-reduces: medians in us, side by side. Exit status 1 if one was wrong."""
+    from collectives.bench import config as settings
+    from collectives.bench import latency
+
+    config = settings.BenchConfig(
+        sizes=settings.parse_sizes(sizes), in_place=False, seconds=seconds, iterations=iterations
+    )
+    numbers = [settings.parse_count(number) for number in ranks.split(",")]
+    with _screen(quiet=True) as (_, progress):
+        reports = latency.measure(config, numbers, transport.split(","), progress)
+    for line in latency.lines(reports):
+        typer.echo(line)
+    if any(report.wrong for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command("concurrent")
+def concurrent_command(
+    small: Annotated[str, typer.Option(help="COUNTxSIZE of the small operations.")] = "64x4K",
+    large: Annotated[str, typer.Option(help="Size of the large operation.")] = "256M",
+    ranks: Annotated[int, typer.Option("--ranks", help="Processes that take part.")] = 2,
+    transport: Annotated[str, typer.Option(help="shm, tcp or auto.")] = "auto",
+    connections: Annotated[int, typer.Option(help="TCP connections per pair of ranks.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Large operations to measure beside.")] = 10,
+    batches: Annotated[int, typer.Option(min=1, help="Of small ones, in each round.")] = 8,
+) -> None:
+    """Measure small operations beside a large one. Exit status 1 if an element was wrong."""
+    from collectives.bench import config as settings
+    from collectives.bench import crowd
+
+    number, _, size = small.partition("x")
+    config = settings.BenchConfig(
+        ranks=ranks,
+        sizes=(settings.parse_bytes(large),),
+        transport=transport,
+        connections=connections,
+    )
+    result = crowd.measure(
+        config, settings.parse_count(number), settings.parse_bytes(size), rounds, batches
+    )
+    for line in result.lines():
+        typer.echo(line)
+    if result.wrong:
         raise typer.Exit(1)

@@ -1,0 +1,85 @@
+"""The commands of the bench beside the plain table, in real processes. No test looks at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collectives.bench import report
+
+
+def bench(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "collectives.cli", "bench", *arguments],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_row_beyond_the_cache_has_its_share_of_the_bound_and_a_picture(tmp_path: Path) -> None:
+    figures, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    said = bench(
+        *("all_reduce", "--sizes", "1K,4M", "--iterations", "2", "--json", str(figures)),
+        *("--plot", str(picture)),
+    )
+    found = json.loads(figures.read_text())
+    memory = report.Bandwidth(**found["bandwidth"])
+    assert memory.processes == 2
+    assert memory.bytes_per_second > 0
+    small, large = found["sizes"]
+    for side in ("out_of_place", "in_place"):
+        assert small[f"bound_{side}"] is None
+        share = large[side]["median_algbw"] * 1e9 / memory.bound(in_place=side == "in_place")
+        assert large[f"bound_{side}"] == pytest.approx(share)
+    assert "share of the bound" in said
+    assert "# Memory: 2 processes copy" in said
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_small_operations_beside_a_large_one_are_right() -> None:
+    said = bench(
+        *("concurrent", "--small", "8x4K", "--large", "32M", "--rounds", "2", "--batches", "2")
+    )
+    assert "ratio of the p99" in said
+    # Three rounds of each kind on two ranks, two batches of eight, and the large ones.
+    checked = 2 * 3 * (2 * 2 * 8 * 1024 + (32 << 20) // 4)
+    assert f"Wrong elements: 0 of {checked} checked" in said
+
+
+def test_latencies_stand_side_by_side() -> None:
+    said = bench(
+        *("latency", "--ranks", "2,3", "--transport", "auto", "--sizes", "8,1K"),
+        *("--iterations", "4"),
+    )
+    head, *rows, last = said.splitlines()
+    assert head.split() == ["#", "size", "2", "ranks", "auto", "3", "ranks", "auto"]
+    assert [row.split()[0] for row in rows] == ["8", "1024"]
+    assert all(float(median) > 0 for row in rows for median in row.split()[1:])
+    assert last == "# Wrong elements: 0"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_all_libraries_are_measured_in_one_run(ranks: int, tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    pytest.importorskip("torch")
+    path = tmp_path / "bench.json"
+    bench(
+        *("all_reduce", "--ranks", str(ranks), "--sizes", "1K,1M", "--iterations", "4"),
+        *("--compare", "gloo,mpi", "--congestion", "reno", "--json", str(path)),
+    )
+    found = json.loads(path.read_text())
+    assert found["wrong"] == 0
+    assert found["congestion"] == {"collectives": ["reno"], "gloo": ["reno"], "mpi": []}
+    for row in found["sizes"]:
+        for name in report.FIGURES:
+            assert row[name]["iterations"] == 4
+            assert row[name]["cpu_seconds_per_gb"] > 0
+        assert row["ratio_mpi_in_place"] == pytest.approx(
+            row["mpi_in_place"]["median_us"] / row["in_place"]["median_us"]
+        )
