@@ -7,6 +7,8 @@
 #   make histories   10,000 random histories of the control plane (COLLECTIVES_SEED: from where on)
 #   make soak        random faults in real runs for 20 minutes (COLLECTIVES_SEED: from where on)
 #   make model       explore every history of a few peers: the agreement, for half an hour
+#   make bench       measure beside Gloo and Open MPI: tables and plots in report/bench
+#   make bench-peers install what that comparison needs; no root
 #   make lint        format, types, warnings, import and include direction
 #   make build       compile the C core into the checkout
 #   make format      reformat Python and C
@@ -36,11 +38,16 @@ FUZZ_RUNS ?= 10000000
 # Test files run at once: many of them wait for processes most of the time.
 JOBS ?= 3
 SANITIZE ?= address
+# What `make bench` measures; BENCH="--sizes 1M --time 0.2" for a short one.
+BENCH ?=
+BENCH_RANKS ?= 2 4 8
+BENCH_TRANSPORTS ?= shm tcp
 
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test test-full histories soak model lint build format wheel test-wheel sanitize fuzz clean
+.PHONY: demo test test-full histories soak model bench bench-peers lint build format wheel test-wheel
+.PHONY: sanitize fuzz clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -79,6 +86,8 @@ $(STAMPS)/demo: $(LISTS) $(STAMPS)/torch
 	$(call install,torch plot)
 $(STAMPS)/test: $(LISTS) $(STAMPS)/torch
 	$(call install,test build)
+$(STAMPS)/bench-peers: $(LISTS) $(STAMPS)/torch
+	$(call install,bench-peers)
 $(STAMPS)/fuzz: $(LISTS) $(STAMPS)/venv
 	$(call install,fuzz)
 $(STAMPS)/lint: $(LISTS) $(STAMPS)/torch
@@ -119,6 +128,19 @@ wheel: $(STAMPS)/build
 	@tools/check_system.sh $(PY)
 	@rm -rf dist
 	@$(PY) -m build --outdir dist .
+
+bench-peers: $(STAMPS)/bench-peers
+
+bench: build bench-peers
+	@mkdir -p report/bench
+	@set -e; for transport in $(BENCH_TRANSPORTS); do for ranks in $(BENCH_RANKS); do \
+	    to=report/bench/$$transport-$$ranks; \
+	    echo "== $$ranks ranks, $$transport"; \
+	    $(VENV)/bin/collectives bench all_reduce --ranks $$ranks --transport $$transport \
+	        --compare gloo,mpi --json $$to.json --plot $$to.png $(BENCH); \
+	done; done
+	@$(PY) tools/bench_tables.py report/bench/*.json > report/bench/tables.md
+	@echo "The tables are in report/bench/tables.md, the plots beside them"
 
 test-full: build $(STAMPS)/test
 	@COLLECTIVES_TEST_FULL=1 $(PY) -m pytest -p no:cacheprovider tests/test_bit_identity.py

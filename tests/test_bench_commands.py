@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import strip
+from collectives import Options
 from collectives.bench import report
 
 
@@ -38,6 +41,16 @@ def test_a_row_beyond_the_cache_has_its_share_of_the_bound_and_a_picture(tmp_pat
         assert large[f"bound_{side}"] == pytest.approx(share)
     assert "share of the bound" in said
     assert "# Memory: 2 processes copy" in said
+    tables = subprocess.run(
+        [sys.executable, strip.ROOT / "tools" / "bench_tables.py", figures],
+        capture_output=True, text=True, timeout=30, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    cells = [line.split("|")[1:-1] for line in tables if line.startswith("|")]
+    assert [row[0].strip() for row in cells] == [
+        *("median, µs", "---", "1 KiB", "4 MiB"),
+        *("bytes", "---", "1 KiB", "4 MiB"),
+    ]
+    assert [len(row) for row in cells] == [3] * 4 + [7] * 4
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -83,3 +96,25 @@ def test_all_libraries_are_measured_in_one_run(ranks: int, tmp_path: Path) -> No
         assert row["ratio_mpi_in_place"] == pytest.approx(
             row["mpi_in_place"]["median_us"] / row["in_place"]["median_us"]
         )
+
+
+@pytest.mark.full
+@pytest.mark.skipif(
+    all(field.name != "transport" for field in dataclasses.fields(Options)),
+    reason="this core has TCP only",
+)
+@pytest.mark.parametrize(("transport", "connections"), [("tcp", ["reno"]), ("shm", [])])
+def test_all_libraries_use_the_transport_that_was_asked_for(
+    transport: str, connections: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("mpi4py")
+    path = tmp_path / "bench.json"
+    bench(
+        *("all_reduce", "--sizes", "1K,1M", "--iterations", "4", "--transport", transport),
+        *("--compare", "mpi", "--congestion", "reno", "--json", str(path)),
+    )
+    found = json.loads(path.read_text())
+    assert found["wrong"] == 0
+    assert found["congestion"]["mpi"] == connections
+    if transport == "tcp":
+        assert found["congestion"]["collectives"] == connections

@@ -133,7 +133,7 @@ def test_ranks_meet_by_a_file_though_an_old_one_lies_there(tmp_path: Path) -> No
 
 def test_the_others_end_with_the_conductor(tmp_path: Path) -> None:
     names = "PMI_RANK", "PMI_SIZE"
-    long = ("--sizes", "1K:64M", "--iterations", "2000")
+    long = ("--sizes", "1K:64M", "--iterations", "200")
     with started("--meet", str(tmp_path / "meet"), *long, names=names) as (first, second):
         assert first.stdout is not None
         while line := first.stdout.readline():

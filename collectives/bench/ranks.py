@@ -70,6 +70,11 @@ class Ranks:
                 with suppress(OSError):
                     line.send(messages.End())
             deadline = time.monotonic() + _LEAVE_SECONDS
+            # They leave together, and each ends at once when this end of its line is closed.
+            for line in self._everybody():
+                with suppress(CollectiveError, EOFError, OSError):
+                    while line.connection.poll(max(0.0, deadline - time.monotonic())):
+                        line.receive()
             for process in self._children():
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))

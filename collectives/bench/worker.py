@@ -7,11 +7,12 @@ not disturb each other.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
+import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from collectives.bench.pattern import Pattern, poison
 from collectives.errors import UnsupportedError
 
 _CONNECT_SECONDS = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Bench:
@@ -138,19 +138,16 @@ def _timed(call: Callable[[], object], calls: int) -> list[int]:
 
 def main(address: str, name: str, rank: int) -> int:
     """Say hello, and carry out commands until the conductor is content or gone."""
-    # The terminal sends Ctrl-C to all processes; the conductor ends this one. If it cannot any
-    # more, the system does.
+    # The terminal sends Ctrl-C to all processes; the conductor ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Gloo prints to standard output, which is the conductor's table or JSON.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
     line = messages.connect(address, _CONNECT_SECONDS)
+    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     try:
         _serve(line, name, rank)
-    except EOFError:
-        return 1
     except BaseException as error:
         # An error of the library explains itself; of others the place is wanted too.
         ours = isinstance(error, collectives.CollectiveError)
@@ -159,6 +156,14 @@ def main(address: str, name: str, rank: int) -> int:
             line.send(messages.Failed(text))
         return 1
     return 0
+
+
+def _end_with(line: Line) -> None:
+    """End this process when the conductor is gone, also in the middle of a call."""
+    gone = select.poll()
+    gone.register(line.connection.fileno(), select.POLLRDHUP)
+    gone.poll()
+    os._exit(1)
 
 
 def _serve(line: Line, name: str, rank: int) -> None:
