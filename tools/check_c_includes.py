@@ -1,8 +1,8 @@
 """Check that the C code includes downwards only: api -> engine -> plan, wire, reduce, codec.
 
 A transport implements ``engine/transport.h``, runs on the engine's reactor, and may parse and
-build frames (``wire``) and copy payloads; it knows nothing else of what is above it. Only the API, which puts the
-parts together, names a transport.
+build frames (``wire``) and copy payloads; it knows nothing else of what is above it. Only the API,
+which puts the parts together, names a transport.
 """
 
 from __future__ import annotations

@@ -247,6 +247,7 @@ struct coll_engine {
     uint32_t waiting_callers; /* of them, those that do not drive */
     uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
+    uint32_t looks;              /* turns in which something came without a system call */
     bool destroyed; /* closed, but kept for those who still hold operations */
     uint32_t operations; /* that exist */
     atomic_bool forked; /* set in the child; read without the lock */

@@ -10,7 +10,16 @@
 #include "engine/engine.h"
 #include "engine/process.h"
 
-enum { BATCH = 32 };
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define coll__relax() _mm_pause()
+#elif defined(__aarch64__)
+#define coll__relax() __asm__ volatile("yield")
+#else
+#define coll__relax() ((void)0)
+#endif
+
+enum { BATCH = 32, LOOKS = 16 };
 /* Before a driver sleeps. Waking another process costs tens of microseconds, so a shorter spin ends
  * with all ranks asleep between the hops of a small operation; it yields, since cores are shared. */
 static const uint64_t SPIN_NS = 100000;
@@ -76,13 +85,27 @@ static void tick(struct coll_engine *engine, uint64_t about)
         coll__group_tick(group, now);
 }
 
-static bool poll_transports(struct coll_engine *engine)
+static enum coll__polled poll_transports(struct coll_engine *engine)
 {
-    bool some = false;
-    for (uint32_t i = 0; coll__transports[i]; i++)
-        if (coll__transports[i]->poll)
-            some |= coll__transports[i]->poll(&engine->host);
-    return some;
+    enum coll__polled best = COLL__POLLED_NEVER;
+    for (uint32_t i = 0; coll__transports[i]; i++) {
+        enum coll__polled polled = coll__transports[i]->poll
+                                       ? coll__transports[i]->poll(&engine->host)
+                                       : COLL__POLLED_NEVER;
+        best = polled > best ? polled : best;
+    }
+    return best;
+}
+
+/* Where something comes without a system call, look several times before the next one. */
+static bool look(struct coll_engine *engine)
+{
+    enum coll__polled polled = poll_transports(engine);
+    for (int i = 0; i < LOOKS && polled == COLL__POLLED_NOTHING; i++) {
+        coll__relax();
+        polled = poll_transports(engine);
+    }
+    return polled == COLL__POLLED_SOME;
 }
 
 /* Whether nothing has come that the epoll does not tell of, and whoever sends will wake it. */
@@ -106,10 +129,13 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t *spi
                  uint64_t until)
 {
     struct epoll_event events[BATCH];
-    bool polled = poll_transports(engine);
-    int count = coll__reactor_wait(&engine->host.reactor, events, BATCH, 0);
+    bool looked = look(engine);
+    int count = 0;
+    /* What comes by itself must not keep the sockets waiting for ever. */
+    if (!looked || ++engine->looks % LOOKS == 0)
+        count = coll__reactor_wait(&engine->host.reactor, events, BATCH, 0);
     uint64_t now = coll__now();
-    if (polled) {
+    if (looked) {
         *spin_until = now + SPIN_NS;
     } else if (count == 0 && now < *spin_until) {
         sched_yield(); /* to a rank that shares the core, if there is one */

@@ -83,6 +83,12 @@ struct coll__link {
     uint64_t eager_announced; /* the eager_consumed that the peer was last told */
 };
 
+enum coll__polled {
+    COLL__POLLED_NEVER, /* there are no links over which something could come like that */
+    COLL__POLLED_NOTHING,
+    COLL__POLLED_SOME
+};
+
 struct coll__transport {
     uint32_t slot;                      /* in host->state */
     bool local;                         /* moves bytes within the host */
@@ -119,8 +125,8 @@ struct coll__transport {
 
     /* Only where bytes come without a system call; else NULL. */
 
-    /* Take what has come. True: there was something. */
-    bool (*poll)(struct coll__host *host);
+    /* Take what has come. */
+    enum coll__polled (*poll)(struct coll__host *host);
     /* The driver is going to sleep until the epoll wakes it. False: something has come meanwhile. */
     bool (*doze)(struct coll__host *host);
     void (*rouse)(struct coll__host *host);

@@ -302,7 +302,7 @@ static bool take(struct shm_link *link, uint64_t published)
     return false;
 }
 
-bool coll__shm_receive(struct shm_link *link)
+void coll__shm_receive(struct shm_link *link)
 {
     uint64_t published = atomic_load_explicit(&link->from->published, memory_order_acquire);
     uint64_t begin = link->read;
@@ -311,15 +311,14 @@ bool coll__shm_receive(struct shm_link *link)
         bool more = take(link, published);
         if (link->closed) { /* by what came; nobody else frees it */
             coll__shm_free(link);
-            return true;
+            return;
         }
         if (!more)
-            return true;
+            return;
     }
     atomic_store_explicit(&link->lane->taken, link->read, memory_order_release);
     link->seen_taken = atomic_load_explicit(&link->from->taken, memory_order_acquire);
     coll__shm_pump(link);
-    return true;
 }
 
 /* As many as leave half of all units to those who hold none, however many readers there are. */

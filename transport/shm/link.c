@@ -296,11 +296,11 @@ static void tick(struct coll__host *host, uint64_t now, bool paused)
 
 /* ---- without the epoll ------------------------------------------------------------------------ */
 
-static bool poll_links(struct coll__host *host)
+static enum coll__polled poll_links(struct coll__host *host)
 {
     struct shm *shm = coll__shm_of(host);
     if (!shm || shm->link_count == 0)
-        return false;
+        return COLL__POLLED_NEVER;
     /* One link at a time, since what comes may close others; the next time those behind it first. */
     struct shm_link *first = NULL, *after = NULL;
     for (struct shm_link *at = next_of(host->links); at && !after; at = next_of(at->base.next)) {
@@ -313,9 +313,10 @@ static bool poll_links(struct coll__host *host)
     }
     struct shm_link *chosen = after ? after : first;
     if (!chosen)
-        return false;
+        return COLL__POLLED_NOTHING;
     shm->turn = coll__shm_lane_index(shm, chosen->lane);
-    return coll__shm_receive(chosen);
+    coll__shm_receive(chosen);
+    return COLL__POLLED_SOME;
 }
 
 static bool doze(struct coll__host *host)

@@ -199,7 +199,8 @@ void coll__shm_tick_strangers(struct shm *shm, uint64_t now);
 
 /* lane.c */
 void coll__shm_pump(struct shm_link *link);
-bool coll__shm_receive(struct shm_link *link);
+/* Take what there is, within a budget. The link may be gone afterwards. */
+void coll__shm_receive(struct shm_link *link);
 /* Whether there is something to take, or room that we wait for. */
 bool coll__shm_has_news(const struct shm_link *link);
 void coll__shm_settle(struct shm_link *link);
