@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include "transport/tcp/tcp.h"
 #include "wire/crc32c.h"
@@ -170,10 +171,11 @@ static void parse(struct tcp_connection *connection)
     connection->at = 0;
 }
 
-/* One recv(). Returns the bytes, 0 when there are none now or the connection is gone. */
-static uint32_t read_some(struct tcp_connection *connection, uint8_t *to, uint32_t length)
+/* One call. Returns the bytes, 0 when there are none now or the connection is gone. */
+static uint32_t read_some(struct tcp_connection *connection, struct iovec *parts, size_t count)
 {
-    ssize_t got = recv(connection->watch.fd, to, length, MSG_DONTWAIT);
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    ssize_t got = recvmsg(connection->watch.fd, &message, MSG_DONTWAIT);
     if (got > 0) {
         connection->link->last_heard = connection->last_heard = coll__now();
         return (uint32_t)got;
@@ -185,7 +187,8 @@ static uint32_t read_some(struct tcp_connection *connection, uint8_t *to, uint32
     return 0;
 }
 
-/* The rest of a large payload, straight to where it goes. */
+/* The rest of a large payload, straight to where it goes, and the header that follows it: so that of
+ * the next payload nothing comes through the buffer. */
 static uint32_t read_payload(struct tcp_connection *connection)
 {
     const struct coll__frame *frame = &connection->frame;
@@ -196,15 +199,19 @@ static uint32_t read_payload(struct tcp_connection *connection)
         return 0;
     }
     uint8_t *base = direct ? direct : connection->staging;
-    uint32_t part = read_some(connection, base + connection->got, left);
-    if (part == 0)
+    struct iovec parts[2] = {{base + connection->got, left},
+                             {connection->buffer, COLL__FRAME_BYTES}};
+    uint32_t got = read_some(connection, parts, 2);
+    if (got == 0)
         return 0;
+    uint32_t part = got < left ? got : left;
+    connection->have = got - part;
     if (!connection->discard && !(frame->flags & COLL__FLAG_NO_CRC))
         connection->crc = coll__crc32c(connection->crc, base + connection->got, part);
     connection->got += part;
     if (connection->got == frame->length)
         finish(connection, base);
-    return part;
+    return got;
 }
 
 void coll__tcp_receive(struct tcp_connection *connection)
@@ -213,14 +220,16 @@ void coll__tcp_receive(struct tcp_connection *connection)
     for (uint32_t taken = 0; taken < BUDGET && !connection->failed;) {
         uint32_t wanted, got;
         if (connection->in_payload) {
-            wanted = connection->frame.length - connection->got;
+            wanted = connection->frame.length - connection->got + COLL__FRAME_BYTES;
             got = read_payload(connection);
         } else {
             wanted = COLL__READ_BYTES - connection->have;
-            got = read_some(connection, connection->buffer + connection->have, wanted);
+            struct iovec room = {connection->buffer + connection->have, wanted};
+            got = read_some(connection, &room, 1);
             connection->have += got;
-            parse(connection);
         }
+        if (connection->have > 0 && !connection->failed)
+            parse(connection);
         /* A short read has emptied the socket; epoll tells when there is more. */
         if (got < wanted)
             break;
