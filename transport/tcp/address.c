@@ -197,9 +197,14 @@ static void set(int fd, int level, int name, int value)
     setsockopt(fd, level, name, &value, sizeof value);
 }
 
+/* Bytes that wait in a socket beyond what is under way: enough for the time until the engine comes
+ * round again, and no more for a small operation to queue behind. */
+enum { UNSENT_MOST = 256 << 10 };
+
 void coll__tcp_socket_options(struct coll__host *host, int fd)
 {
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MOST);
     set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, 5);
     set(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2);
