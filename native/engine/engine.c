@@ -94,8 +94,6 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
     engine->host.options.bind = engine->bind;
     engine->host.options.interface = engine->interface;
     engine->host.options.congestion = engine->congestion;
-    if (engine->host.options.connections == 0)
-        engine->host.options.connections = 1;
     if (engine->host.options.heartbeat_ns == 0)
         engine->host.options.heartbeat_ns = 250000000;
     if (engine->host.options.detection_ns == 0)
