@@ -25,7 +25,8 @@ class Options:
             TCP to others. With ``"shm"`` a peer elsewhere is unreachable. None:
             ``$COLLECTIVES_TRANSPORT``, and ``"auto"`` where that is not set. The result does not
             depend on it.
-        connections: TCP connections to each peer, 1 to 64.
+        connections: TCP connections to each peer, 1 to 64; 0: one, and on long links as many as
+            raise the rate, up to 17.
         congestion: TCP congestion control for every connection (for example ``"cubic"``); None:
             chosen per connection from its measured round trip.
         slice_bytes: bytes of payload in one frame, 4096 to 1048576; None: chosen by size. The
@@ -58,7 +59,7 @@ class Options:
     port_range: tuple[int, int] | None = None
     interface: str | None = None
     transport: str | None = None
-    connections: int = 1
+    connections: int = 0
     congestion: str | None = None
     slice_bytes: int | None = None
     checksums: bool = True
@@ -81,8 +82,10 @@ class Options:
             raise InvalidArgument(
                 f"Options.transport is {self.transport!r}; allowed are 'auto', 'shm', 'tcp'"
             )
-        if not 1 <= self.connections <= 64:
-            raise InvalidArgument(f"Options.connections is {self.connections}; allowed are 1 to 64")
+        if not 0 <= self.connections <= 64:
+            raise InvalidArgument(
+                f"Options.connections is {self.connections}; allowed are 1 to 64, and 0: chosen"
+            )
         if self.slice_bytes is not None and not 4096 <= self.slice_bytes <= 1 << 20:
             raise InvalidArgument(
                 f"Options.slice_bytes is {self.slice_bytes}; allowed are 4096 to 1048576"

@@ -393,7 +393,7 @@ def test_nothing_works_after_leave():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"connections": 0}, ["Options.connections is 0", "1 to 64"]),
+        ({"connections": -1}, ["Options.connections is -1", "1 to 64"]),
         ({"connections": 65}, ["Options.connections is 65"]),
         ({"slice_bytes": 4095}, ["Options.slice_bytes is 4095", "4096 to 1048576"]),
         ({"slice_bytes": 1 << 21}, ["Options.slice_bytes is 2097152"]),

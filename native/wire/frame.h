@@ -45,7 +45,8 @@ enum coll__frame_flags {
     COLL__FLAG_ABSENT = 4,   /* OPEN: not issued here; `offset` is the last number that was */
     COLL__FLAG_DONE = 8, /* OPEN: it has succeeded here */
     COLL__FLAG_NO_CRC = 16, /* the payload carries no checksum */
-    COLL__FLAG_SUPPLY = 32 /* QUERY: send the result, it stands */
+    COLL__FLAG_SUPPLY = 32, /* QUERY: send the result, it stands */
+    COLL__FLAG_LAST = 64 /* ALIVE: nothing more comes on this connection, close it when you can */
 };
 
 /* What a rank calls. It travels whole in every frame of an operation, so whoever sees two that

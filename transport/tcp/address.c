@@ -248,16 +248,21 @@ coll_status coll__tcp_check_congestion(const struct coll__host *host)
                        names[0] ? names : "(it does not say)");
 }
 
+uint64_t coll__tcp_round_trip(int fd)
+{
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0
+               ? (uint64_t)info.tcpi_rtt * 1000
+               : 0;
+}
+
 void coll__tcp_choose_congestion(struct coll__host *host, int fd)
 {
     if (host->options.congestion)
         return;
-    struct tcp_info info;
-    socklen_t length = sizeof info;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0)
-        return;
     /* On a LAN, BBR's pacing only holds back what there is room for; over a long path cubic takes
      * every lost packet for congestion. A name that the kernel lacks leaves its default. */
-    const char *chosen = info.tcpi_rtt < 5000 ? "cubic" : "bbr";
+    const char *chosen = coll__tcp_round_trip(fd) < 5000000 ? "cubic" : "bbr";
     setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, chosen, (socklen_t)strlen(chosen));
 }

@@ -130,7 +130,7 @@ static void dial_one(struct tcp_link *link, uint64_t now)
 
 /* One side alone opens the other connections, or there would be twice as many: the one who dials
  * first, unless only the other one can dial. */
-static bool opens_more(const struct tcp_link *link)
+bool coll__tcp_opens_more(const struct tcp_link *link)
 {
     bool dialed = false, accepted = false;
     for (const struct tcp_connection *at = link->open; at; at = at->next) {
@@ -142,7 +142,6 @@ static bool opens_more(const struct tcp_link *link)
 
 void coll__tcp_dial(struct tcp_link *link, uint64_t now)
 {
-    uint32_t wanted = link->base.host->options.connections;
     for (struct tcp_connection *at = link->dials; at;) {
         struct tcp_connection *next = at->next;
         if (now >= at->deadline)
@@ -154,7 +153,7 @@ void coll__tcp_dial(struct tcp_link *link, uint64_t now)
     if (link->base.goodbye || link->address_count == 0)
         return;
     if (link->base.up) {
-        while (opens_more(link) && link->open_count + link->dial_count < wanted &&
+        while (coll__tcp_opens_more(link) && link->open_count + link->dial_count < link->wanted &&
                now >= link->next_dial)
             dial_one(link, now);
         return;

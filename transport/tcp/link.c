@@ -7,15 +7,12 @@
  * overwritten by the time of a second sending, but only after the receiver had them (the plan
  * guarantees it), so the second copy is dropped as a duplicate before anyone looks at its bytes.
  */
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "transport/tcp/tcp.h"
 
-enum { BULK_LEAST = 2 << 20 };
-static const uint64_t MEASURE_NS = 20000000;
 static const uint64_t ACK_DELAY_NS = 15000000;
 static const uint64_t GRACE_NS = 300000000; /* a live peer whose link broke comes back by then */
 
@@ -51,7 +48,8 @@ static coll_status link_open(struct coll__host *host, const struct coll_peer *pe
     coll__link_init(&link->base, host, &coll__tcp_transport, peer);
     set_addresses(link, peer);
     link->next_sequence = 1;
-    link->bulk_limit = BULK_LEAST;
+    link->bulk_limit = COLL__BULK_LEAST;
+    link->wanted = host->options.connections ? host->options.connections : 1;
     uint64_t now = coll__now();
     link->last_heard = link->last_sent = now;
     link->next_dial = coll__tcp_dials_first(link) ? now : now + 250000000;
@@ -136,12 +134,16 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
     link->good_turn = false;
     connection->link = link;
     connection->state = TCP_OPEN;
-    connection->next = link->open;
-    link->open = connection;
+    struct tcp_connection **last = &link->open;
+    while (*last)
+        last = &(*last)->next;
+    connection->next = NULL;
+    *last = connection;
     link->open_count++;
     host->counters.open_connections++;
     coll__watch_change(&host->reactor, &connection->watch, COLL__READABLE);
     coll__tcp_choose_congestion(host, connection->watch.fd);
+    coll__tcp_learn_round_trip(link, connection);
     uint64_t now = coll__now();
     connection->attached = connection->last_heard = connection->last_sent = now;
     link->last_heard = now;
@@ -169,7 +171,8 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     if (connection->failed)
         return;
     connection->failed = true;
-    connection->host->counters.connections_lost++;
+    connection->host->counters.connections_lost += !connection->said_last ||
+                                                   !connection->heard_last;
     connection->host->counters.open_connections--;
     snprintf(link->why, sizeof link->why, "%s", why);
     coll__tcp_remove(&link->open, connection);
@@ -188,6 +191,7 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     uint64_t now = coll__now();
     if (!link->open) {
         link->down_since = now;
+        link->round_trip = 0;
         link->failures = link->refusals = link->round = 0;
         coll__link_down(&link->base);
     }
@@ -195,30 +199,6 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     link->next_dial = coll__tcp_dials_first(link) ? now : now + GRACE_NS / 6;
     coll__tcp_dial(link, now);
     coll__tcp_pump(link);
-}
-
-/* Kernels buffer megabytes on every connection. What a large operation has put there goes before a
- * small one that comes later, so no more of it is let in than keeps the link busy: what is under
- * way in a round trip, twice, so that it can grow, and what the acknowledgements take. */
-static void limit_bulk(struct tcp_link *link, uint64_t now)
-{
-    if (now - link->measured < MEASURE_NS)
-        return;
-    uint64_t goodput = link->acknowledged_bulk * 1000000000 / (now - link->measured);
-    link->goodput -= link->goodput / 8;
-    if (goodput > link->goodput)
-        link->goodput = goodput;
-    uint64_t round_trip = 0; /* the longest, in microseconds */
-    for (struct tcp_connection *at = link->open; at; at = at->next) {
-        struct tcp_info info;
-        socklen_t length = sizeof info;
-        if (getsockopt(at->watch.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
-            info.tcpi_rtt > round_trip)
-            round_trip = info.tcpi_rtt;
-    }
-    link->bulk_limit = BULK_LEAST + 2 * (link->goodput / 1000 * round_trip / 1000);
-    link->acknowledged_bulk = 0;
-    link->measured = now;
 }
 
 /* ---- acknowledgements ----------------------------------------------------------------------- */
@@ -265,8 +245,9 @@ void coll__tcp_mark(struct tcp_link *link, const struct coll__frame *frame)
     }
     link->unacknowledged++;
     link->unacknowledged_bytes += frame->length;
-    if (link->unacknowledged >= COLL__WINDOW / 16 || link->unacknowledged_bytes >= BULK_LEAST / 8 ||
-        (frame->flags & COLL__FLAG_ACK_NOW))
+    link->received_bulk += frame->length;
+    if (link->unacknowledged >= COLL__WINDOW / 16 ||
+        link->unacknowledged_bytes >= COLL__BULK_LEAST / 8 || (frame->flags & COLL__FLAG_ACK_NOW))
         link->acknowledge_now = true;
 }
 
@@ -389,10 +370,7 @@ void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused)
     coll__tcp_dial(link, now);
     tend_connections(link, now);
     report_death(link, now);
-    if (link->acknowledged_bulk > 0)
-        limit_bulk(link, now);
-    else
-        link->measured = now;
+    coll__tcp_adapt(link, now);
     bool due = link->unacknowledged > 0 || link->base.eager_consumed != link->base.eager_announced;
     if (now - link->last_sent >= link->base.host->options.heartbeat_ns ||
         (due && now - link->last_sent >= ACK_DELAY_NS))

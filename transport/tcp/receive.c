@@ -83,6 +83,16 @@ static bool stage(struct tcp_connection *connection, uint32_t length)
     return true;
 }
 
+/* The peer lets the connection go: so do we, as soon as it carries nothing of ours. */
+static void hear_last(struct tcp_connection *connection)
+{
+    connection->heard_last = connection->retiring = true;
+    if (connection->said_last)
+        coll__tcp_fail(connection, "both sides are done with it");
+    else
+        connection->link->acknowledge_now = true;
+}
+
 /* A header is complete: everything that can be refused is refused here. */
 static bool take_header(struct tcp_connection *connection)
 {
@@ -109,7 +119,9 @@ static bool take_header(struct tcp_connection *connection)
     }
     if (alive) {
         connection->host->counters.received_bytes += COLL__FRAME_BYTES;
-        return true;
+        if (frame->flags & COLL__FLAG_LAST)
+            hear_last(connection);
+        return !connection->failed;
     }
     connection->in_payload = true;
     connection->discard = !coll__tcp_is_new(link, frame->sequence);

@@ -23,18 +23,35 @@ static struct coll__slice *next_to_resend(struct tcp_link *link, struct tcp_conn
     return NULL;
 }
 
-/* The next frame of a link for this connection. False: there is none. */
+static bool carries(const struct tcp_connection *connection)
+{
+    const struct tcp_link *link = connection->link;
+    for (uint64_t n = link->acknowledged + 1; n < link->next_sequence; n++)
+        if (link->window[n % COLL__WINDOW].slice && link->window[n % COLL__WINDOW].by == connection)
+            return true;
+    return false;
+}
+
+/* The next frame of a link for this connection. False: there is none. Where there are several
+ * connections the first is for what must not queue behind large operations in the kernels. */
 static bool choose(struct tcp_connection *connection, bool *again)
 {
     struct tcp_link *link = connection->link;
     *again = false;
     connection->slice = NULL;
-    if (link->to_resend > 0) {
+    if (connection->retiring && (connection->said_last || link->open_count > 1)) {
+        bool last = !connection->said_last && !carries(connection);
+        connection->said_last |= last;
+        return last || (connection->beat && !connection->said_last);
+    }
+    bool lane = connection == link->open && link->open_count > 1;
+    if (link->to_resend > 0 && !lane) {
         connection->slice = next_to_resend(link, connection);
         *again = true;
     } else if (link->next_sequence - link->acknowledged <= COLL__WINDOW &&
                link->retained_bytes < RETAINED_MAX) {
-        struct coll__slice *slice = coll__pull(&link->base, link->bulk_bytes < link->bulk_limit);
+        struct coll__slice *slice = coll__pull(&link->base,
+                                               !lane && link->bulk_bytes < link->bulk_limit);
         connection->slice = slice;
         if (slice) {
             slice->frame.sequence = link->next_sequence++;
@@ -66,7 +83,8 @@ static void begin(struct tcp_connection *connection, bool again)
 {
     struct tcp_link *link = connection->link;
     struct coll__slice *slice = connection->slice;
-    struct coll__frame alive = {.type = COLL__FRAME_ALIVE};
+    struct coll__frame alive = {.type = COLL__FRAME_ALIVE,
+                                .flags = connection->said_last ? COLL__FLAG_LAST : 0};
     struct coll__frame *frame = slice ? &slice->frame : &alive;
     if (slice && frame->length > 0 && !slice->from_pool) {
         if (frame->type == COLL__FRAME_DATA && connection->host->options.no_checksums)
@@ -114,6 +132,8 @@ static void end(struct tcp_connection *connection)
         coll__slice_release(connection->host, connection->slice);
     }
     connection->slice = NULL;
+    if (connection->said_last && connection->heard_last)
+        coll__tcp_fail(connection, "both sides are done with it");
 }
 
 /* Half a frame, then a reset: what a dying link looks like. */

@@ -6,6 +6,7 @@
  *   handshake.c   the hello, on both sides
  *   dial.c        connecting, many addresses, trying again, when refusal means death
  *   link.c        sequence numbers, acknowledgements, re-sending, duplicates
+ *   adapt.c       how much is under way, and on how many connections
  *   receive.c     from a socket to the engine
  *   send.c        from the engine to a socket
  */
@@ -22,6 +23,7 @@
 
 enum {
     COLL__WINDOW = 1024,          /* frames that may be unacknowledged */
+    COLL__BULK_LEAST = 2 << 20,   /* bytes of large operations that may always be */
     COLL__READ_BYTES = 8192,      /* headers and small payloads are read through a buffer */
     COLL__LISTENERS = 16,
     COLL__ADDRESSES = 32,
@@ -56,6 +58,8 @@ struct tcp_connection {
     uint64_t greeted, attached;   /* when the hello came, and the proof */
     uint64_t last_sent, last_heard;
     bool beat;                    /* a heartbeat is due */
+    bool retiring;                /* takes nothing new, and says so once it carries nothing */
+    bool said_last, heard_last;   /* that nothing more comes on it */
     /* handshake */
     uint8_t hello[COLL__HELLO_MAX], welcome[COLL__HELLO_MAX];
     uint32_t hello_length, welcome_length;
@@ -86,6 +90,14 @@ struct tcp_entry {                /* of the window */
     uint32_t bulk;                /* what it took of bulk_limit */
 };
 
+struct tcp_trial {                /* whether more connections carry more */
+    uint64_t begin, last;         /* when what was changed has shown; when bytes came */
+    uint64_t busy, bytes;         /* nanoseconds of traffic since `begin`, and what it was */
+    uint64_t rate;                /* bytes a second of the one before; 0: this is the first */
+    uint32_t before;              /* connections that it was with */
+    bool doubted;                 /* it did not help, and is measured once more */
+};
+
 struct tcp_link {
     struct coll__link base;       /* first */
     union tcp_address addresses[COLL__ADDRESSES];
@@ -109,8 +121,11 @@ struct tcp_link {
     uint64_t retained_bytes;      /* of owned payloads in the window */
     uint64_t bulk_bytes;          /* of large operations' payloads in the window */
     uint64_t bulk_limit;          /* how many of these may be */
-    uint64_t acknowledged_bulk;   /* since `measured` */
-    uint64_t measured, goodput;   /* when bulk_limit was set, and bytes a second until then */
+    uint64_t acknowledged_bulk, received_bulk; /* since `measured` */
+    uint64_t measured, goodput;   /* when that was, and bytes a second until then */
+    uint64_t round_trip;          /* the shortest that was seen; 0: none */
+    uint32_t wanted;              /* connections */
+    struct tcp_trial trial;
     struct tcp_entry window[COLL__WINDOW];
     uint64_t last_sent;
     /* receiving */
@@ -168,6 +183,8 @@ void coll__tcp_socket_options(struct coll__host *host, int fd);
 coll_status coll__tcp_check_congestion(const struct coll__host *host);
 /* Once the round trip is known. */
 void coll__tcp_choose_congestion(struct coll__host *host, int fd);
+/* What the kernel takes it for, in nanoseconds; 0: it does not say. */
+uint64_t coll__tcp_round_trip(int fd);
 
 /* listen.c */
 coll_status coll__tcp_start(struct coll__host *host);
@@ -190,6 +207,7 @@ void coll__tcp_dial(struct tcp_link *link, uint64_t now);
 void coll__tcp_dial_failed(struct tcp_connection *connection, int error, const char *why);
 void coll__tcp_drop_dials(struct tcp_link *link);
 bool coll__tcp_dials_first(const struct tcp_link *link);
+bool coll__tcp_opens_more(const struct tcp_link *link);
 
 /* link.c */
 void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection);
@@ -200,6 +218,10 @@ void coll__tcp_acknowledged(struct tcp_link *link, uint64_t upto);
 bool coll__tcp_is_new(const struct tcp_link *link, uint64_t sequence);
 void coll__tcp_mark(struct tcp_link *link, const struct coll__frame *frame);
 void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused);
+
+/* adapt.c */
+void coll__tcp_learn_round_trip(struct tcp_link *link, const struct tcp_connection *connection);
+void coll__tcp_adapt(struct tcp_link *link, uint64_t now);
 
 /* receive.c, send.c */
 void coll__tcp_receive(struct tcp_connection *connection);
