@@ -28,6 +28,7 @@ _DEVICE = "/dev/net/tun"
 # ioctls of <linux/sockios.h> and flags of <linux/if.h>
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFTXQLEN = 0x8916, 0x891C, 0x8943
+_SIOCSIFMTU = 0x8922
 _IFF_UP = 1
 _WAITING = 10_000  # packets that a device keeps for a reader that is late: none is lost there
 
@@ -104,6 +105,11 @@ def enter(path: str) -> None:
         _call("setns", descriptor, _CLONE_NEWNET)
     finally:
         os.close(descriptor)
+
+
+def set_mtu(device: str, size: int) -> None:
+    """Let packets on a device of the namespace that this thread is in have up to so many bytes."""
+    _request(_SIOCSIFMTU, device, struct.pack("i", size))
 
 
 def require() -> None:

@@ -160,6 +160,24 @@ def storm_command(
         raise typer.Exit(1)
 
 
+@app.command("link")
+def link_command(
+    rate: Annotated[str, typer.Option(help="bit/s, with K, M, G (powers of 1000).")] = "1G",
+    rtt: Annotated[float, typer.Option(help="Milliseconds of a round trip.")] = 100.0,
+    loss: Annotated[float, typer.Option(help="Percent of the packets that are lost.")] = 0.01,
+    mtu: Annotated[int, typer.Option(help="Bytes of a packet at most.")] = 1500,
+    seconds: Annotated[float, typer.Option("--time", help="Seconds of each figure.")] = 10.0,
+) -> None:
+    """Measure all-reduce over a long link that is emulated: it takes root."""
+    from collectives.bench import link
+
+    result = link.measure(link.parse(rate, rtt, loss), seconds=seconds, mtu=mtu)
+    for line in result.lines():
+        typer.echo(line)
+    if result.wrong:
+        raise typer.Exit(1)
+
+
 @app.command("overhead")
 def overhead_command() -> None:
     """Measure what Python adds to a call: a group of one, 4 bytes."""
