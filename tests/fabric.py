@@ -59,6 +59,7 @@ class Fabric:
         """The ``Options`` of each peer."""
         return [
             {
+                "transport": "tcp",
                 "bind": ("127.0.0.1",),
                 "port_range": (port, port),
                 "advertise": (f"127.0.0.1:{listener.getsockname()[1]}",),

@@ -27,7 +27,8 @@ import crew
 from crew import DEADLINE, Member, Outcome
 from nursery import Nursery
 
-SMALL, LARGE = 1_000, 100_000  # elements of float32: retained; settled by tokens
+# Elements of float32: retained, and heard whole by everybody, or reduced by an owner; settled by tokens.
+TINY, SMALL, LARGE = 1_000, 10_000, 100_000
 # Seconds from a death until the survivors have gone on. `make test` runs other files beside this,
 # so the promise itself is held by `make test-full`.
 NOTICED = 1.5 if os.environ.get("COLLECTIVES_TEST_FULL") else 6.0
@@ -40,6 +41,7 @@ class Case:
     Attributes:
         victims: ranks, and the moment at which each dies (``Group._fault_at``).
         min_size: of every member.
+        transport: of every member.
         root: rank, of a broadcast.
         patience: seconds after the last death in which all must have gone on.
     """
@@ -51,6 +53,7 @@ class Case:
     on_failure: str = "retry"
     victims: tuple[tuple[int, str], ...] = ()
     min_size: int = 1
+    transport: str = "auto"
     root: int = 0
     seed: int = 0
     patience: float = NOTICED
@@ -59,7 +62,7 @@ class Case:
         what = self.kind if self.kind in ("barrier", "sync") else f"{self.kind} of {self.count}"
         where = "" if self.in_place else " apart"
         dead = " and ".join(f"{rank} dies {phase}" for rank, phase in self.victims)
-        return f"{self.size} peers, {what}{where}, {self.on_failure}, {dead}"
+        return f"{self.size} peers, {self.transport}, {what}{where}, {self.on_failure}, {dead}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +184,7 @@ def arm(
 
 
 def play(_: Any, address: str, name: str, me: str, case: Case, folder: str) -> Record:
-    group = enter(address, name, me, case.size, case.min_size)
+    group = enter(address, name, me, case.size, case.min_size, transport=case.transport)
     rank, mine, members = group.rank, group.name, tuple(peer.name for peer in group.peers)
     group.barrier(timeout=DEADLINE)
     for victim, phase in case.victims:
@@ -352,6 +355,6 @@ def agree(case: Case, records: list[Record], dead: set[int], when: float) -> Non
 
 
 __all__ = [
-    "LARGE", "NOTICED", "SMALL", "Case", "Mortals", "Outcome", "Record", "arm", "data_of",
+    "LARGE", "NOTICED", "SMALL", "TINY", "Case", "Mortals", "Outcome", "Record", "arm", "data_of",
     "enter", "go_on", "grow", "operate", "ring_sum",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ def address(host: str, port: int) -> str:
 
 @contextlib.contextmanager
 def engine(peer_id: uuid.UUID | None = None, **options: Any) -> Iterator[Engine]:
-    made = Engine(Options(**options), peer_id or uuid.uuid4())
+    made = Engine(Options(transport="tcp", **options), peer_id or uuid.uuid4())
     try:
         yield made
     finally:
@@ -297,7 +297,9 @@ def test_a_pair_that_cannot_talk_is_named_with_what_was_tried_and_why():
         try:
             for index, member in enumerate(members):
                 arguments = {"name": f"p{index}", "min_size": 2, "timeout": 20.0}
-                options = {"bind": LOOPBACK, "advertise": (dead[index],)}
+                options = {
+                    "transport": "tcp", "bind": LOOPBACK, "advertise": (dead[index],),
+                }  # fmt: skip
                 member.start("crew:join", coordinator.address, arguments, options)
             # One of the two is not admitted; the other one goes on waiting for peers.
             (ended, *_) = multiprocessing.connection.wait([m._pipe for m in members], 30)

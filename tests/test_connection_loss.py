@@ -218,10 +218,13 @@ def outlived(group: Any) -> Any:
 # ---- the processes themselves cut ------------------------------------------------------------
 
 
+def cut_into(connections: int) -> dict[str, Any]:
+    return {"transport": "tcp", "connections": connections, "slice_bytes": SLICE}
+
+
 @pytest.mark.parametrize(("size", "connections"), [(2, 1), (3, 1), (2, 2), (2, 8)])
 def test_a_connection_cut_in_mid_operation_costs_a_second_sending_only(size, connections):
-    options = {"connections": connections, "slice_bytes": SLICE}
-    with Crew(size, options) as crew:
+    with Crew(size, cut_into(connections)) as crew:
         for seen in crew.get(cuts, connections, timeout=90):
             assert len(seen) == 18
             for kind, bytes_, after, lost, reconnects, _ in seen:
@@ -231,13 +234,13 @@ def test_a_connection_cut_in_mid_operation_costs_a_second_sending_only(size, con
 
 
 def test_telemetry_counts_what_an_operation_sent_again():
-    with Crew(2, {"slice_bytes": SLICE}) as crew:
+    with Crew(2, {"transport": "tcp", "slice_bytes": SLICE}) as crew:
         assert crew.get(telemetry_of_a_cut)[0] >= 1
 
 
 @pytest.mark.parametrize("connections", [1, 2])
 def test_a_corrupt_payload_costs_a_second_sending_only(connections):
-    with Crew(2, {"connections": connections, "slice_bytes": SLICE}) as crew:
+    with Crew(2, cut_into(connections)) as crew:
         for corrupt, lost in crew.get(flips):
             # Each end flips a bit in four of eight operations.
             assert corrupt == 4
@@ -248,7 +251,7 @@ def test_a_corrupt_payload_costs_a_second_sending_only(connections):
 def test_a_stream_of_operations_survives_cuts_at_random(connections):
     seed = random.randrange(1 << 30)
     print("seed", seed)
-    with Crew(3, {"connections": connections, "slice_bytes": SLICE}) as crew:
+    with Crew(3, cut_into(connections)) as crew:
         outcomes = crew.get(stream, seed, 0.8, 400, True, timeout=90)
         assert len({done for done, _ in outcomes}) == 1
         assert sum(counters.resent_slices for _, counters in outcomes) >= 3
@@ -269,6 +272,7 @@ def behind_proxies(**options: Any) -> Iterator[tuple[Crew, list[Proxy]]]:
             proxies.append(proxy)
             each.append(
                 {
+                    "transport": "tcp",
                     "bind": ("127.0.0.1",),
                     "port_range": (port, port),
                     "advertise": (proxy.address,),
@@ -351,7 +355,7 @@ def test_a_stalled_network_that_recovers_costs_nothing_but_time():
 
 
 def test_a_link_goes_on_after_an_operation_was_cancelled_in_mid_send():
-    with Crew(2, {"detection": 20.0}) as crew:
+    with Crew(2, {"transport": "tcp", "detection": 20.0}) as crew:
         for member in crew.members:
             member.start(give_up, 64 << 20, crew.members[1].pid)
         for member in crew.members:

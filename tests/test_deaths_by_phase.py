@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
-from mortals import LARGE, SMALL, Case, Mortals
+from mortals import LARGE, SMALL, TINY, Case, Mortals
 
-PHASES = ("issued", "reduce_scatter", "between", "all_gather", "complete")
+PHASES = {
+    TINY: ("issued", "reduce_scatter", "complete"),  # all reduce all: nothing is gathered
+    SMALL: ("issued", "reduce_scatter", "between", "all_gather", "complete"),
+    LARGE: ("issued", "reduce_scatter", "between", "all_gather", "complete", "tokens"),
+}
+TRANSPORTS = ("auto", "tcp")
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +28,21 @@ def mortals() -> Iterator[Mortals]:
 def reductions() -> Iterator[Case]:
     """All of them: one victim."""
     for size in (2, 3, 4, 5):
-        for count, in_place, on_failure, victim in itertools.product(
-            (SMALL, LARGE), (True, False), ("retry", "raise"), range(size)
+        for count, in_place, on_failure, transport, victim in itertools.product(
+            PHASES, (True, False), ("retry", "raise"), TRANSPORTS, range(size)
         ):
-            for phase in (*PHASES, "tokens") if count == LARGE else PHASES:
+            for phase in PHASES[count]:
                 died = ((victim, phase),)
-                yield Case(size, "all_reduce", count, in_place, on_failure, died)
+                yield Case(
+                    size, "all_reduce", count, in_place, on_failure, died, transport=transport
+                )
 
 
 def factors(case: Case) -> tuple[Any, ...]:
     (victim, phase), *_ = case.victims
     where = "first" if victim == 0 else "last" if victim == case.size - 1 else "middle"
-    return case.size, case.count, case.in_place, case.on_failure, where, phase
+    how = case.in_place, case.on_failure, case.transport
+    return case.size, case.count, *how, where, phase
 
 
 def covering(cases: Iterable[Case]) -> list[Case]:
@@ -53,29 +61,31 @@ def covering(cases: Iterable[Case]) -> list[Case]:
 
 def others() -> Iterator[Case]:
     """What is not reduced; the root of a broadcast dies, or another."""
-    for size in (2, 3, 5):
+    for size, transport in itertools.product((2, 3, 5), TRANSPORTS):
         for on_failure in ("retry", "raise"):
+            how: dict[str, Any] = {"on_failure": on_failure, "transport": transport}
             for phase in ("issued", "complete", "tokens"):
-                died = ((size - 1, phase),)
-                yield Case(size, "barrier", 0, True, on_failure, died)
-                for count in (SMALL, LARGE):
-                    yield Case(size, "broadcast", count, True, on_failure, died, root=size - 1)
-                    yield Case(size, "broadcast", count, True, on_failure, died, root=0)
-            for count in (SMALL, LARGE):
-                died = ((size - 1, "all_gather"),)
-                yield Case(size, "broadcast", count, True, on_failure, died, root=0)
+                how["victims"] = ((size - 1, phase),)
+                yield Case(size, "barrier", 0, **how)
+                for count in (TINY, SMALL, LARGE):
+                    yield Case(size, "broadcast", count, root=size - 1, **how)
+                    yield Case(size, "broadcast", count, root=0, **how)
+            how["victims"] = ((size - 1, "all_gather"),)
+            for count in (TINY, SMALL, LARGE):
+                yield Case(size, "broadcast", count, root=0, **how)
         for phase in ("issued", "complete", "tokens"):
-            yield Case(size, "sync", victims=((0, phase),))
+            yield Case(size, "sync", victims=((0, phase),), transport=transport)
 
 
 def two() -> Iterator[Case]:
     """Two die: both in one phase, or each in one of its own, or one in the other's round."""
-    for size in (3, 4, 5):
-        for count, on_failure in itertools.product((SMALL, LARGE), ("retry", "raise")):
-            first = (*PHASES, "tokens") if count == LARGE else PHASES
-            for a, b in itertools.product(first, (*first, "sealed", "judged")):
-                died = ((0, a), (size - 1, b))
-                yield Case(size, "all_reduce", count, True, on_failure, died)
+    for size, count, on_failure, transport in itertools.product(
+        (3, 4, 5), PHASES, ("retry", "raise"), TRANSPORTS
+    ):
+        first = PHASES[count]
+        for a, b in itertools.product(first, (*first, "sealed", "judged")):
+            died = ((0, a), (size - 1, b))
+            yield Case(size, "all_reduce", count, True, on_failure, died, transport=transport)
 
 
 def some(cases: Iterable[Case], count: int) -> list[Case]:
@@ -95,13 +105,13 @@ def test_survivors_agree_on_a_reduction_in_which_one_dies(mortals, case):
     mortals.run(case)
 
 
-@pytest.mark.parametrize("case", parameters(some(others(), 20), others()))
+@pytest.mark.parametrize("case", parameters(some(others(), 24), others()))
 def test_survivors_agree_on_what_is_not_reduced(mortals, case):
     for record in mortals.run(case):
         if case.kind == "broadcast" and record.outcome[0] == "ok":
             assert record.outcome[1] == (record.members[case.root],)
 
 
-@pytest.mark.parametrize("case", parameters(some(two(), 16), two()))
+@pytest.mark.parametrize("case", parameters(some(two(), 20), two()))
 def test_survivors_agree_though_a_second_one_dies(mortals, case):
     mortals.run(case)

@@ -8,6 +8,7 @@ import itertools
 import random
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_who_is_in_no_view_with_us_cannot_be_asked(pair):
 @pytest.mark.parametrize("fault", ["CUT_CONNECTION", "FLIP_BIT"])
 def test_a_lost_connection_or_a_flipped_bit_costs_a_resend(fault):
     source, place = content(BIG), np.zeros(BIG, np.uint8)
-    with Pair(connections=2) as pair, serving(pair.a, lend(source)):
+    with Pair(transport="tcp", connections=2) as pair, serving(pair.a, lend(source)):
         lost = sum(engine.counters().connections_lost for engine in pair.engines)
         code = getattr(lib, f"COLL_FAULT_{fault}")
         assert lib.coll_inject(pair.groups[0].handle, code, 1, 5) == lib.COLL_OK
@@ -231,11 +232,11 @@ def test_a_prepared_view_is_enough_and_the_fetch_outlives_its_commit():
         return Answer(memoryview(source), True)
 
     with Pair() as pair:
-        newcomer = Engine(Options(bind=("127.0.0.1",)), pair.raw)
+        newcomer = Engine(Options(bind=("127.0.0.1",)), uuid.uuid4())
         peers = [
             EnginePeer(peer, name, engine.addresses)
             for peer, name, engine in zip(
-                (*pair.ids, pair.raw), "ABN", (*pair.engines, newcomer), strict=True
+                (*pair.ids, newcomer.peer_id), "ABN", (*pair.engines, newcomer), strict=True
             )
         ]
         key = bytes(range(32))

@@ -161,8 +161,8 @@ def interrupt_leave(group: collectives.Group) -> float:
     group.barrier()
     if group.rank == 0:
         # Rank 1 is stopped, so that what it is owed stays unacknowledged.
-        group.broadcast_async(np.ones(100_000, np.float32), 0)
         pause(group)
+        group.broadcast_async(np.ones(100_000, np.float32), 0)
         return Interrupter(0.3).run(lambda: group.leave(timeout=FOREVER))
     with contextlib.suppress(collectives.PeerLost, collectives.TooFewPeers):
         group.barrier(tag=1, timeout=FOREVER)
@@ -196,7 +196,8 @@ def sockets_of(pid: int | str) -> set[str]:
 
 
 def of_the_data_plane(group: collectives.Group) -> set[str]:
-    """TCP sockets that listen at, or are connected to, a member's data port."""
+    """TCP sockets that listen at, or are connected to, a member's data port, and local ones that
+    listen or were accepted."""
     ports = {int(address.rpartition(":")[2]) for p in group.peers for address in p.addresses}
     found = set()
     for table in ("tcp", "tcp6"):
@@ -205,7 +206,21 @@ def of_the_data_plane(group: collectives.Group) -> set[str]:
             ends = {int(end.rpartition(":")[2], 16) for end in fields[1:3]}
             if ends & ports:
                 found.add(f"socket:[{fields[9]}]")
+    for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[-1].startswith("@collectives/"):
+            found.add(f"socket:[{fields[6]}]")
     return found
+
+
+def shared_memory() -> list[str]:
+    """Segments that this process has mapped or open."""
+    mapped = pathlib.Path("/proc/self/maps").read_text().splitlines()
+    opened = []
+    for fd in pathlib.Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            opened.append(str(fd.readlink()))
+    return [line for line in mapped + opened if "memfd:collectives" in line]
 
 
 def in_the_child(group: collectives.Group, work: collectives.Work, mine: set[str]) -> str:
@@ -234,8 +249,8 @@ def in_the_child(group: collectives.Group, work: collectives.Work, mine: set[str
             return f"{name} raised nothing"
     held = sockets_of("self") & mine
     if held:
-        return f"the child holds {len(held)} TCP sockets of its parent"
-    return "fine"
+        return f"the child holds {len(held)} sockets of its parent"
+    return f"the child holds {shared}" if (shared := shared_memory()) else "fine"
 
 
 def fork_and_go_on(group: collectives.Group) -> tuple[str, float]:
@@ -270,8 +285,10 @@ def fork_and_go_on(group: collectives.Group) -> tuple[str, float]:
     return said, float(array[0])
 
 
-def test_a_forked_child_is_told_so_and_holds_nothing_of_its_parents(pool: Pool):
-    assert pool.get(2, fork_and_go_on) == [("fine", 4.0)] * 2
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+def test_a_forked_child_is_told_so_and_holds_nothing_of_its_parents(pool: Pool, transport: str):
+    options = {"transport": transport}
+    assert pool.get(2, fork_and_go_on, options=options) == [("fine", 4.0)] * 2
 
 
 def fork_in_with(group: collectives.Group) -> int:
@@ -311,6 +328,7 @@ def footprint() -> dict[str, int]:
         "threads": sum(1 for _ in pathlib.Path("/proc/self/task").iterdir()),
         "descriptors": sum(1 for _ in pathlib.Path("/proc/self/fd").iterdir()),
         "mappings": len(maps),
+        "segments": len(shared_memory()),
         "resident": int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096,
     }
 
@@ -327,9 +345,15 @@ def settled() -> dict[str, int]:
     return seen
 
 
-def join_and_leave(_: Any, address: str, cycle: int) -> dict[str, int]:
+def join_and_leave(_: Any, address: str, cycle: int, transport: str) -> dict[str, int]:
     """One life of a group, with an operation of each kind, one that fails, and a Work kept."""
-    with collectives.join(address, group=f"c{cycle}", min_size=2, timeout=FOREVER) as group:
+    options = collectives.Options(transport=transport)
+    name, held = f"{transport}{cycle}", len(shared_memory())
+    with collectives.join(
+        address, group=name, min_size=2, timeout=FOREVER, options=options
+    ) as group:
+        # Mine, mapped and open, and the other's, mapped.
+        assert len(shared_memory()) - held == (0 if transport == "tcp" else 3)
         array = np.ones(1 << 18, np.float32)
         group.all_reduce(array)
         group.broadcast(array)
@@ -345,22 +369,26 @@ def join_and_leave(_: Any, address: str, cycle: int) -> dict[str, int]:
     return settled()
 
 
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
 @pytest.mark.parametrize("cycles", [16, pytest.param(100, marks=pytest.mark.full)])
-def test_joining_and_leaving_leaves_nothing_behind(pool: Pool, cycles: int):
+def test_joining_and_leaving_leaves_nothing_behind(pool: Pool, cycles: int, transport: str):
     seen = []
+    kept = set(os.listdir("/dev/shm"))
     for cycle in range(cycles):
         for member in pool.crew.members[:2]:
-            member.start(join_and_leave, pool.crew.coordinator.address, cycle)
+            member.start(join_and_leave, pool.crew.coordinator.address, cycle, transport)
         seen.append([member.result().get() for member in pool.crew.members[:2]])
     for index in range(2):
         early, late = seen[3][index], seen[-1][index]
         print(f"process {index}: {early} -> {late}")
         assert late["children"] == 0
+        assert late["segments"] == early["segments"]
         assert late["threads"] <= early["threads"]
         assert late["descriptors"] <= early["descriptors"]
         # glibc may keep an arena (two mappings) more; 12 leaked engines would show as 12 or more.
         assert late["mappings"] <= early["mappings"] + 8
         assert late["resident"] <= early["resident"] + (3 << 20)
+    assert not [name for name in set(os.listdir("/dev/shm")) - kept if "collectives" in name]
 
 
 # ---- leaving -------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ class Harness:
             routed=scenario.proxied,
             bind=where.host,
             namespace=where.namespace,
-            options=_given(scenario.options),
+            options=self._options(),
             workload=scenario.workload.plain(),
         )
         told, log = dataclasses.asdict(settings), self.folder / "logs" / f"{key}.log"
@@ -296,6 +296,11 @@ class Harness:
         self._selector.register(process, selectors.EVENT_READ, lambda: self._ended(life))
         self.journal.write("started", peer=place, life=number, pid=process.pid)
         return life
+
+    def _options(self) -> dict[str, Any]:
+        """Of every peer: what can be shaped or damaged is TCP, also on one host."""
+        given = _given(self.scenario.options)
+        return {"transport": "tcp", **given} if self.scenario.proxied else given
 
     def free_place(self) -> str:
         """A name that no place has."""
