@@ -9,6 +9,7 @@ from collectives.errors import InvalidArgument
 from far_hosts import needs_root
 
 
+@pytest.mark.full  # a minute each, and rates are to be measured on a machine that has time
 @needs_root
 def test_connections_are_added_where_one_does_not_fill_the_link() -> None:
     found = link.measure(
@@ -21,6 +22,7 @@ def test_connections_are_added_where_one_does_not_fill_the_link() -> None:
     assert found.wrong == found.adaptive.broken == 0
 
 
+@pytest.mark.full  # a minute each, and rates are to be measured on a machine that has time
 @needs_root
 def test_connections_that_do_not_help_are_let_go_and_nothing_is_lost_with_them() -> None:
     found = link.measure(link.parse("10M", 20, 0), size=1 << 19, seconds=2, warm_up=6)
