@@ -253,7 +253,6 @@ struct coll_engine {
     atomic_bool forked; /* set in the child; read without the lock */
     pthread_t thread;
     struct coll_engine *next; /* in the process's list, for fork */
-    atomic_uint wanting; /* threads that wait for the lock; read without it */
     char *bind, *interface, *congestion; /* what the options' strings are copied to */
     struct coll_group *groups;
     uint64_t next_tick, last_tick;

@@ -134,9 +134,18 @@ coll_status coll__execute_start(struct coll_operation *operation)
             longest = run->bytes;
         if (coll__step_receives(step))
             operation->pending_bytes += run->bytes;
-        for (uint32_t j = 0; step->kind == COLL_STEP_RECV_KEEP && j < steps; j++)
-            if (plan->steps[j].kind == COLL_STEP_REDUCE && plan->steps[j].segment == step->segment)
+        run->reduce = run->paced = -1;
+        for (uint32_t j = 0; j < steps; j++) {
+            const struct coll_step *other = &plan->steps[j];
+            if (other->segment != step->segment)
+                continue;
+            if (step->kind == COLL_STEP_RECV_KEEP && other->kind == COLL_STEP_REDUCE)
                 run->reduce = (int32_t)j;
+            /* Memory has no round trips that more would have to be under way for. */
+            if (operation->view->local && step->kind == COLL_STEP_SEND && step->after < 0 &&
+                other->kind == COLL_STEP_RECV && other->peer == step->peer)
+                run->paced = (int32_t)j;
+        }
     }
     for (uint32_t i = 0; i < steps; i++) {
         if (plan->steps[i].after >= 0) {

@@ -31,9 +31,9 @@ void coll__lock(struct coll_engine *engine)
 {
     if (pthread_mutex_trylock(&engine->lock) == 0)
         return;
-    atomic_fetch_add_explicit(&engine->wanting, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&engine->host.wanting, 1, memory_order_relaxed);
     pthread_mutex_lock(&engine->lock);
-    atomic_fetch_sub_explicit(&engine->wanting, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&engine->host.wanting, 1, memory_order_relaxed);
 }
 
 void coll__unlock(struct coll_engine *engine)
@@ -45,10 +45,11 @@ void coll__unlock(struct coll_engine *engine)
  * enough: the one who sleeps on it loses to the one who never stops. */
 static void let_others_in(struct coll_engine *engine)
 {
-    if (atomic_load_explicit(&engine->wanting, memory_order_relaxed) == 0)
+    if (atomic_load_explicit(&engine->host.wanting, memory_order_relaxed) == 0)
         return;
     pthread_mutex_unlock(&engine->lock);
-    for (int i = 0; i < 100 && atomic_load_explicit(&engine->wanting, memory_order_relaxed); i++)
+    for (int i = 0; i < 100 && atomic_load_explicit(&engine->host.wanting, memory_order_relaxed);
+         i++)
         sched_yield();
     pthread_mutex_lock(&engine->lock);
 }

@@ -8,6 +8,7 @@
 #ifndef COLL_ENGINE_TRANSPORT_H
 #define COLL_ENGINE_TRANSPORT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -30,7 +31,15 @@ struct coll__host {
     uint8_t peer_id[16];
     struct coll__link *links;
     void *state[COLL__TRANSPORT_SLOTS]; /* each transport's own, by its slot */
+    atomic_uint wanting; /* threads that wait for the engine's lock; read without it */
 };
+
+/* Whether another thread wants to issue or to look: then a transport stops after a frame, though
+ * more has come. */
+static inline bool coll__is_wanted(const struct coll__host *host)
+{
+    return atomic_load_explicit(&host->wanting, memory_order_relaxed) > 0;
+}
 
 /* A frame on its way out. Made by the engine, owned by the transport from pull until released. */
 struct coll__slice {

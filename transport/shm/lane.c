@@ -315,6 +315,8 @@ void coll__shm_receive(struct shm_link *link)
         }
         if (!more)
             return;
+        if (coll__is_wanted(link->base.host))
+            break;
     }
     atomic_store_explicit(&link->lane->taken, link->read, memory_order_release);
     link->seen_taken = atomic_load_explicit(&link->from->taken, memory_order_acquire);

@@ -243,7 +243,7 @@ void coll__tcp_receive(struct tcp_connection *connection)
         if (connection->have > 0 && !connection->failed)
             parse(connection);
         /* A short read has emptied the socket; epoll tells when there is more. */
-        if (got < wanted)
+        if (got < wanted || coll__is_wanted(connection->host))
             break;
         taken += got;
     }
