@@ -35,6 +35,13 @@ static void refuse(struct tcp_connection *connection, const char *why)
     coll__watch_bury(&connection->host->reactor, &connection->watch);
 }
 
+/* NULL: there is none, or another transport has it. */
+static struct coll__link *find(struct coll__host *host, const uint8_t peer[16])
+{
+    struct coll__link *link = coll__link_find(host, peer);
+    return link && link->transport == &coll__tcp_transport ? link : NULL;
+}
+
 /* ---- dialer ----------------------------------------------------------------------------- */
 
 void coll__tcp_say_hello(struct tcp_connection *connection)
@@ -144,7 +151,7 @@ static void take_hello(struct tcp_connection *connection, uint32_t length)
     } else if (memcmp(hello.to, host->peer_id, sizeof hello.to) != 0) {
         host->counters.refused_view++;
         welcome.verdict = COLL__WELCOME_NOT_ME;
-    } else if (!key || !coll__link_find(host, hello.from)) {
+    } else if (!key || !find(host, hello.from)) {
         host->counters.refused_view++;
         welcome.verdict = COLL__WELCOME_UNKNOWN;
     } else if (!draw_nonce(welcome.nonce)) {
@@ -169,7 +176,7 @@ static void take_proof(struct tcp_connection *connection)
     uint8_t expected[32], given[32];
     coll__hello_prove(connection->key, 'd', connection->hello, connection->hello_length,
                       connection->welcome, connection->welcome_length, expected);
-    struct coll__link *link = coll__link_find(host, connection->from);
+    struct coll__link *link = find(host, connection->from);
     if (coll__proof_decode(connection->buffer, COLL__PROOF_BYTES, given) != COLL_OK ||
         !coll__equal_constant_time(expected, given, 32) || !link) {
         host->counters.refused_hello++;
