@@ -6,7 +6,7 @@ for equality too.
 
 The whole product of dtypes, operations, sizes, peers and connections moves 14 GB and is
 ``make test-full``. Without it, every second (dtype, operation, peers) has its largest size, with
-one number of connections, another for each.
+one number of connections, another for each; that decides the transport, too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from test_kernels import CANONICAL_NAN, DTYPES, FLOATS, NUMPY, OPS, specials, un
 SEED = random.SystemRandom().randrange(2**32)
 SIZES = (0, 1, 3, 4096, 1_000_003)
 CONNECTIONS = (1, 2, 8)
+TRANSPORTS = {1: "shm", 2: "tcp", 8: "auto"}
 PATIENCE = 120.0  # seconds of work, many times as many where other tests run beside
 TORCH = {
     "f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
@@ -119,12 +120,13 @@ _files: dict[str, np.memmap] = {}
 
 
 def join_all(_, address: str, size: int) -> list[int]:
-    """One group for each number of connections."""
+    """One group for each number of connections, or for memory."""
     ranks = []
     for connections in CONNECTIONS:
         group = collectives.join(
             address, group=f"n{size}k{connections}", name=f"{os.getpid()}", min_size=size,
-            timeout=20.0, options=collectives.Options(connections=connections),
+            timeout=20.0,
+            options=collectives.Options(connections=connections, transport=TRANSPORTS[connections]),
         )  # fmt: skip
         _groups[size, connections] = group
         ranks.append(group.rank)
@@ -350,7 +352,7 @@ def test_all_ranks_get_the_same_and_the_right_bits(
                     assert_equal(got, want, "broadcast", dtype, count, root, f"rank {rank}")
                 at += (want.nbytes + 63) // 64 * 64
     start(pool, size, leave_all, size)
-    assert results(pool, size) == [list(CONNECTIONS)] * size
+    assert results(pool, size) == [[0, 2, 0]] * size
 
 
 def digest_of_all(group: collectives.Group, seed: int) -> str:
@@ -382,22 +384,25 @@ def few(dtype: str, rank: int, seed: int) -> np.ndarray:
     )
 
 
-def test_the_bits_are_no_function_of_slices_connections_or_instruction_set(pool: Pool):
+def test_the_bits_are_no_function_of_slices_transports_or_instruction_set(pool: Pool):
     avx2 = "avx2" if collectives._native.lib.coll_isa_available(2) else "scalar"
     alike: list[dict] = [
         {"isa": "scalar"},
-        {"isa": avx2},
-        {"slice_bytes": 4096, "isa": avx2, "connections": 8},
-        {"slice_bytes": 1 << 20, "connections": 3},
+        {"isa": avx2, "transport": "tcp"},
+        {"slice_bytes": 4096, "isa": avx2, "connections": 8, "transport": "tcp"},
+        {"slice_bytes": 1 << 20, "connections": 3, "transport": "tcp"},
+        {"slice_bytes": 1 << 20},
         {"slice_bytes": 5000, "checksums": False},
     ]
-    mixed = [
+    mixed: list[dict] = [
         {"isa": "scalar", "slice_bytes": 1 << 20},
         {"isa": avx2, "slice_bytes": 4096, "connections": 4},
         {"checksums": False, "slice_bytes": 12_288, "connections": 2},
     ]
+    beside = [{**each, "transport": "tcp"} for each in mixed]
+    between = [mixed[0], beside[1], mixed[2]]  # memory between two of them, TCP to the third
     found = {}
-    for options in [*alike, mixed]:
+    for options in [*alike, mixed, beside, between]:
         digests = pool.get(3, digest_of_all, SEED, options=options)
         assert len(set(digests)) == 1, (options, digests)
         found[str(options)] = digests[0]

@@ -49,24 +49,34 @@ def eventually(what: Any, limit: float = DEADLINE) -> None:
 # ---- too few, and only just enough ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", ["issued", "between", "all_gather"])
-def test_all_raise_the_same_when_fewer_are_left_than_they_want(mortals, phase):
-    records = mortals.run(Case(3, "all_reduce", LARGE, victims=((1, phase),), min_size=3))
+# Who hears all directly has told them all, too, once its own reductions are done; what it dies of
+# then costs the others nothing. In a ring they miss it still.
+MISSED = [("auto", "issued"), ("auto", "reduce_scatter"), ("tcp", "between"), ("tcp", "all_gather")]
+
+
+@pytest.mark.parametrize(("transport", "phase"), MISSED)
+def test_all_raise_the_same_when_fewer_are_left_than_they_want(mortals, transport, phase):
+    died = ((1, phase),)
+    case = Case(3, "all_reduce", LARGE, victims=died, min_size=3, transport=transport)
+    records = mortals.run(case)
     for record in records:
         assert record.outcome[0] == "TooFewPeers"
         assert "1 more peer" in record.message and record.members[1] in record.message
 
 
-def test_two_are_enough_for_who_wants_two(mortals):
-    died = ((0, "between"), (3, "between"))
-    records = mortals.run(Case(4, "all_reduce", LARGE, victims=died, min_size=2))
+@pytest.mark.parametrize(("transport", "phase"), MISSED[1:3])
+def test_two_are_enough_for_who_wants_two(mortals, transport, phase):
+    died = ((0, phase), (3, phase))
+    case = Case(4, "all_reduce", LARGE, victims=died, min_size=2, transport=transport)
+    records = mortals.run(case)
     assert [len(record.outcome[1]) for record in records] == [2, 2]
 
 
+@pytest.mark.parametrize(("transport", "phase"), MISSED[1:3])
 @pytest.mark.parametrize("count", [SMALL, LARGE])
-def test_the_last_one_goes_on_alone(mortals, count):
-    died = tuple((rank, "between") for rank in range(4))
-    (record,) = mortals.run(Case(5, "all_reduce", count, victims=died))
+def test_the_last_one_goes_on_alone(mortals, count, transport, phase):
+    died = tuple((rank, phase) for rank in range(4))
+    (record,) = mortals.run(Case(5, "all_reduce", count, victims=died, transport=transport))
     assert len(record.outcome[1]) == 1
 
 
@@ -194,7 +204,7 @@ def test_the_others_go_on_without_one_that_stands_still_for_long(mortals, phase,
     error, contributors, _ = found[0]
     # It stands with the one that stands still if all others are complete, too.
     assert not error and len(contributors) in (2, 3) and set(contributors) <= set(names)
-    assert len(contributors) == 2 or phase in ("complete", "tokens")
+    assert len(contributors) == 2 or phase != "reduce_scatter"
     assert max(when for _, _, when in found) - since < 1.0 + NOTICED
     for rank in (0, 2):
         members[rank].start(go_on)
@@ -216,12 +226,12 @@ def test_one_that_stands_still_in_a_round_for_a_moment_is_not_evicted(mortals, p
         if member is still:
             member.start(stand_still, phase, str(tmp_path))
         elif member is victim:
-            member.start(die, "between", str(tmp_path))
+            member.start(die, "reduce_scatter", str(tmp_path))
         else:
             member.start(reduce)
     stopped(still)
     assert (tmp_path / "1").read_text().split()[0] == phase
-    assert (tmp_path / "2").read_text().split()[0] == "between"
+    assert (tmp_path / "2").read_text().split()[0] == "reduce_scatter"
     assert not members[0]._pipe.poll(1.0), "it is one of them, so they wait"
     still.signal(signal.SIGCONT)
     members.remove(victim)

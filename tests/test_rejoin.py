@@ -15,7 +15,7 @@ import collectives
 from crew import DEADLINE, Crew, Member
 from test_deaths import crew_of, grow
 
-SMALL, LARGE = 2_000, 2_000_000  # elements of float32
+SMALL, LARGE = 10_000, 2_000_000  # elements of float32
 IMPATIENT = {"detection": 1.0}
 
 held: list[tuple[collectives.Work, np.ndarray]] = []

@@ -130,7 +130,7 @@ MOMENTS = [
     (2, "reduce_scatter"),
     (2, "all_gather"),
     (2, "tokens"),
-    (3, "all_gather"),
+    (3, "reduce_scatter"),
     (4, "issued"),
     (5, "between"),
     (5, "complete"),
