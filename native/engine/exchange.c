@@ -78,7 +78,8 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
     }
     if (!operation->started)
         return coll__keep_early(operation, link, frame, payload);
-    if (operation->let_go) {
+    /* Of a call that differs from another rank's nothing was begun, and the verdict is to come. */
+    if (operation->let_go || operation->veto.status == COLL_MISMATCH) {
         coll__consume(link, frame);
         return COLL_OK;
     }
