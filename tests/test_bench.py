@@ -276,7 +276,7 @@ def test_messages_arrive_as_they_were_sent() -> None:
 
 # ---- in real processes -------------------------------------------------------------------------
 
-TINY = BenchConfig(sizes=(1024, 65536), iterations=4, blocks=2, timeout=100.0)
+TINY = BenchConfig(sizes=(1024, 65536), iterations=4, blocks=2, timeout=100.0, transport="tcp")
 
 
 def check_schema(found: dict[str, object], *, gloo: bool) -> None:
