@@ -278,24 +278,24 @@ static void take_proof(struct shm_connection *connection, const uint8_t *bytes, 
 
 /* ---- both -------------------------------------------------------------------------------------- */
 
-/* The descriptors of a message: exactly two, or none. */
-static bool take_rights(struct msghdr *message, int fds[2])
+/* How many descriptors came with a message; the first two are kept. */
+static size_t take_rights(struct msghdr *message, int fds[2])
 {
-    fds[0] = fds[1] = -1;
+    size_t total = 0;
     for (struct cmsghdr *at = CMSG_FIRSTHDR(message); at; at = CMSG_NXTHDR(message, at)) {
         if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS)
             continue;
         size_t count = (at->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++, total++) {
             int fd;
             memcpy(&fd, CMSG_DATA(at) + i * sizeof fd, sizeof fd);
-            if (i < 2)
-                fds[i] = fd;
+            if (total < 2)
+                fds[total] = fd;
             else
                 close(fd);
         }
     }
-    return fds[0] >= 0 && fds[1] >= 0;
+    return total;
 }
 
 static void ready(struct coll__watch *watch, uint32_t events)
@@ -316,8 +316,8 @@ static void ready(struct coll__watch *watch, uint32_t events)
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
         return;
     int fds[2] = {-1, -1};
-    bool has_fds = got >= 0 && take_rights(&message, fds); /* also behind a message of no bytes */
-    if (got <= 0 && !has_fds && fds[0] < 0) {
+    size_t rights = got >= 0 ? take_rights(&message, fds) : 0; /* also behind no bytes at all */
+    if (got <= 0 && rights == 0) {
         coll__shm_drop(connection, "it closed its local socket");
         return;
     }
@@ -326,7 +326,7 @@ static void ready(struct coll__watch *watch, uint32_t events)
     bool wants_fds = state == SHM_AWAIT_PROOF || state == SHM_AWAIT_SEGMENT;
     uint32_t shortest = state == SHM_AWAIT_HELLO ? COLL__HELLO_BYTES : COLL__WELCOME_BYTES;
     bool whole = wants_fds || (got >= 12 && coll__hello_length(bytes, shortest) == (uint32_t)got);
-    if (has_fds != wants_fds || !whole ||
+    if (rights != (wants_fds ? 2 : 0) || !whole ||
         (wants_fds && (size_t)got != rest + sizeof(struct offer)) || state == SHM_UP) {
         for (int i = 0; i < 2; i++)
             if (fds[i] >= 0)
