@@ -27,7 +27,7 @@ import crew
 from crew import DEADLINE, Member, Outcome
 from nursery import Nursery
 
-# Elements of float32: retained, and heard whole by everybody, or reduced by an owner; settled by tokens.
+# Elements of float32: retained, and everybody hears all; retained; settled by tokens.
 TINY, SMALL, LARGE = 1_000, 10_000, 100_000
 # Seconds from a death until the survivors have gone on. `make test` runs other files beside this,
 # so the promise itself is held by `make test-full`.

@@ -237,11 +237,15 @@ class Pair:
     """Engines A and B; group 1 are both, and reduces all the time between ``start`` and the end.
 
     Group 2 are A (rank 0) and ``raw`` (rank 1), whom nobody can dial: the test plays him.
+
+    Args:
+        raw: his id.
+        options: of both engines.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, raw: uuid.UUID | None = None, **options: Any) -> None:
         self.ids = [uuid.uuid4(), uuid.uuid4()]
-        self.raw = uuid.uuid4()
+        self.raw = raw or uuid.uuid4()
         self.key, self.raw_key = secrets.token_bytes(32), secrets.token_bytes(32)
         chosen = Options(bind=("127.0.0.1",), **options)
         self.engines = [Engine(chosen, peer_id) for peer_id in self.ids]

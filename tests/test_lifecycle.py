@@ -373,7 +373,7 @@ def join_and_leave(_: Any, address: str, cycle: int, transport: str) -> dict[str
 @pytest.mark.parametrize("cycles", [16, pytest.param(100, marks=pytest.mark.full)])
 def test_joining_and_leaving_leaves_nothing_behind(pool: Pool, cycles: int, transport: str):
     seen = []
-    kept = set(os.listdir("/dev/shm"))
+    kept = set(pathlib.Path("/dev/shm").iterdir())
     for cycle in range(cycles):
         for member in pool.crew.members[:2]:
             member.start(join_and_leave, pool.crew.coordinator.address, cycle, transport)
@@ -388,7 +388,8 @@ def test_joining_and_leaving_leaves_nothing_behind(pool: Pool, cycles: int, tran
         # glibc may keep an arena (two mappings) more; 12 leaked engines would show as 12 or more.
         assert late["mappings"] <= early["mappings"] + 8
         assert late["resident"] <= early["resident"] + (3 << 20)
-    assert not [name for name in set(os.listdir("/dev/shm")) - kept if "collectives" in name]
+    left = set(pathlib.Path("/dev/shm").iterdir()) - kept
+    assert not [path for path in left if "collectives" in path.name]
 
 
 # ---- leaving -------------------------------------------------------------------------------------
