@@ -175,9 +175,9 @@ def drop_work(group: collectives.Group) -> tuple[float, float]:
     gc.collect()
     group.barrier()
     # The barrier is no fence for other operations' buffers; a later one in the same order is
-    # complete only if all its predecessors' slices went out, so wait for the value itself.
+    # complete only if all its predecessors' slices went out, so wait for the values themselves.
     deadline = time.monotonic() + FOREVER
-    while (first[-1] != 3 or second[-1] != 3) and time.monotonic() < deadline:
+    while ((first != 3).any() or (second != 3).any()) and time.monotonic() < deadline:
         time.sleep(0.001)
     group.barrier()
     return float(first.sum()), float(second.sum())

@@ -245,6 +245,7 @@ struct coll_engine {
     enum coll__driver driver;
     uint32_t callers; /* inside coll__drive_until */
     uint32_t waiting_callers; /* of them, those that do not drive */
+    uint32_t woken_callers; /* of these, those that were woken and have not got the lock yet */
     uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
     uint32_t looks;              /* turns in which something came without a system call */
@@ -463,6 +464,8 @@ void coll__inspect_free(struct coll_group *group);
 /* progress.c */
 void coll__lock(struct coll_engine *engine);
 void coll__unlock(struct coll_engine *engine);
+/* Something has finished, or the driver's seat is free: those who wait look for themselves. */
+void coll__wake_callers(struct coll_engine *engine);
 void coll__wake_driver(struct coll_engine *engine);
 /* Drive (or wait for whoever drives) until the operation is finished or `until` has passed or a
  * signal came. Called with the lock held. */

@@ -32,8 +32,8 @@ static void finish(struct coll_fetch *fetch, coll_status status, const char *tex
     if (fetch->released) {
         engine->operations--;
         free(fetch);
-    } else if (engine->waiting_callers > 0) {
-        pthread_cond_broadcast(&engine->changed);
+    } else {
+        coll__wake_callers(engine);
     }
 }
 

@@ -172,8 +172,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     coll__drop_early(operation);
     if (operation->notify_fd >= 0)
         coll__signal(operation->notify_fd);
-    if (engine->waiting_callers > 0)
-        pthread_cond_broadcast(&engine->changed);
+    coll__wake_callers(engine);
     if (!operation->listed)
         return;
     unlist(operation);

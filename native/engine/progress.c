@@ -54,6 +54,17 @@ static void let_others_in(struct coll_engine *engine)
     pthread_mutex_lock(&engine->lock);
 }
 
+void coll__wake_callers(struct coll_engine *engine)
+{
+    /* They come back through the lock, without asking for it by coll__lock. */
+    uint32_t more = engine->waiting_callers - engine->woken_callers;
+    if (engine->waiting_callers == 0)
+        return;
+    engine->woken_callers += more;
+    atomic_fetch_add_explicit(&engine->host.wanting, more, memory_order_relaxed);
+    pthread_cond_broadcast(&engine->changed);
+}
+
 void coll__wake_driver(struct coll_engine *engine)
 {
     if (engine->driver == COLL__CALLER || !engine->thread_parked)
@@ -175,6 +186,10 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
             engine->waiting_callers++;
             timed_wait(engine, &engine->changed, soon < until ? soon : until);
             engine->waiting_callers--;
+            if (engine->woken_callers > 0) {
+                engine->woken_callers--;
+                atomic_fetch_sub_explicit(&engine->host.wanting, 1, memory_order_relaxed);
+            }
             continue;
         }
         if (!driving)
@@ -188,7 +203,9 @@ void coll__drive_until(struct coll_engine *engine, bool (*done)(const void *), c
     engine->callers--;
     if (driving)
         engine->driver = COLL__NOBODY;
-    if (engine->stopping || (driving && engine->waiting_callers > 0))
+    if (engine->stopping || driving)
+        coll__wake_callers(engine);
+    if (engine->stopping)
         pthread_cond_broadcast(&engine->changed);
     if (!driving || engine->stopping)
         return;
