@@ -148,8 +148,8 @@ def share_again(
 
 @pytest.mark.parametrize(
     ("operation", "phase", "repeated"),
-    # A small reduction is one exchange: who dies in it has sent what the others need, and is missed in
-    # what comes next.
+    # A small reduction is one exchange: who dies in it has sent what the others need, and is missed
+    # in what comes next.
     [(1, "reduce_scatter", True), (1, "issued", False), (3, "issued", True)],
 )
 def test_the_state_is_that_of_a_peer_that_has_it_though_the_ranks_change_meanwhile(
