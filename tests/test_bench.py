@@ -304,14 +304,15 @@ def check_schema(found: dict[str, object], *, gloo: bool) -> None:
         assert (row["ratio_out_of_place"] is not None) == gloo
 
 
-def test_a_run_checks_every_element_and_finds_none_wrong() -> None:
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_a_run_checks_every_element_and_finds_none_wrong(transport: str) -> None:
     rows: list[report.Row] = []
-    result = sweep.run(TINY, rows.append)
+    result = sweep.run(dataclasses.replace(TINY, transport=transport), rows.append)
     check_schema(json.loads(result.to_json()), gloo=False)
     assert rows == result.sizes
     assert result.wrong == 0
-    assert result.sockets["collectives"] >= 1
-    assert len(result.congestion["collectives"]) == 1
+    assert result.sockets["collectives"] >= (transport == "tcp")
+    assert len(result.congestion["collectives"]) == (transport == "tcp")
 
 
 def test_a_planted_wrong_result_is_counted() -> None:

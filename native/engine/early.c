@@ -21,7 +21,8 @@ static struct coll__early *early_new(struct coll__link *link, const struct coll_
     early->next = NULL;
     early->link = link;
     early->frame = *frame;
-    memcpy(early->payload, payload, payload ? frame->length : 0);
+    if (payload)
+        memcpy(early->payload, payload, frame->length);
     return early;
 }
 
