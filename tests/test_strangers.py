@@ -349,13 +349,15 @@ def test_bytes_of_a_replaced_connection_are_not_written_over_what_came_anew():
         theirs = np.full(COUNT, 5, np.int64)
         call = Call(pair.raw_group, lib.COLL_ALL_REDUCE, theirs)
         worker = Worker(old, mine)
-        old.sendall(worker.frame(worker.first, mine[:0], type=OPEN).encode())
-        old.sendall(worker.frame(worker.first, mine[share(worker.first[2])]).encode())
+        begin = worker.frame(worker.first, mine[:0], type=OPEN).encode()
+        begin += worker.frame(worker.first, mine[share(worker.first[2])]).encode()
+        received = pair.count("received_bytes") + len(begin)
+        old.sendall(begin)
         finished = worker.collect() + mine[share(worker.second[2])]
+        until(lambda: pair.count("received_bytes") >= received, "the first slice did not come")
         # The last slice: half of it, wrong, on one connection, then all of it on another.
         last = worker.frame(worker.second, finished).encode()
         wrong = last[:128] + b"\x55" * (len(last) - 128)
-        received = pair.count("received_bytes")
         old.sendall(wrong[: len(last) // 2])
         place = share(worker.second[2])
         until(lambda: theirs[place][0] == 0x5555555555555555, "half of it did not arrive")
