@@ -90,6 +90,7 @@ void coll__shm_lane_give(struct shm *shm, struct shm_lane *lane)
 {
     /* Before anything in it, or in a unit that it named, is written again. */
     atomic_fetch_add(&lane->generation, 1);
+    atomic_thread_fence(memory_order_seq_cst);
     shm->lane_used[coll__shm_lane_index(shm, lane)] = false;
     shm->link_count--;
 }
