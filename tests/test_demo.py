@@ -71,6 +71,25 @@ def test_a_peer_that_did_not_report_a_round_fails_the_run():
     assert not report.bit_identical
 
 
+def test_who_died_in_a_round_need_not_report_it_and_all_others_must():
+    report = good_report()
+    report.add("c", messages.Dying(2))
+    assert report.add_end("c", -signal.SIGKILL, 0.0)
+    for name in ("a", "b"):
+        told = report.rounds[1].peers[name]
+        report.add(name, dataclasses.replace(told, size=3))
+    assert report.verdict() == []
+    assert report.bit_identical
+    del report.rounds[1].peers["a"]
+    assert report.verdict() == ["1 of 3 peers did not report round 2"]
+    report = good_report()
+    report.add("c", messages.Dying(2))
+    assert report.add_end("c", -signal.SIGKILL, 0.0)
+    # A newer view, of which it is no member: a third one owes its word.
+    report.add("a", dataclasses.replace(report.rounds[1].peers["a"], size=3, view=9))
+    assert report.verdict() == ["1 of 3 peers did not report round 2"]
+
+
 def test_missing_rounds_and_missing_measurements_fail_the_run():
     reasons = Report(expected_rounds=3, inner_steps=25).verdict()
     assert reasons == ["only 0 of 3 rounds were done", "the validation loss was not measured"]

@@ -47,6 +47,16 @@ class RoundReport:
 
     number: int
     peers: dict[str, RoundEnd] = dataclasses.field(default_factory=dict)
+    dead: set[str] = dataclasses.field(default_factory=set)
+    before: RoundReport | None = None
+
+    @property
+    def accounted(self) -> int:
+        """Members that reported, or that died in the round and are of its view all the same: what
+        they had sent before may have been all that the others needed of them.
+        """
+        same_view = not self.before or not self.before.peers or self.before.view == self.view
+        return len(self.peers.keys() | (self.dead if same_view else set()))
 
     @property
     def view(self) -> int:
@@ -60,8 +70,8 @@ class RoundReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every member has reported."""
-        return 0 < self.size <= len(self.peers)
+        """Whether every member has reported that lived to do so."""
+        return bool(self.peers) and self.size <= self.accounted
 
     @property
     def loss(self) -> float:
@@ -117,9 +127,7 @@ class Report:
         elif isinstance(message, Progress):
             self.curves.setdefault(peer, []).append((message.step, message.loss))
         elif isinstance(message, RoundEnd):
-            while len(self.rounds) < message.number:
-                self.rounds.append(RoundReport(len(self.rounds) + 1))
-            self.rounds[message.number - 1].peers[peer] = message
+            self._round(message.number).peers[peer] = message
         elif isinstance(message, Evaluated):
             self._evaluations.setdefault(message.when, []).append((message.loss, message.windows))
         elif isinstance(message, Finished):
@@ -131,8 +139,15 @@ class Report:
         """A peer's process ended at ``when`` (CLOCK_MONOTONIC); whether it was meant to end so."""
         if status == -signal.SIGKILL and peer in self._dying:
             self._died[peer] = when
+            self._round(self._dying[peer]).dead.add(peer)
             return True
         return status == 0
+
+    def _round(self, number: int) -> RoundReport:
+        while len(self.rounds) < number:
+            before = self.rounds[-1] if self.rounds else None
+            self.rounds.append(RoundReport(len(self.rounds) + 1, before=before))
+        return self.rounds[number - 1]
 
     @property
     def events(self) -> list[Event]:
@@ -177,7 +192,7 @@ class Report:
             reasons.append(f"only {len(self.rounds)} of {self.expected_rounds} rounds were done")
         for entry in self.rounds:
             if not entry.complete:
-                missing = entry.size - len(entry.peers)
+                missing = entry.size - (entry.accounted if entry.peers else 0)
                 reasons.append(
                     f"{missing} of {entry.size} peers did not report round {entry.number}"
                 )
