@@ -52,8 +52,9 @@ class RoundReport:
 
     @property
     def accounted(self) -> int:
-        """Members that reported, or that died in the round and are of its view all the same: what
-        they had sent before may have been all that the others needed of them.
+        """Members that reported, or that died in the round and are of its view all the same.
+
+        What they had sent before may have been all that the others needed of them.
         """
         same_view = not self.before or not self.before.peers or self.before.view == self.view
         return len(self.peers.keys() | (self.dead if same_view else set()))
