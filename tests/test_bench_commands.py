@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import strip
-from collectives import Options
 from collectives.bench import report
 
 
@@ -99,10 +97,6 @@ def test_all_libraries_are_measured_in_one_run(ranks: int, tmp_path: Path) -> No
 
 
 @pytest.mark.full
-@pytest.mark.skipif(
-    all(field.name != "transport" for field in dataclasses.fields(Options)),
-    reason="this core has TCP only",
-)
 @pytest.mark.parametrize(("transport", "connections"), [("tcp", ["reno"]), ("shm", [])])
 def test_all_libraries_use_the_transport_that_was_asked_for(
     transport: str, connections: list[str], tmp_path: Path
