@@ -132,13 +132,9 @@ struct coll_operation {
 
 /* Per-step progress of a running operation. */
 struct coll__run {
-    uint64_t begin, bytes;       /* the segment's place in the buffer */
-    uint64_t arrived;            /* receiving steps; REDUCE: how much is reduced */
-    struct coll__kept *kept;     /* RECV_KEEP: what waits for the REDUCE, in order */
-    int32_t reduce;              /* RECV_KEEP: the index of that step */
-    int32_t paced; /* SEND of input: the receive of what the peer makes of it, -1: none */
-    bool first_write; /* no earlier step writes the segment */
-    int32_t first_dependent, next_dependent; /* steps with after == this one */
+    uint64_t begin, bytes; /* the segment's place in the buffer */
+    uint64_t arrived; /* receiving steps; REDUCE: how much is reduced */
+    struct coll__kept *kept; /* RECV_KEEP: what waits for the REDUCE, in order */
 };
 
 /* A slice that waits until it can be reduced. */

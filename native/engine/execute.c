@@ -54,7 +54,10 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
                             operation->run[index].begin;
     struct coll__flow *flow = &operation->flows[step->peer];
     const struct coll__transport *transport = flow->link->transport;
-    int32_t paced = operation->small ? -1 : operation->run[index].paced;
+    /* Memory has no round trips that more would have to be under way for. */
+    int32_t paced = operation->small || !operation->view->local
+                        ? -1
+                        : operation->plan->relations[index].answer;
     bool owns = operation->small && !transport->copies;
     while (length > 0) {
         bool whole = !operation->small || length < operation->slice_bytes;
@@ -94,19 +97,6 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
     return COLL_OK;
 }
 
-/* Whether the segment still holds the caller's input when the step writes it: in a ring a rank adds
- * to a segment before it receives the finished one. */
-static bool is_first_write(const struct coll_plan *plan, uint32_t index)
-{
-    if (plan->steps[index].kind != COLL_STEP_RECV)
-        return true;
-    for (uint32_t i = 0; i < plan->info.steps; i++)
-        if (plan->steps[i].kind == COLL_STEP_RECV_REDUCE &&
-            plan->steps[i].segment == plan->steps[index].segment)
-            return false;
-    return true;
-}
-
 coll_status coll__execute_start(struct coll_operation *operation)
 {
     const struct coll_plan *plan = operation->plan;
@@ -128,31 +118,10 @@ coll_status coll__execute_start(struct coll_operation *operation)
             coll_segment_range(end, plan->info.segments, step->segment, &begin, &end);
         run->begin = begin * operation->element;
         run->bytes = (end - begin) * operation->element;
-        run->first_dependent = run->next_dependent = -1;
-        run->first_write = is_first_write(plan, i);
         if (run->bytes > longest)
             longest = run->bytes;
         if (coll__step_receives(step))
             operation->pending_bytes += run->bytes;
-        run->reduce = run->paced = -1;
-        for (uint32_t j = 0; j < steps; j++) {
-            const struct coll_step *other = &plan->steps[j];
-            if (other->segment != step->segment)
-                continue;
-            if (step->kind == COLL_STEP_RECV_KEEP && other->kind == COLL_STEP_REDUCE)
-                run->reduce = (int32_t)j;
-            /* Memory has no round trips that more would have to be under way for. */
-            if (operation->view->local && step->kind == COLL_STEP_SEND && step->after < 0 &&
-                other->kind == COLL_STEP_RECV && other->peer == step->peer)
-                run->paced = (int32_t)j;
-        }
-    }
-    for (uint32_t i = 0; i < steps; i++) {
-        if (plan->steps[i].after >= 0) {
-            struct coll__run *before = &operation->run[plan->steps[i].after];
-            operation->run[i].next_dependent = before->first_dependent;
-            before->first_dependent = (int32_t)i;
-        }
     }
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
@@ -225,7 +194,8 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->begin + frame->offset;
-    if (run->first_write && coll__execute_save(operation, at, frame->length) != COLL_OK)
+    if (operation->plan->relations[index].first_write &&
+        coll__execute_save(operation, at, frame->length) != COLL_OK)
         return; /* not in place, then: delivery tries again and reports */
     placement->operation = operation;
     placement->direct = operation->output + at;
@@ -234,8 +204,8 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
 coll_status coll__execute_follow(struct coll_operation *operation, uint32_t index, uint64_t offset,
                                  uint64_t length, uint8_t *staged)
 {
-    const struct coll__run *run = operation->run;
-    for (int32_t i = run[index].first_dependent; i >= 0; i = run[i].next_dependent)
+    const struct coll__relation *of = operation->plan->relations;
+    for (int32_t i = of[index].first_dependent; i >= 0; i = of[i].next_dependent)
         if (operation->plan->steps[i].kind == COLL_STEP_SEND)
             COLL_TRY(send_range(operation, (uint32_t)i, offset, length, staged));
     return COLL_OK;
@@ -249,7 +219,7 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->begin + offset;
     uint8_t *output = operation->output + at;
-    if (run->first_write && !placed)
+    if (operation->plan->relations[index].first_write && !placed)
         COLL_TRY(coll__execute_save(operation, at, length));
     if (step->kind == COLL_STEP_RECV_REDUCE) {
         struct coll__fpenv env;
@@ -289,6 +259,7 @@ coll_status coll__execute_data(struct coll_operation *operation, struct coll__li
         return COLL_CLOSED;
     run->arrived += frame->length;
     operation->pending_bytes -= frame->length;
-    coll__reached(operation, COLL_PHASE_BETWEEN);
+    if (kind == COLL_STEP_RECV_REDUCE)
+        coll__reached(operation, COLL_PHASE_BETWEEN);
     return coll__execute_follow(operation, (uint32_t)index, frame->offset, frame->length, NULL);
 }

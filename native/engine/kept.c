@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "reduce/copy.h"
 #include "reduce/many.h"
 
@@ -55,7 +56,7 @@ static uint64_t gather(struct coll_operation *operation, uint32_t reduce, uint64
     for (uint32_t i = 0; i < plan->info.steps && length > 0; i++) {
         const struct coll__run *run = &operation->run[i];
         const struct coll__kept *kept = run->kept;
-        if (plan->steps[i].kind != COLL_STEP_RECV_KEEP || run->reduce != (int32_t)reduce)
+        if (plan->relations[i].reduce != (int32_t)reduce)
             continue;
         if (!kept || kept->offset > offset)
             return 0;
@@ -112,7 +113,7 @@ static bool advance(struct coll_operation *operation, uint32_t reduce, uint64_t 
     for (uint32_t i = 0; i < operation->plan->info.steps; i++) {
         struct coll__run *run = &operation->run[i];
         struct coll__kept *kept = run->kept;
-        if (operation->plan->steps[i].kind != COLL_STEP_RECV_KEEP || run->reduce != (int32_t)reduce)
+        if (operation->plan->relations[i].reduce != (int32_t)reduce)
             continue;
         if (kept->link && !kept->link->transport->intact(kept->link))
             intact = false;
@@ -134,7 +135,9 @@ static coll_status reduce_next(struct coll_operation *operation, uint32_t index,
         {.at = operation->output + at, .stream = operation->bytes >= COLL__STREAM_BYTES}};
     COLL_TRY(coll__execute_save(operation, at, length));
     /* Where the others read it, and to the caller, at once. */
-    const struct coll__transport *local = run->first_dependent >= 0 ? operation->view->local : NULL;
+    const struct coll__transport *local = operation->plan->relations[index].first_dependent >= 0
+                                              ? operation->view->local
+                                              : NULL;
     uint8_t *staged = local ? local->stage(host, length, &sinks[1].stream) : NULL;
     sinks[1].at = staged;
     struct coll__fpenv env;
@@ -145,6 +148,7 @@ static coll_status reduce_next(struct coll_operation *operation, uint32_t index,
         reduce_segment(operation, step->segment, 0, length, sinks, staged ? 2 : 1);
     coll__fpenv_leave(&env);
     run->arrived += length;
+    coll__reached(operation, COLL_PHASE_BETWEEN);
     coll_status status = COLL_CLOSED;
     if (advance(operation, index, run->arrived))
         status = coll__execute_follow(operation, index, offset, length, staged);
@@ -167,7 +171,7 @@ coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
         at = &(*at)->next;
     kept->next = *at;
     *at = kept;
-    uint32_t reduce = (uint32_t)operation->run[index].reduce;
+    uint32_t reduce = (uint32_t)operation->plan->relations[index].reduce;
     uint64_t together;
     while ((together = gather(operation, reduce, operation->run[reduce].arrived,
                               operation->sources)) > 0)

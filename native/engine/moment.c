@@ -44,8 +44,8 @@ void coll__moment_forget(struct coll_group *group)
     engine->moment = NULL;
 }
 
-/* All is reduced that this rank reduces, and not all has come that others have finished. */
-static bool is_between(const struct coll_operation *operation)
+/* All is reduced that this rank reduces. */
+static bool is_reduced(const struct coll_operation *operation)
 {
     const struct coll_plan *plan = operation->plan;
     bool reduces = false;
@@ -57,7 +57,7 @@ static bool is_between(const struct coll_operation *operation)
             return false;
         reduces |= reducing;
     }
-    return reduces && operation->pending_bytes > 0;
+    return reduces;
 }
 
 /* It has come: once, and this process may be gone when this returns. */
@@ -98,7 +98,7 @@ void coll__moment_look(struct coll_operation *operation, enum coll_phase phase)
     bool counts = phase == COLL_PHASE_REDUCE_SCATTER || phase == COLL_PHASE_ALL_GATHER;
     if (counts && moment->slices++ < asked->after_slices)
         return;
-    if (phase == COLL_PHASE_BETWEEN && !is_between(operation))
+    if (phase == COLL_PHASE_BETWEEN && !is_reduced(operation))
         return;
     act(engine, operation->number);
 }

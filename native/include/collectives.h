@@ -150,8 +150,9 @@ enum coll_algorithm {
     COLL_ALGORITHM_COUNT = 3
 };
 
-/* One step acts on one whole segment. The engine cuts it into slices; slice j of a step may
- * start once slice j of step `after` is done (-1: at once). A SEND of rank s to peer r with
+/* One step acts on one whole segment. The engine cuts it into slices; slice j of a SEND may start
+ * once slice j of step `after` is done (-1: at once); what is received needs no leave to come, and
+ * its `after` is -1. A SEND of rank s to peer r with
  * message m is matched by the receive of rank r from peer s with message m; m is unique among
  * the messages from s to r. */
 struct coll_step {
@@ -554,10 +555,10 @@ COLL_API coll_status coll_inject(struct coll_group *group, uint32_t fault, uint3
 enum coll_phase {
     COLL_PHASE_ISSUED = 0, /* called here; no frame about it has been sent */
     COLL_PHASE_REDUCE_SCATTER = 1, /* a payload to be reduced has come, and is not reduced yet */
-    COLL_PHASE_BETWEEN = 2, /* all is reduced that this rank reduces, its last slice is not passed
-                             * on, and no finished payload has come. Between several connections
-                             * payloads may overtake each other, and there may be no such moment */
-    COLL_PHASE_ALL_GATHER = 3, /* a finished payload has come, and does not count yet */
+    COLL_PHASE_BETWEEN = 2, /* all is reduced that this rank reduces; the slice that was the last is
+                             * not passed on */
+    COLL_PHASE_ALL_GATHER = 3, /* a finished payload has come, and does not count yet. Plans in
+                                * which everybody reduces everything have no such moment */
     COLL_PHASE_COMPLETE = 4, /* everything has come; no token, and no result to the caller */
     COLL_PHASE_TOKENS = 5, /* the first token has been handed to the socket. Operations that need
                             * no tokens have no such moment */

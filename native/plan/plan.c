@@ -42,6 +42,55 @@ int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step)
     return (int32_t)index;
 }
 
+/* In one pass over the steps, by what their segments have of each kind. */
+static coll_status relate(struct coll_plan *plan)
+{
+    const uint32_t steps = plan->info.steps, segments = plan->info.segments;
+    struct of_segment {
+        int32_t recv, recv_reduce, reduce;
+    } *of = malloc((segments + (size_t)1) * sizeof *of);
+
+    plan->relations = calloc(steps + (size_t)1, sizeof *plan->relations);
+    if (of == NULL || plan->relations == NULL) {
+        free(of);
+        return COLL_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i <= segments; i++) {
+        of[i] = (struct of_segment){-1, -1, -1};
+    }
+#define OF(STEP) (&of[(STEP)->segment < segments ? (STEP)->segment : segments])
+    for (uint32_t i = 0; i < steps; i++) {
+        const struct coll_step *step = &plan->steps[i];
+        if (step->kind == COLL_STEP_RECV) {
+            OF(step)->recv = (int32_t)i;
+        } else if (step->kind == COLL_STEP_RECV_REDUCE) {
+            OF(step)->recv_reduce = (int32_t)i;
+        } else if (step->kind == COLL_STEP_REDUCE) {
+            OF(step)->reduce = (int32_t)i;
+        }
+        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, 1};
+    }
+    for (uint32_t i = 0; i < steps; i++) {
+        const struct coll_step *step = &plan->steps[i];
+        struct coll__relation *relation = &plan->relations[i];
+        const int32_t recv = OF(step)->recv;
+        /* In a ring a rank adds to a segment before it receives the finished one. */
+        relation->first_write = step->kind != COLL_STEP_RECV || OF(step)->recv_reduce < 0;
+        relation->reduce = step->kind == COLL_STEP_RECV_KEEP ? OF(step)->reduce : -1;
+        if (step->kind == COLL_STEP_SEND && step->after < 0 && recv >= 0 &&
+            plan->steps[recv].peer == step->peer) {
+            relation->answer = recv;
+        }
+        if (step->after >= 0) {
+            relation->next_dependent = plan->relations[step->after].first_dependent;
+            plan->relations[step->after].first_dependent = (int32_t)i;
+        }
+    }
+#undef OF
+    free(of);
+    return COLL_OK;
+}
+
 static coll_status make_all_reduce(uint32_t algorithm, uint32_t rank, uint32_t size,
                                    struct coll_plan **plan)
 {
@@ -58,10 +107,10 @@ static coll_status make_all_reduce(uint32_t algorithm, uint32_t rank, uint32_t s
     return COLL_INVALID_ARGUMENT;
 }
 
-coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
-                           uint32_t root, struct coll_plan **plan)
+static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
+                        uint32_t root, struct coll_plan **plan)
 {
-    if (plan == NULL || size == 0 || size > MAX_SIZE || rank >= size) {
+    if (size == 0 || size > MAX_SIZE || rank >= size) {
         return COLL_INVALID_ARGUMENT;
     }
     switch ((enum coll_kind)kind) {
@@ -82,9 +131,27 @@ coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uin
     return COLL_INVALID_ARGUMENT;
 }
 
+coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
+                           uint32_t root, struct coll_plan **plan)
+{
+    struct coll_plan *made = NULL;
+    coll_status status = plan == NULL ? COLL_INVALID_ARGUMENT
+                                      : make(kind, algorithm, rank, size, root, &made);
+    if (status == COLL_OK) {
+        status = relate(made);
+    }
+    if (status != COLL_OK) {
+        coll_plan_free(made);
+        return status;
+    }
+    *plan = made;
+    return COLL_OK;
+}
+
 void coll_plan_free(struct coll_plan *plan)
 {
     if (plan != NULL) {
+        free(plan->relations);
         free(plan->steps);
         free(plan);
     }

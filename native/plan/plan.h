@@ -5,8 +5,17 @@
 
 #include "collectives.h"
 
+/* What steps have to do with each other; -1: none. */
+struct coll__relation {
+    int32_t first_dependent, next_dependent; /* steps with `after` == this one */
+    int32_t reduce; /* RECV_KEEP: the segment's REDUCE */
+    int32_t answer; /* SEND of input: the RECV of what the same peer makes of it */
+    int first_write; /* no earlier step writes the segment */
+};
+
 struct coll_plan {
     struct coll_plan_info info;
+    struct coll__relation *relations; /* of each step; made when the plan is whole */
     struct coll_step *steps;       /* info.steps of them, in the order the engine starts them */
 };
 
