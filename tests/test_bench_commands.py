@@ -82,7 +82,8 @@ def test_all_libraries_are_measured_in_one_run(ranks: int, tmp_path: Path) -> No
     path = tmp_path / "bench.json"
     bench(
         *("all_reduce", "--ranks", str(ranks), "--sizes", "1K,1M", "--iterations", "4"),
-        *("--compare", "gloo,mpi", "--congestion", "reno", "--json", str(path)),
+        *("--transport", "tcp", "--compare", "gloo,mpi", "--congestion", "reno"),
+        *("--json", str(path)),
     )
     found = json.loads(path.read_text())
     assert found["wrong"] == 0

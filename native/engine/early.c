@@ -15,7 +15,7 @@ void coll__consume(struct coll__link *link, const struct coll__frame *frame)
 static struct coll__early *early_new(struct coll__link *link, const struct coll__frame *frame,
                                      const uint8_t *payload)
 {
-    struct coll__early *early = malloc(sizeof *early + frame->length);
+    struct coll__early *early = coll__take(link->engine, sizeof *early + frame->length);
     if (!early)
         return NULL;
     early->next = NULL;
@@ -48,7 +48,7 @@ coll_status coll__keep_early(struct coll_operation *operation, struct coll__link
     if (!early)
         return COLL_NO_MEMORY;
     if (!is_intact(link)) {
-        free(early);
+        coll__give(early->link->engine, early);
         return COLL_CLOSED;
     }
     *operation->early_tail = early;
@@ -68,7 +68,7 @@ coll_status coll__take_early(struct coll_operation *operation)
                                                 early->payload, NULL);
         coll__consume(early->link, &early->frame);
         operation->uses[rank].received_bytes += early->frame.length + COLL__FRAME_BYTES;
-        free(early);
+        coll__give(early->link->engine, early);
         if (status != COLL_OK)
             return status;
     }
@@ -81,7 +81,7 @@ void coll__drop_early(struct coll_operation *operation)
         struct coll__early *early = operation->early;
         operation->early = early->next;
         coll__consume(early->link, &early->frame);
-        free(early);
+        coll__give(early->link->engine, early);
     }
     operation->early_tail = &operation->early;
 }
@@ -97,7 +97,7 @@ coll_status coll__keep_later(struct coll_group *group, struct coll__link *link,
     if (!early)
         return COLL_NO_MEMORY;
     if (!is_intact(link)) {
-        free(early);
+        coll__give(early->link->engine, early);
         return COLL_CLOSED;
     }
     if (!group->later)
@@ -120,7 +120,7 @@ void coll__drop_later(struct coll_group *group, const struct coll__link *link)
         *at = early->next;
         group->later_count--;
         coll__consume(early->link, &early->frame);
-        free(early);
+        coll__give(early->link->engine, early);
     }
     group->later_tail = at;
 }

@@ -124,7 +124,6 @@ static void dispose(struct coll_engine *engine)
     if (engine->event_fd >= 0)
         close(engine->event_fd);
     coll__serving_close(engine);
-    coll__pools_free(engine);
     free(engine->events);
     free(engine->moment);
     free(engine->bind);
@@ -142,6 +141,7 @@ void coll__engine_let_go(struct coll_engine *engine)
     coll__unlock(engine);
     if (!last)
         return;
+    coll__pools_free(engine);
     pthread_cond_destroy(&engine->changed);
     pthread_cond_destroy(&engine->thread_wake);
     pthread_mutex_destroy(&engine->lock);

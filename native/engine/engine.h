@@ -164,6 +164,7 @@ struct coll__retained {
 /* Operations of one tag, across views. */
 struct coll__tag {
     struct coll__tag *next;
+    struct coll_engine *engine;
     uint32_t tag;
     uint64_t following; /* the number of the next operation */
     struct coll_operation *oldest, *newest; /* issued and not over, in order */
@@ -230,6 +231,13 @@ struct coll_group {
     struct coll__ended *ended; /* operations that failed lately, for inspection */
 };
 
+/* Blocks of one size that nobody uses. */
+struct coll__blocks {
+    struct block *first;
+    uint32_t count;
+};
+enum { COLL__BLOCK_SIZES = 10 };
+
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
 
 struct coll_engine {
@@ -260,9 +268,7 @@ struct coll_engine {
     struct coll__moment *moment; /* fault injection: coll_fault_at; NULL: none */
     struct coll__serving serving;
     /* pools */
-    struct coll__slice *free_slices;
-    uint8_t *free_buffers; /* of COLL__SMALL_BYTES, chained through their first bytes */
-    uint32_t free_buffer_count;
+    struct coll__blocks blocks[COLL__BLOCK_SIZES + 1]; /* the last: too large to be kept */
     uint8_t *shadow; /* the last one used, kept for the next */
     size_t shadow_bytes;
 };
@@ -273,6 +279,10 @@ static inline struct coll_engine *coll__engine_of(struct coll__host *host)
 }
 
 /* memory.c */
+/* Memory for what operations need; the engine keeps what is given back. NULL: there is none. */
+void *coll__take(struct coll_engine *engine, size_t bytes);
+void *coll__take_zeroed(struct coll_engine *engine, size_t bytes);
+void coll__give(struct coll_engine *engine, void *taken); /* which may be NULL */
 struct coll__slice *coll__slice_new(struct coll_engine *engine);
 /* The payload is in the buffers of whoever keeps this list. */
 void coll__slice_borrow(struct coll__slice *slice, struct coll__slice **list);
@@ -280,8 +290,6 @@ void coll__slice_return(struct coll__slice *slice);
 void coll__slice_unstage(struct coll__slice *slice);
 /* Nobody needs the payload any more: only the frame's number still has to arrive. */
 void coll__slice_void(struct coll__slice *slice);
-uint8_t *coll__buffer_take(struct coll_engine *engine);
-void coll__buffer_give(struct coll_engine *engine, uint8_t *buffer);
 coll_status coll__shadow_take(struct coll_engine *engine, size_t bytes, uint8_t **shadow);
 void coll__shadow_give(struct coll_engine *engine, uint8_t *shadow, size_t bytes);
 void coll__pools_free(struct coll_engine *engine);

@@ -305,7 +305,7 @@ void coll__take_later(struct coll_group *group)
         group->later = early->next;
         group->later_count--;
         dispatch(early->link, &early->frame, early->payload, NULL);
-        free(early);
+        coll__give(group->engine, early);
     }
 }
 

@@ -30,11 +30,11 @@ static coll_status own(struct coll_operation *operation, struct coll__slice *sli
 {
     struct coll_engine *engine = operation->engine;
     const uint8_t *from = slice->payload;
-    slice->owned = coll__buffer_take(engine);
+    slice->owned = coll__take(engine, slice->range);
     if (!slice->owned)
         return COLL_NO_MEMORY;
     coll__slice_return(slice);
-    slice->from_pool = 1;
+    slice->summed = 1;
     slice->payload = slice->owned;
     if (engine->host.options.no_checksums)
         memcpy(slice->owned, from, slice->range);
@@ -104,8 +104,9 @@ coll_status coll__execute_start(struct coll_operation *operation)
     if (steps == 0)
         return COLL_OK;
     /* One block: the steps' progress, then the scratch of kept.c. */
-    operation->run = calloc(1, steps * sizeof *operation->run +
-                                   2 * operation->view->size * sizeof *operation->sources);
+    operation->run = coll__take_zeroed(operation->engine,
+                                       steps * sizeof *operation->run +
+                                           2 * operation->view->size * sizeof *operation->sources);
     if (!operation->run)
         return COLL_NO_MEMORY;
     operation->sources = (const uint8_t **)(operation->run + steps);
@@ -163,9 +164,13 @@ coll_status coll__execute_save(struct coll_operation *operation, uint64_t offset
             return COLL_OK;
     if (operation->saved_count == operation->saved_capacity) {
         uint32_t capacity = operation->saved_capacity ? operation->saved_capacity * 2 : 16;
-        struct coll__saved *saved = realloc(operation->saved, capacity * sizeof *operation->saved);
+        struct coll__saved *saved = coll__take(operation->engine,
+                                               capacity * sizeof *operation->saved);
         if (!saved)
             return COLL_NO_MEMORY;
+        if (operation->saved)
+            memcpy(saved, operation->saved, operation->saved_count * sizeof *saved);
+        coll__give(operation->engine, operation->saved);
         operation->saved = saved;
         operation->saved_capacity = capacity;
     }

@@ -9,11 +9,11 @@
 #include "reduce/copy.h"
 #include "reduce/many.h"
 
-static void free_kept(struct coll__kept *kept)
+static void free_kept(struct coll_engine *engine, struct coll__kept *kept)
 {
     if (kept->link)
         kept->link->transport->release(kept->link, kept->hold);
-    free(kept);
+    coll__give(engine, kept);
 }
 
 void coll__kept_drop(struct coll_operation *operation)
@@ -23,15 +23,16 @@ void coll__kept_drop(struct coll_operation *operation)
         while (run->kept) {
             struct coll__kept *kept = run->kept;
             run->kept = kept->next;
-            free_kept(kept);
+            free_kept(operation->engine, kept);
         }
     }
 }
 
-static struct coll__kept *keep(struct coll__link *link, const uint8_t *payload, uint64_t length)
+static struct coll__kept *keep(struct coll_engine *engine, struct coll__link *link,
+                               const uint8_t *payload, uint64_t length)
 {
     uint64_t hold = link && link->transport->hold ? link->transport->hold(link, payload) : 0;
-    struct coll__kept *kept = malloc(sizeof *kept + (hold ? 0 : length));
+    struct coll__kept *kept = coll__take(engine, sizeof *kept + (hold ? 0 : length));
     if (!kept) {
         if (hold)
             link->transport->release(link, hold);
@@ -119,7 +120,7 @@ static bool advance(struct coll_operation *operation, uint32_t reduce, uint64_t 
             intact = false;
         if (kept->offset + kept->length == upto) {
             run->kept = kept->next;
-            free_kept(kept);
+            free_kept(operation->engine, kept);
         }
     }
     return intact;
@@ -161,7 +162,7 @@ coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
                            struct coll__link *link, uint64_t offset, uint64_t length,
                            const uint8_t *payload)
 {
-    struct coll__kept *kept = keep(link, payload, length);
+    struct coll__kept *kept = keep(operation->engine, link, payload, length);
     if (!kept)
         return COLL_NO_MEMORY;
     kept->offset = offset;

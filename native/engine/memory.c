@@ -1,21 +1,74 @@
-/* Pools: slices, small buffers, and the one large shadow that is kept. Faulting in a fresh buffer
- * per call would dominate large operations, malloc and free the small ones. */
+/* Memory that is used again: blocks, in sizes of powers of two, and the one large shadow that is kept.
+ * Once a small operation has run, the next one like it allocates nothing; and faulting in a fresh
+ * buffer per call would dominate large ones. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/engine.h"
 
-enum { KEPT_BUFFERS = 16 };
+#if defined(__SANITIZE_ADDRESS__)
+enum { KEPT_BLOCKS = 0, KEPT_BYTES = 0 }; /* it is to see who uses what was given back */
+#else
+enum { KEPT_BLOCKS = 64, KEPT_BYTES = 1 << 20 }; /* of each size; what comes first */
+#endif
+enum { LEAST_BLOCK = 256 };
+
+struct block { /* what the owner of a block does not see */
+    _Alignas(max_align_t) struct block *next;
+    size_t size; /* its index in engine->blocks */
+};
+
+static void *take(struct coll_engine *engine, size_t bytes)
+{
+    size_t size = 0;
+    while (size < COLL__BLOCK_SIZES && (size_t)LEAST_BLOCK << size < bytes)
+        size++;
+    struct block *block = size < COLL__BLOCK_SIZES ? engine->blocks[size].first : NULL;
+    if (block) {
+        engine->blocks[size].first = block->next;
+        engine->blocks[size].count--;
+        return block + 1;
+    }
+    size_t room = size < COLL__BLOCK_SIZES ? (size_t)LEAST_BLOCK << size : bytes;
+    block = malloc(sizeof *block + room);
+    if (!block)
+        return NULL;
+    block->size = size;
+    return block + 1;
+}
+
+void *coll__take(struct coll_engine *engine, size_t bytes)
+{
+    return take(engine, bytes);
+}
+
+void *coll__take_zeroed(struct coll_engine *engine, size_t bytes)
+{
+    void *taken = take(engine, bytes);
+    if (taken)
+        memset(taken, 0, bytes);
+    return taken;
+}
+
+void coll__give(struct coll_engine *engine, void *taken)
+{
+    if (!taken)
+        return;
+    struct block *block = (struct block *)taken - 1;
+    struct coll__blocks *blocks = &engine->blocks[block->size];
+    if (block->size == COLL__BLOCK_SIZES || blocks->count >= KEPT_BLOCKS ||
+        (size_t)blocks->count * LEAST_BLOCK << block->size >= KEPT_BYTES) {
+        free(block);
+        return;
+    }
+    block->next = blocks->first;
+    blocks->first = block;
+    blocks->count++;
+}
 
 struct coll__slice *coll__slice_new(struct coll_engine *engine)
 {
-    struct coll__slice *slice = engine->free_slices;
-    if (slice)
-        engine->free_slices = slice->next;
-    else if (!(slice = malloc(sizeof *slice)))
-        return NULL;
-    memset(slice, 0, sizeof *slice);
-    return slice;
+    return coll__take_zeroed(engine, sizeof(struct coll__slice));
 }
 
 void coll__slice_borrow(struct coll__slice *slice, struct coll__slice **list)
@@ -49,26 +102,22 @@ void coll__slice_release(struct coll__host *host, struct coll__slice *slice)
     struct coll_engine *engine = coll__engine_of(host);
     coll__slice_return(slice);
     coll__slice_unstage(slice);
-    if (slice->owned && slice->from_pool)
-        coll__buffer_give(engine, slice->owned);
-    else
-        free(slice->owned);
+    coll__give(engine, slice->owned);
     if (slice->operation)
         coll__operation_unref(slice->operation);
     if (slice->serve) {
         slice->serve->slices--;
         coll__serve_returned(engine, slice->serve);
     }
-    slice->next = engine->free_slices;
-    engine->free_slices = slice;
+    coll__give(engine, slice);
 }
 
-void coll__slice_detach(struct coll__slice *slice)
+void coll__slice_detach(struct coll__host *host, struct coll__slice *slice)
 {
     if (!slice->borrow_link)
         return;
     coll__slice_return(slice);
-    slice->owned = malloc(slice->frame.length);
+    slice->owned = coll__take(coll__engine_of(host), slice->frame.length);
     if (slice->owned)
         memcpy(slice->owned, slice->payload, slice->frame.length);
     else
@@ -84,27 +133,6 @@ void coll__slice_void(struct coll__slice *slice)
     slice->frame.type = COLL__FRAME_VOID;
     slice->frame.length = 0;
     slice->payload = NULL;
-}
-
-uint8_t *coll__buffer_take(struct coll_engine *engine)
-{
-    uint8_t *buffer = engine->free_buffers;
-    if (!buffer)
-        return malloc(COLL__SMALL_BYTES);
-    memcpy(&engine->free_buffers, buffer, sizeof engine->free_buffers);
-    engine->free_buffer_count--;
-    return buffer;
-}
-
-void coll__buffer_give(struct coll_engine *engine, uint8_t *buffer)
-{
-    if (engine->free_buffer_count >= KEPT_BUFFERS) {
-        free(buffer);
-        return;
-    }
-    memcpy(buffer, &engine->free_buffers, sizeof engine->free_buffers);
-    engine->free_buffers = buffer;
-    engine->free_buffer_count++;
 }
 
 coll_status coll__shadow_take(struct coll_engine *engine, size_t bytes, uint8_t **shadow)
@@ -137,15 +165,13 @@ void coll__shadow_give(struct coll_engine *engine, uint8_t *shadow, size_t bytes
 
 void coll__pools_free(struct coll_engine *engine)
 {
-    while (engine->free_slices) {
-        struct coll__slice *slice = engine->free_slices;
-        engine->free_slices = slice->next;
-        free(slice);
-    }
-    while (engine->free_buffers) {
-        uint8_t *buffer = engine->free_buffers;
-        memcpy(&engine->free_buffers, buffer, sizeof engine->free_buffers);
-        free(buffer);
+    for (uint32_t size = 0; size < COLL__BLOCK_SIZES; size++) {
+        while (engine->blocks[size].first) {
+            struct block *block = engine->blocks[size].first;
+            engine->blocks[size].first = block->next;
+            free(block);
+        }
+        engine->blocks[size].count = 0;
     }
     free(engine->shadow);
     engine->shadow = NULL;

@@ -29,10 +29,10 @@ coll_status coll__operation_enter(struct coll_operation *operation)
     size_t each = sizeof *operation->flows + sizeof *operation->uses + sizeof *operation->calls +
                   sizeof *operation->absent + sizeof *operation->seen +
                   sizeof *operation->wants_open;
-    uint8_t *arrays = calloc(n, each);
+    uint8_t *arrays = coll__take_zeroed(operation->engine, n * each);
     if (!arrays)
         return COLL_NO_MEMORY;
-    free(operation->flows);
+    coll__give(operation->engine, operation->flows);
     /* One block, the widest alignment first. */
     operation->flows = (struct coll__flow *)arrays;
     operation->uses = (struct coll__link_use *)(operation->flows + n);
@@ -55,7 +55,7 @@ coll_status coll__operation_enter(struct coll_operation *operation)
 coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
                                 struct coll_operation **made)
 {
-    struct coll_operation *operation = calloc(1, sizeof *operation);
+    struct coll_operation *operation = coll__take_zeroed(group->engine, sizeof *operation);
     if (!operation)
         return COLL_NO_MEMORY;
     operation->engine = group->engine;
@@ -66,7 +66,7 @@ coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t
     operation->early_tail = &operation->early;
     operation->veto.culprit = -1;
     if (coll__operation_enter(operation) != COLL_OK) {
-        free(operation);
+        coll__give(group->engine, operation);
         return COLL_NO_MEMORY;
     }
     coll__agree_init(&operation->agree, operation->view->rank, operation->view->size);
@@ -82,17 +82,18 @@ coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t
 
 void coll__operation_unref(struct coll_operation *operation)
 {
+    struct coll_engine *engine = operation->engine;
     if (--operation->references > 0)
         return;
-    operation->engine->operations--;
+    engine->operations--;
     coll__kept_drop(operation); /* it needs the plan, which is the view's */
     coll__view_release(operation->view);
-    free(operation->run);
-    free(operation->saved);
+    coll__give(engine, operation->run);
+    coll__give(engine, operation->saved);
     free(operation->error);
     free(operation->veto.text);
-    free(operation->flows);
-    free(operation);
+    coll__give(engine, operation->flows);
+    coll__give(engine, operation);
 }
 
 static void unlist(struct coll_operation *operation)
@@ -194,7 +195,7 @@ void coll__operation_reset(struct coll_operation *operation)
     drop_shadow(operation);
     coll__drop_early(operation);
     coll__kept_drop(operation);
-    free(operation->run);
+    coll__give(operation->engine, operation->run);
     operation->run = NULL;
     operation->plan = NULL;
     operation->pending_bytes = 0;

@@ -28,7 +28,7 @@ void coll__send_control(struct coll__link *link, const struct coll__frame *frame
         return;
     slice->frame = *frame;
     if (length > 0) {
-        slice->owned = malloc(length);
+        slice->owned = coll__take(link->engine, length);
         if (!slice->owned) {
             coll__slice_release(&link->engine->host, slice);
             return;

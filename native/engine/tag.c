@@ -22,6 +22,7 @@ struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag)
         free(heard);
         return NULL;
     }
+    made->engine = group->engine;
     made->tag = tag;
     made->following = view->first_operation;
     made->settled = made->told = view->first_operation - 1;
@@ -87,7 +88,8 @@ void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
 
 coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation *operation)
 {
-    struct coll__retained *retained = malloc(sizeof *retained + operation->bytes);
+    struct coll__retained *retained = coll__take(operation->engine,
+                                                 sizeof *retained + operation->bytes);
     if (!retained)
         return COLL_NO_MEMORY;
     retained->next = NULL;
@@ -128,7 +130,7 @@ static void release_upto(struct coll__tag *tag, uint64_t number)
         struct coll__retained *over = tag->retained;
         tag->retained = over->next;
         tag->retained_bytes -= over->length;
-        free(over);
+        coll__give(tag->engine, over);
     }
     if (!tag->retained)
         tag->retained_tail = &tag->retained;

@@ -48,14 +48,14 @@ struct coll__slice {
     const uint8_t *payload; /* NULL: none, or nobody needs it any more (VOID) */
     uint8_t *staged; /* the same bytes in a stage of `stager`, or NULL */
     const struct coll__transport *stager;
-    uint8_t *owned; /* what to free with the slice; NULL: payload is borrowed
+    uint8_t *owned; /* what goes with the slice; NULL: payload is borrowed
                                          * from the operation's buffers */
     struct coll__slice *borrow_next, **borrow_link; /* in operation->borrowed, if borrowed */
     struct coll__frame frame;
     const struct coll__run *paced; /* of the step whose arrivals it may be only so far ahead of */
     uint64_t range; /* while it waits in a flow: how much it stands for, cut when it is pulled */
     struct coll__serve *serve; /* whose answer it is a part of, else NULL */
-    uint8_t from_pool; /* where `owned` came from */
+    uint8_t summed; /* frame.payload_crc is there, unless checksums are off */
 };
 
 /* Where an arriving payload goes. */
@@ -164,7 +164,7 @@ struct coll__slice *coll__pull(struct coll__link *link, bool bulk);
 void coll__slice_release(struct coll__host *host, struct coll__slice *slice);
 /* The payload that the slice must now carry itself, because its operation's buffers are going
  * away: copies it. On lack of memory the payload is dropped (the frame becomes VOID). */
-void coll__slice_detach(struct coll__slice *slice);
+void coll__slice_detach(struct coll__host *host, struct coll__slice *slice);
 /* Before a payload is received. Not called for duplicates. */
 void coll__place(struct coll__link *link, const struct coll__frame *frame,
                  struct coll__placement *placement);

@@ -138,7 +138,8 @@ void coll__shm_pump(struct shm_link *link)
            (slice = coll__pull(&link->base, link->outstanding_bytes < SHM_WINDOW_BYTES))) {
         link->pending = slice;
         if (!publish(link, slice)) {
-            coll__slice_detach(slice); /* its buffer may change, or go, before there is room */
+            coll__slice_detach(link->base.host,
+                               slice); /* its buffer may change, or go, before there is room */
             break;
         }
         link->pending = NULL;

@@ -259,7 +259,7 @@ static void link_revoke(struct coll__link *base, const void *owner)
     for (struct tcp_connection *at = link->open; at; at = at->next) {
         if (at->sending && at->slice && at->slice->borrow_link &&
             (at->slice->operation == owner || at->slice->serve == owner)) {
-            coll__slice_detach(at->slice);
+            coll__slice_detach(link->base.host, at->slice);
             if (at->slice->payload && !at->orphan)
                 link->retained_bytes += at->slice->frame.length;
             /* Without memory for the copy the frame cannot be finished. */

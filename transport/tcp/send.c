@@ -86,13 +86,11 @@ static void begin(struct tcp_connection *connection, bool again)
     struct coll__frame alive = {.type = COLL__FRAME_ALIVE,
                                 .flags = connection->said_last ? COLL__FLAG_LAST : 0};
     struct coll__frame *frame = slice ? &slice->frame : &alive;
-    if (slice && frame->length > 0 && !slice->from_pool) {
+    if (slice && frame->length > 0) {
         if (frame->type == COLL__FRAME_DATA && connection->host->options.no_checksums)
             frame->flags |= COLL__FLAG_NO_CRC;
-        else
+        else if (!slice->summed)
             frame->payload_crc = coll__crc32c(0, slice->payload, frame->length);
-    } else if (slice && slice->from_pool && connection->host->options.no_checksums) {
-        frame->flags |= COLL__FLAG_NO_CRC; /* else it was taken with the copy */
     }
     frame->acknowledged = link->received;
     frame->consumed = link->base.eager_consumed;
