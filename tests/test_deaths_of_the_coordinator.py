@@ -73,7 +73,7 @@ def reduce_for(group: Any, seconds: float) -> int:
     return done
 
 
-@pytest.mark.parametrize("seconds", [2.5, pytest.param(30.0, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", [2.5, pytest.param(20.0, marks=pytest.mark.full)])
 def test_operations_go_on_while_the_coordinator_stands_still(seconds, nursery, tmp_path):
     with Ruler(nursery, journal=str(tmp_path / "j")) as ruler, Mortals(ruler) as mortals:
         members = mortals.band(3)
@@ -89,7 +89,7 @@ def test_operations_go_on_while_the_coordinator_stands_still(seconds, nursery, t
         mortals.disband(members)
 
 
-@pytest.mark.parametrize("seconds", [2.5, pytest.param(30.0, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", [2.5, pytest.param(20.0, marks=pytest.mark.full)])
 def test_a_death_waits_for_a_coordinator_that_stands_still(seconds, nursery, tmp_path):
     with Ruler(nursery, journal=str(tmp_path / "j")) as ruler, Mortals(ruler) as mortals:
         members = mortals.band(3)
