@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import collectives
+import mortals
 from crew import Crew
 from pool import Pool
 
@@ -316,6 +318,23 @@ def test_the_end_of_a_with_block_in_a_child_changes_nothing(pool: Pool):
 # ---- nothing is left behind ----------------------------------------------------------------------
 
 
+class MallocInfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+        "fordblks", "keepcost",
+    )]  # fmt: skip
+
+
+def heap() -> int:
+    """Bytes that malloc has given out; 0 where it does not tell, which glibc does."""
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if ask is None:
+        return 0
+    ask.restype = MallocInfo
+    found = ask()
+    return found.uordblks + found.hblkhd
+
+
 def footprint() -> dict[str, int]:
     gc.collect()
     maps = pathlib.Path("/proc/self/maps").read_text().splitlines()
@@ -330,6 +349,8 @@ def footprint() -> dict[str, int]:
         "mappings": len(maps),
         "segments": len(shared_memory()),
         "resident": int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096,
+        "heap": heap(),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
     }
 
 
@@ -388,6 +409,60 @@ def test_joining_and_leaving_leaves_nothing_behind(pool: Pool, cycles: int, tran
         # glibc may keep an arena (two mappings) more; 12 leaked engines would show as 12 or more.
         assert late["mappings"] <= early["mappings"] + 8
         assert late["resident"] <= early["resident"] + (3 << 20)
+    left = set(pathlib.Path("/dev/shm").iterdir()) - kept
+    assert not [path for path in left if "collectives" in path.name]
+
+
+def exercise(group: collectives.Group) -> None:
+    """Small operations, and a large one, between two."""
+    for count in (1, 10_000, 1 << 20):
+        array = np.full(count, 1 + group.rank, np.float32)
+        group.all_reduce(array, timeout=FOREVER)
+        assert (array == 3).all()
+
+
+def stay(group: collectives.Group, transport: str) -> dict[str, int]:
+    """Let another one in, and work with it until it has left; the footprint then."""
+    mortals.grow(group, 2)
+    assert len(shared_memory()) == (0 if transport == "tcp" else 3)
+    exercise(group)
+    while group.size > 1:
+        group.sync(timeout=FOREVER)
+    return settled()
+
+
+def come_and_go(_: Any, address: str, name: str, transport: str) -> dict[str, int]:
+    """Be the other one."""
+    with mortals.enter(address, name, "guest", 2, transport=transport) as group:
+        exercise(group)
+    return settled()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_a_hundred_guests_leave_nothing_behind_with_their_host(transport: str):
+    seen = []
+    kept = set(pathlib.Path("/dev/shm").iterdir())
+    with mortals.Mortals() as made:
+        host, guest = made.take(2)
+        address = made.coordinator.address
+        host.start(mortals.found, address, "inn", "host", 1, 1, {"transport": transport})
+        host.result().get()
+        for _ in range(100):
+            host.start(stay, transport)
+            guest.start(come_and_go, address, "inn", transport)
+            seen.append([host.result().get(), guest.result().get()])
+    for who, early, late in zip(("host", "guest"), seen[19], seen[-1], strict=True):
+        print(f"{who}: {early} -> {late}")
+        assert late["children"] == 0
+        # The host's own, mapped and open.
+        assert late["segments"] == (2 if who == "host" and transport == "shm" else 0)
+        assert late["threads"] <= early["threads"]
+        assert late["descriptors"] <= early["descriptors"]
+        assert late["mappings"] <= early["mappings"] + 8
+        # What the engine keeps for later use; 80 leaks of 13 KiB would show.
+        assert late["heap"] <= early["heap"] + (1 << 20)
+        assert late["peak"] <= early["peak"] + (3 << 20)  # malloc's own holes
     left = set(pathlib.Path("/dev/shm").iterdir()) - kept
     assert not [path for path in left if "collectives" in path.name]
 
