@@ -337,25 +337,29 @@ static void report_death(struct tcp_link *link, uint64_t now)
 
 /* Every connection carries heartbeats of its own: one that stays silent while the others are heard
  * has died without a word, and what it carried goes over them. How long that is is measured by what
- * was heard, not by the clock, so that a peer that stands still loses none. */
+ * was heard, not by the clock, so that a peer that stands still loses none. They beat together, for
+ * which the peer wakes up once. */
 static void tend_connections(struct tcp_link *link, uint64_t now)
 {
     const struct coll_engine_options *options = &link->base.host->options;
     uint64_t patience = options->detection_ns / 2;
     if (patience < options->heartbeat_ns * 3)
         patience = options->heartbeat_ns * 3;
+    bool due = false;
     for (struct tcp_connection *at = link->open; at;) {
         bool silent = !options->no_detection && link->last_heard > at->last_heard &&
                       link->last_heard - at->last_heard > patience;
         if (silent)
             coll__tcp_fail(at, "it fell silent, though the peer is heard on another one");
-        else if (!at->sending && now - at->last_sent >= options->heartbeat_ns)
-            at->beat = true;
+        else
+            due |= !at->sending && now - at->last_sent >= options->heartbeat_ns;
         at = silent ? link->open : at->next;
     }
+    if (!due)
+        return;
     for (struct tcp_connection *at = link->open; at; at = at->next)
-        if (at->beat)
-            link->acknowledge_now = true; /* has all of them looked at */
+        at->beat |= !at->sending && now - at->last_sent >= options->heartbeat_ns / 2;
+    link->acknowledge_now = true; /* has all of them looked at */
 }
 
 void coll__tcp_link_tick(struct tcp_link *link, uint64_t now, bool paused)
