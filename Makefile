@@ -15,7 +15,8 @@
 #   make wheel       build the wheel and the sdist into dist/
 #   make test-wheel  install the wheel into clean environments of every Python at hand
 #   make fuzz        feed everything that parses bytes from outside with what a fuzzer makes up
-#   make sanitize    run the tests on a core built with ASan+UBSan (SANITIZE=thread: TSan)
+#   make sanitize    run the tests on a core built with ASan+UBSan (SANITIZE=thread: TSan), a
+#                    quarter of an hour; on a machine with nothing else to do, as tests have deadlines
 
 PYTHON ?= python3
 # Where the CPU build of torch comes from; see tools/install_torch.sh for what is tried and when.
