@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import ClassVar
 
-from collectives._native import lib
+from collectives._native import ffi, lib
 from collectives._native.engine import Engine, EngineGroup, process_identity
 from collectives.data_plane import EnginePlane
 from collectives.dump import Dumps
@@ -125,6 +125,7 @@ class Incarnation:
         self.rank = rank
         self.size = view.size
         self.names = tuple(peer.name for peer in view.peers)
+        self.ids = ffi.from_buffer(b"".join(peer.id.bytes for peer in view.peers))
         self._history[view.number] = self.names
 
     def regroup(self, timeout: float) -> None:

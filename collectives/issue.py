@@ -28,6 +28,9 @@ OPS: dict[str, int] = {
 }
 """The reductions."""
 
+REDUCTIONS = (lib.COLL_ALL_REDUCE, lib.COLL_REDUCE, lib.COLL_REDUCE_SCATTER)
+"""The kinds whose result has something of every contributor."""
+
 STATE_TAG = 2**32 - 2
 """Of the operations that transfer state: they do not disturb the order of the user's."""
 
@@ -43,9 +46,14 @@ class Scratch(threading.local):
         self.call = ffi.new("struct coll_call *")
         self.info = ffi.new("struct coll_info *")
         self.operation = ffi.new("struct coll_operation **")
-        self.root_peer = ffi.new("uint8_t[16]")
+        self.kept: dict[str, Any] = {}  # what the call points to
         self.root: str | None = None  # its name, for what has one
         self.issued = False  # whether the call that failed last had become an operation
+
+    def keep(self, what: str, array: Any) -> Any:
+        """Hold on to what the call points to, until it points to another one."""
+        self.kept[what] = array
+        return array
 
 
 class Issuer:
@@ -130,7 +138,7 @@ class Issuer:
         call.tag = self._tag(tag)
         call.timeout_ns = self._timeout_ns if timeout is None else checked_ns(timeout)
         call.op = call.root = call.flags = call.dtype = call.count = 0
-        call.input = call.output = call.root_peer = ffi.NULL
+        call.input = call.output = call.peers = call.counts = call.counts_from = ffi.NULL
         return call
 
     def reduction(
@@ -144,9 +152,7 @@ class Issuer:
         reserved: int | None = None,
     ) -> None:
         """Fill in this thread's structure for an ``all_reduce``; ``reserved`` is a tag, too."""
-        code = OPS.get(op)
-        if code is None:
-            raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+        code = code_of(op)
         pointer, count, dtype = buffer_of(array, "array", writable=out is None)
         call = self.prepare(lib.COLL_ALL_REDUCE, 0 if reserved else tag, timeout)
         call.tag = reserved or call.tag
@@ -161,8 +167,8 @@ class Issuer:
             target, out_count, out_dtype = buffer_of(out, "out", writable=True)
             if out_count != count or out_dtype != dtype:
                 raise errors.InvalidArgument(
-                    f"out has {out_count} elements of {_dtype_name(out_dtype)}, array has"
-                    f" {count} of {_dtype_name(dtype)}; they must match"
+                    f"out has {out_count} elements of {dtype_name(out_dtype)}, array has"
+                    f" {count} of {dtype_name(dtype)}; they must match"
                 )
             call.output = target
 
@@ -173,9 +179,9 @@ class Issuer:
         pointer, count, dtype = buffer_of(array, "array", writable=root != self.mine.rank)
         call = self.prepare(lib.COLL_BROADCAST, tag, timeout)
         # A rank is that of the caller's view, of which the core may be ahead.
-        call.root = self._root(root)
-        call.root_peer = self.scratch.root_peer
-        call.root_peer[0:16] = self.mine.view.peers[root].id.bytes
+        call.root = self.checked_root(root)
+        call.peers = self.mine.ids
+        call.peer_count = self.mine.size
         self.scratch.root = self.mine.names[root]
         call.input = call.output = pointer
         call.count = count
@@ -184,7 +190,12 @@ class Issuer:
         if root != self.mine.rank and self.step is not None:
             self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
 
-    def _root(self, root: int) -> int:
+    def checked_root(self, root: int) -> int:
+        """A rank of the caller's view.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
         if not 0 <= root < self.mine.size:
             raise errors.InvalidArgument(
                 f"root is {root}; the ranks of this view are 0 to {self.mine.size - 1}"
@@ -279,7 +290,7 @@ class Issuer:
             self._pending = {other for other in self._pending if not other.done()}
             self._pending.add(work)
         if self.step is not None:
-            self.step.started(work, reduces=scratch.call.kind == lib.COLL_ALL_REDUCE)
+            self.step.started(work, reduces=scratch.call.kind in REDUCTIONS)
         return work
 
 
@@ -298,6 +309,15 @@ def flags_of(atomic: bool, on_failure: str) -> int:
     return flags if on_failure == "retry" else flags | lib.COLL_NO_REPEAT
 
 
-def _dtype_name(dtype: int) -> str:
+def code_of(op: str) -> int:
+    """The core's number of a reduction; raises InvalidArgument if there is no such."""
+    code = OPS.get(op)
+    if code is None:
+        raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+    return code
+
+
+def dtype_name(dtype: int) -> str:
+    """The name of a dtype of the core."""
     name: str = ffi.string(lib.coll_dtype_name(dtype)).decode()
     return name

@@ -5,9 +5,12 @@ How they come about is ``issue``'s.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from collectives import blocks
 from collectives._native import lib
+from collectives.blocks import Common
 from collectives.issue import Issuer, flags_of
 from collectives.work import Result, Work
 
@@ -139,6 +142,395 @@ class Operations:
         """
         self._issuer.copying(array, root, tag, timeout, flags_of(atomic, on_failure))
         return self._issuer.issue(array, (array,))
+
+    def reduce(
+        self,
+        array: Any,
+        root: int = 0,
+        op: str = "sum",
+        *,
+        out: Any = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        atomic: bool = True,
+        on_failure: str = "retry",
+    ) -> Result:
+        """Reduce an array over all members, element by element; the root gets the result.
+
+        The bits are those that an ``all_reduce`` of the same arrays has.
+
+        Args:
+            array: contiguous numpy array or CPU tensor of any shape; the same dtype and number of
+                elements on all ranks. Only the root's is overwritten.
+            root: the rank that gets the result.
+            op: as in ``all_reduce``.
+            out: on the root, where the result goes, of the same dtype and size; None: in place.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            atomic: as in ``all_reduce``.
+            on_failure: as in ``all_reduce``; without its root it is not repeated in any case.
+
+        Returns:
+            ``value`` is the array that holds the result, None on all ranks but the root;
+            ``contributors`` whose input is in it.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
+        """
+        issuer = self._issuer
+        value = blocks.reduce(
+            issuer, array, op, root, out, Common(tag, timeout, on_failure, atomic=atomic)
+        )
+        result = issuer.blocking(value)
+        if issuer.step is not None:
+            issuer.step.reduced(result)
+        return result
+
+    def reduce_async(
+        self,
+        array: Any,
+        root: int = 0,
+        op: str = "sum",
+        *,
+        out: Any = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        atomic: bool = True,
+        on_failure: str = "retry",
+    ) -> Work:
+        """Start a ``reduce``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        issuer = self._issuer
+        value = blocks.reduce(
+            issuer, array, op, root, out, Common(tag, timeout, on_failure, atomic=atomic)
+        )
+        return issuer.issue(value, (array, out))
+
+    def reduce_scatter(
+        self,
+        array: Any,
+        op: str = "sum",
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Result:
+        """Reduce an array over all members, element by element; each gets its block of the result.
+
+        Args:
+            array: contiguous numpy array or CPU tensor, the same dtype and shape on all ranks: the
+                blocks of all ranks along its first axis. Not overwritten, unless ``out`` is a part
+                of it, which may only be this rank's block.
+            op: as in ``all_reduce``.
+            out: where this rank's block goes, of the same dtype; None: a new array.
+            counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            resize: if a member is lost, the others repeat the operation without it. False: they
+                all raise ``PeerLost``.
+
+        Returns:
+            ``value`` is the array that holds this rank's block, ``contributors`` whose input is in
+            it.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
+        """
+        issuer = self._issuer
+        value = blocks.reduce_scatter(
+            issuer, array, op, out, counts, Common(tag, timeout, resize=resize)
+        )
+        result = issuer.blocking(value)
+        if issuer.step is not None:
+            issuer.step.reduced(result)
+        return result
+
+    def reduce_scatter_async(
+        self,
+        array: Any,
+        op: str = "sum",
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Work:
+        """Start a ``reduce_scatter``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        issuer = self._issuer
+        value = blocks.reduce_scatter(
+            issuer, array, op, out, counts, Common(tag, timeout, resize=resize)
+        )
+        return issuer.issue(value, (array, value))
+
+    def all_gather(
+        self,
+        array: Any,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Result:
+        """Put the arrays of all members together; all get the same.
+
+        Args:
+            array: this rank's block: contiguous numpy array or CPU tensor, the same dtype and shape
+                on all ranks, but for the rows with ``counts``. It may be its place in ``out``.
+            out: where the blocks go, one after the other along the first axis, of the same dtype;
+                None: a new array. A 0-d array is a block of one row.
+            counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            resize: if a member is lost, the others repeat the operation without it, with as many
+                blocks less. False: they
+                all raise ``PeerLost``.
+
+        Returns:
+            ``value`` is the array with the blocks, by rank; with ``resize``, of ``contributors``.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
+        """
+        issuer = self._issuer
+        value = blocks.all_gather(issuer, array, out, counts, Common(tag, timeout, resize=resize))
+        return issuer.blocking(value)
+
+    def all_gather_async(
+        self,
+        array: Any,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Work:
+        """Start an ``all_gather``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        issuer = self._issuer
+        value = blocks.all_gather(issuer, array, out, counts, Common(tag, timeout, resize=resize))
+        return issuer.issue(value, (array, value))
+
+    def gather(
+        self,
+        array: Any,
+        root: int = 0,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Result:
+        """Put the arrays of all members together; the root gets them.
+
+        Args:
+            array: this rank's block, as in ``all_gather``.
+            root: the rank that gets all of them.
+            out: on the root, as in ``all_gather``.
+            counts: as in ``all_gather``.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            resize: if a member is lost, the others repeat the operation without it, with as many
+                blocks less. False: they
+                all raise ``PeerLost``.
+
+        Returns:
+            ``value`` as in ``all_gather``, None on all ranks but the root.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
+        """
+        issuer = self._issuer
+        value = blocks.all_gather(
+            issuer, array, out, counts, Common(tag, timeout, resize=resize), root=root
+        )
+        return issuer.blocking(value)
+
+    def gather_async(
+        self,
+        array: Any,
+        root: int = 0,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Work:
+        """Start a ``gather``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        issuer = self._issuer
+        value = blocks.all_gather(
+            issuer, array, out, counts, Common(tag, timeout, resize=resize), root=root
+        )
+        return issuer.issue(value, (array, value))
+
+    def scatter(
+        self,
+        array: Any,
+        root: int = 0,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Result:
+        """Give each member its block of the root's array.
+
+        Args:
+            array: on the root, the blocks of all ranks along the first axis: contiguous numpy array
+                or CPU tensor; elsewhere None.
+            root: the rank whose array it is.
+            out: where this rank's block goes, of the same dtype; None, on the root only: a new
+                array.
+            counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            resize: if a member is lost, the others repeat the operation without it. False: they
+                all raise ``PeerLost``.
+
+        Returns:
+            ``value`` is the array that holds this rank's block, ``contributors`` is the root alone.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
+        """
+        issuer = self._issuer
+        value = blocks.scatter(
+            issuer, array, root, out, counts, Common(tag, timeout, resize=resize)
+        )
+        return issuer.blocking(value)
+
+    def scatter_async(
+        self,
+        array: Any,
+        root: int = 0,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Work:
+        """Start a ``scatter``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        issuer = self._issuer
+        value = blocks.scatter(
+            issuer, array, root, out, counts, Common(tag, timeout, resize=resize)
+        )
+        return issuer.issue(value, (array, value))
+
+    def all_to_all(
+        self,
+        array: Any,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        out_counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Result:
+        """Give each member a block, and get one from each.
+
+        Args:
+            array: a block for each rank along the first axis: contiguous numpy array or CPU tensor,
+                the same dtype on all ranks.
+            out: where the blocks from each rank go, likewise; None: a new array. Not ``array``.
+            counts: rows of what goes to each rank, also 0; None: equal blocks on all ranks.
+            out_counts: rows of what comes from each rank; with ``counts`` only. Two ranks that do
+                not say the same of what goes between them get a ``MismatchError``.
+            tag: as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+            resize: if a member is lost, the others repeat the operation without it, with as many
+                blocks less. False: they
+                all raise ``PeerLost``.
+
+        Returns:
+            ``value`` is the array with the blocks, by rank; with ``resize``, of ``contributors``.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
+                UnsupportedError: as ``all_reduce``.
+        """
+        issuer = self._issuer
+        value = blocks.all_to_all(
+            issuer, array, out, counts, out_counts, Common(tag, timeout, resize=resize)
+        )
+        return issuer.blocking(value)
+
+    def all_to_all_async(
+        self,
+        array: Any,
+        *,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        out_counts: Sequence[int] | None = None,
+        tag: int | None = None,
+        timeout: float | None = None,
+        resize: bool = False,
+    ) -> Work:
+        """Start an ``all_to_all``; its arguments are those.
+
+        Returns:
+            The operation under way; the arrays must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        issuer = self._issuer
+        value = blocks.all_to_all(
+            issuer, array, out, counts, out_counts, Common(tag, timeout, resize=resize)
+        )
+        return issuer.issue(value, (array, value))
 
     def barrier(
         self, *, tag: int | None = None, timeout: float | None = None, on_failure: str = "retry"

@@ -61,6 +61,22 @@ class Result:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A result with a block of each member of ``names``: less of it is there if some were lost."""
+
+    array: Any
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    def of(self, contributors: tuple[str, ...]) -> Any:
+        """The part that holds the blocks of these."""
+        if len(contributors) == len(self.names):
+            return self.array
+        rows = dict(zip(self.names, self.rows, strict=True))
+        return self.array[: sum(rows[name] for name in contributors)]
+
+
 class Owner(Protocol):
     """What an operation asks of its group when it has ended."""
 
@@ -123,7 +139,7 @@ class Telemetry:
 def make_result(value: Any, names: tuple[str, ...], info: Any) -> Result:
     """A Result from the core's ``struct coll_info``."""
     return Result(
-        value,
+        value.of(names) if isinstance(value, Packed) else value,
         names,
         info.view,
         info.retries,

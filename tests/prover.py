@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -354,20 +355,16 @@ def _check_hazards(
 
 
 def _check_values(
-    plans: Sequence[Plan],
-    matches: Matches,
-    order: list[Node],
-    expressions: Expressions,
-    expected: Callable[[int], int],
-    in_place: bool,
+    plans: Sequence[Plan], matches: Matches, order: list[Node], task: Task, in_place: bool
 ) -> None:
     """Run all ranks in one order; `_check_hazards` has shown that any other gives the same."""
-    segments = plans[0].segments
-    inputs: list[list[int | None]] = [[expressions.input(plan.rank)] * segments for plan in plans]
+    segments, expressions = plans[0].segments, task.expressions
+    inputs = [[task.given(plan.rank, s) for s in range(segments)] for plan in plans]
     outputs: list[list[int | None]] = []
     for plan in plans:
         outputs.append(inputs[plan.rank] if in_place else [None] * segments)
     wire: dict[tuple[Node, int], int] = {}
+    written: set[tuple[int, int]] = set()
     place = "in place" if in_place else "out of place"
 
     def carry_out(node: Node, step: Step, segment: int) -> None:
@@ -381,37 +378,39 @@ def _check_values(
             return
         if step.kind == RECV_KEEP:
             return  # it stays on the wire
-        assert own is not None
-        if step.kind == REDUCE:
+        if step.kind == RECV:
+            value = wire[matches.sent_by[node], segment]
+        elif own is None:
+            raise PlanError("value", f"{_where(plans, node)} reduces what is not there")
+        elif step.kind == REDUCE:
             kept = matches.kept_for[node]
             values = [own] * len(plans)
             for peer, receive in kept.items():
                 values[peer] = wire[matches.sent_by[receive], segment]
             value = expressions.fold(values, segment)
         else:
-            value = wire[matches.sent_by[node], segment]
-            if step.kind == RECV_REDUCE:
-                value = expressions.op(value, own)
+            value = expressions.op(wire[matches.sent_by[node], segment], own)
+        written.add((rank, segment))
         outputs[rank][segment] = expressions.final(value) if step.final else value
 
     for node in order:
         step = _step(plans, node)
         for segment in plans[node[0]].touched(step):
             carry_out(node, step, segment)
-    for plan in plans:
-        if all(step.kind == SEND for step in plan.steps):
-            # A group of one and the root of a broadcast: the engine copies input to output, at
-            # any time it likes.
-            outputs[plan.rank] = inputs[plan.rank]
-    for segment in range(segments):
-        for rank in range(len(plans)):
-            if outputs[rank][segment] != expected(segment):
-                raise PlanError(
-                    "value",
-                    f"{place} rank {rank} ends with "
-                    f"{expressions.text(outputs[rank][segment])} in segment {segment}, "
-                    f"expected {expressions.text(expected(segment))}",
-                )
+    for rank, segment in itertools.product(range(len(plans)), range(segments)):
+        wanted = task.wanted(rank, segment)
+        if wanted is None:
+            if (rank, segment) in written and not task.has_scratch(rank, segment):
+                raise PlanError("value", f"rank {rank} has no room for segment {segment}")
+            continue
+        if (rank, segment) not in written and wanted == task.given(rank, segment):
+            continue  # the engine copies it, at any time it likes
+        if outputs[rank][segment] != wanted:
+            raise PlanError(
+                "value",
+                f"{place} rank {rank} ends with {expressions.text(outputs[rank][segment])} in"
+                f" segment {segment}, expected {expressions.text(wanted)}",
+            )
 
 
 def _check_final(plans: Sequence[Plan], finals: int) -> None:
@@ -427,123 +426,158 @@ def _check_final(plans: Sequence[Plan], finals: int) -> None:
             raise PlanError("final", f"segment {segment} is final {count} times, not {finals}")
 
 
-def prove(
-    plans: Sequence[Plan],
-    expressions: Expressions,
-    expected: Callable[[int], int],
-    *,
-    finals: int,
-    copied: bool = False,
-) -> None:
-    """Raise `PlanError` unless the plans of all ranks are right.
+class Task:
+    """What an operation is to do, in expressions.
+
+    Segments are those of `coll_plan_make`. What a rank has no input for, or no room, is None.
 
     Args:
-        plans: one per rank, in their order.
-        expressions: the expressions that `expected` speaks of.
-        expected: the value of a segment at the end, the same on every rank.
-        finals: how many steps must be marked final for each segment.
-        copied: whether the operation is so small that its sends are copied when they start.
+        kind: its name.
+        size: how many ranks.
+        root: of rooted kinds.
     """
-    _check_shape(plans)
-    _check_after(plans)
-    matches = _match(plans)
-    before = _before(plans, matches, copied)
-    order = _check_deadlock(plans, matches, before)
-    _check_hazards(plans, matches, before, order, copied)
-    _check_final(plans, finals)
-    for in_place in (False, True):
-        _check_values(plans, matches, order, expressions, expected, in_place)
+
+    def __init__(self, kind: str, size: int, root: int = 0) -> None:
+        self.kind, self.size, self.root = kind, size, root
+        self.expressions = Expressions()
+        self.inputs = [self.expressions.input(rank) for rank in range(size)]
+        self.segments = {"broadcast": 1, "all_to_all": size * size}.get(kind, size)
+        self.reduces = kind in ("all_reduce", "reduce", "reduce_scatter")
+
+    def given(self, rank: int, segment: int) -> int | None:
+        """A rank's input."""
+        here = {
+            "broadcast": rank == self.root,
+            "scatter": rank == self.root,
+            "all_gather": rank == segment,
+            "gather": rank == segment,
+            "all_to_all": rank == segment // self.size,
+        }.get(self.kind, True)
+        return self.inputs[rank] if here else None
+
+    def wanted(self, rank: int, segment: int) -> int | None:
+        """What a rank is to have at the end."""
+        if self.reduces:
+            here = {
+                "all_reduce": True,
+                "reduce": rank == self.root,
+                "reduce_scatter": segment == (rank + 1) % self.size,
+            }[self.kind]
+            # ((x_s + x_s+1) + x_s+2) + ..., all ranks, modulo their number.
+            whole = self.expressions.fold(self.inputs, segment)
+            value = self.expressions.final(whole) if self.size > 1 else whole
+            return value if here else None
+        source, here = {
+            "broadcast": (self.root, True),
+            "scatter": (self.root, rank == segment),
+            "all_gather": (segment, True),
+            "gather": (segment, rank == self.root),
+            "all_to_all": (segment // self.size, rank == segment % self.size),
+        }[self.kind]
+        return self.inputs[source] if here else None
+
+    def has_scratch(self, rank: int, segment: int) -> bool:
+        """Whether a rank that is not to have the segment has room for it."""
+        return self.kind == "reduce" and segment == (rank + 1) % self.size
 
 
-Formula = Callable[[int, Sequence[int]], dict[int, int]]
+Formula = Callable[[Task, int, Sequence[int]], dict[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """What an all-reduce says about itself."""
+    """What an algorithm says about itself.
 
-    # The elements that a rank sends to each peer, given the segments' lengths, one per rank.
+    Attributes:
+        sends: the elements that a rank sends to each peer, given the segments' lengths.
+        everywhere: whether every rank that gets the result reduces all of it.
+        copied: whether it is for operations only whose sends are copied when they start.
+    """
+
     sends: Formula
-    # Whether every rank reduces all, not only its own segment.
     everywhere: bool = False
-    # Whether it is for operations only whose sends are copied.
     copied: bool = False
 
 
-def _ring(rank: int, lengths: Sequence[int]) -> dict[int, int]:
-    """All but the own segment, then all but the right neighbour's own: to that one."""
-    right = (rank + 1) % len(lengths)
-    return {right: 2 * sum(lengths) - lengths[_own(rank, lengths)] - lengths[_own(right, lengths)]}
+def prove(plans: Sequence[Plan], task: Task, algorithm: Algorithm) -> None:
+    """Raise `PlanError` unless the plans of all ranks are right; those of one rank do nothing."""
+    _check_shape(plans)
+    _check_after(plans)
+    matches = _match(plans)
+    before = _before(plans, matches, algorithm.copied)
+    order = _check_deadlock(plans, matches, before)
+    _check_hazards(plans, matches, before, order, algorithm.copied)
+    finals = int(task.reduces and len(plans) > 1)
+    if algorithm.everywhere and task.kind == "all_reduce":
+        finals *= len(plans)
+    _check_final(plans, finals)
+    for in_place in (False, True):
+        _check_values(plans, matches, order, task, in_place)
 
 
-def _direct(rank: int, lengths: Sequence[int]) -> dict[int, int]:
-    """To each peer its segment, and the own one."""
-    own = lengths[_own(rank, lengths)]
-    return {peer: lengths[_own(peer, lengths)] + own for peer in _peers(rank, lengths)}
-
-
-def _whole(rank: int, lengths: Sequence[int]) -> dict[int, int]:
-    return dict.fromkeys(_peers(rank, lengths), sum(lengths))
-
-
-def _own(rank: int, lengths: Sequence[int]) -> int:
-    """The segment whose reduction ends at the rank that comes last in its order."""
-    return (rank + 1) % len(lengths)
-
-
-def _peers(rank: int, lengths: Sequence[int]) -> list[int]:
-    return [peer for peer in range(len(lengths)) if peer != rank]
-
-
-RING, DIRECT = Algorithm(_ring), Algorithm(_direct)
-WHOLE = Algorithm(_whole, everywhere=True, copied=True)
-
-
-def prove_all_reduce(plans: Sequence[Plan], algorithm: Algorithm) -> None:
-    """Segment s is ((x_s + x_s+1) + x_s+2) + ..., all ranks, modulo their number."""
-    size = len(plans)
-    expressions = Expressions()
-    inputs = [expressions.input(rank) for rank in range(size)]
-
-    def expected(segment: int) -> int:
-        whole = expressions.fold(inputs, segment)
-        return expressions.final(whole) if size > 1 else whole
-
-    finals = 0 if size == 1 else size if algorithm.everywhere else 1
-    prove(plans, expressions, expected, finals=finals, copied=algorithm.copied)
-
-
-def prove_broadcast(plans: Sequence[Plan], root: int) -> None:
-    """Every rank ends with the root's input."""
-    expressions = Expressions()
-    prove(plans, expressions, lambda _: expressions.input(root), finals=0)
-
-
-def _prove_bytes(plans: Sequence[Plan], lengths: Sequence[int], wanted: Formula) -> None:
+def prove_bytes(
+    plans: Sequence[Plan], task: Task, algorithm: Algorithm, lengths: Sequence[int]
+) -> None:
+    """Each rank sends to each peer what the algorithm says."""
     for plan in plans:
         sent: dict[int, int] = defaultdict(int)
         for step in plan.steps:
             if step.kind == SEND:
                 sent[step.peer] += sum(lengths[segment] for segment in plan.touched(step))
-        if sent != wanted(plan.rank, lengths):
-            raise PlanError(
-                "bytes",
-                f"rank {plan.rank} sends {dict(sent)} elements, not {wanted(plan.rank, lengths)}",
-            )
+        wanted = algorithm.sends(task, plan.rank, lengths) if len(plans) > 1 else {}
+        if sent != wanted:
+            raise PlanError("bytes", f"rank {plan.rank} sends {dict(sent)} elements, not {wanted}")
 
 
-def prove_all_reduce_bytes(
-    plans: Sequence[Plan], lengths: Sequence[int], algorithm: Algorithm
-) -> None:
-    """Each rank sends to each peer what the algorithm says; a group of one sends nothing."""
-    _prove_bytes(plans, lengths, algorithm.sends if len(plans) > 1 else lambda *_: {})
+# ---- the algorithms --------------------------------------------------------------------------
 
 
-def prove_broadcast_bytes(plans: Sequence[Plan], root: int, lengths: Sequence[int]) -> None:
-    """Each rank sends the buffer once, to its right neighbour; the last of the chain nothing."""
+def _own(task: Task, rank: int) -> int:
+    """The segment whose reduction ends at the rank that comes last in its order."""
+    return (rank + 1) % task.size
 
-    def chain(rank: int, lengths: Sequence[int]) -> dict[int, int]:
-        right = (rank + 1) % len(plans)
-        return {} if right == root else {right: sum(lengths)}
 
-    _prove_bytes(plans, lengths, chain)
+def _peers(task: Task, rank: int) -> list[int]:
+    return [peer for peer in range(task.size) if peer != rank]
+
+
+def _ring(task: Task, rank: int, lengths: Sequence[int]) -> dict[int, int]:
+    """To the right neighbour: all but what that one has already, in each half."""
+    right = _own(task, rank)
+    if task.kind == "all_gather":
+        return {right: sum(lengths) - lengths[right]}
+    return {right: 2 * sum(lengths) - lengths[_own(task, rank)] - lengths[_own(task, right)]}
+
+
+def _direct(task: Task, rank: int, lengths: Sequence[int]) -> dict[int, int]:
+    """To each peer its segment, and the own one to who is to have it."""
+    if task.kind == "all_to_all":
+        return {peer: lengths[rank * task.size + peer] for peer in _peers(task, rank)}
+    if task.kind == "all_gather":
+        return dict.fromkeys(_peers(task, rank), lengths[rank])
+    own = lengths[_own(task, rank)]
+    shared = {"all_reduce": _peers(task, rank), "reduce": [task.root]}.get(task.kind, [])
+    return {peer: lengths[_own(task, peer)] + own * (peer in shared) for peer in _peers(task, rank)}
+
+
+def _whole(task: Task, rank: int, lengths: Sequence[int]) -> dict[int, int]:
+    to = [peer for peer in _peers(task, rank) if task.kind == "all_reduce" or peer == task.root]
+    return dict.fromkeys(to, sum(lengths))
+
+
+def _chain(task: Task, rank: int, lengths: Sequence[int]) -> dict[int, int]:
+    """The buffer once, to the right neighbour; the last of the chain nothing."""
+    right = (rank + 1) % task.size
+    return {} if right == task.root else {right: sum(lengths)}
+
+
+def _star(task: Task, rank: int, lengths: Sequence[int]) -> dict[int, int]:
+    if task.kind == "gather":
+        return {} if rank == task.root else {task.root: lengths[rank]}
+    blocks = {peer: lengths[0 if task.kind == "broadcast" else peer] for peer in _peers(task, rank)}
+    return blocks if rank == task.root else {}
+
+
+RING, DIRECT = Algorithm(_ring), Algorithm(_direct)
+WHOLE = Algorithm(_whole, everywhere=True, copied=True)
+CHAIN, STAR = Algorithm(_chain), Algorithm(_star)

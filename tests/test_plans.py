@@ -38,14 +38,30 @@ U32 = 2**32 - 1
 U64 = 2**64 - 1
 SIZES = range(1, 34)
 RING, DIRECT, WHOLE = prover.RING, prover.DIRECT, prover.WHOLE
-NUMBERS = {RING: lib.COLL_RING, DIRECT: lib.COLL_DIRECT, WHOLE: lib.COLL_WHOLE}
+CHAIN, STAR = prover.CHAIN, prover.STAR
+NAMES = {RING: "ring", DIRECT: "direct", WHOLE: "whole", CHAIN: "chain", STAR: "star"}
+NUMBERS = {algorithm: getattr(lib, f"COLL_{name.upper()}") for algorithm, name in NAMES.items()}
+REDUCTIONS = (RING, DIRECT, WHOLE)  # what an all-reduce can be
 every_algorithm = pytest.mark.parametrize(
-    "algorithm",
-    [
-        pytest.param(a, id=name)
-        for a, name in zip(NUMBERS, ("ring", "direct", "whole"), strict=True)
-    ],
+    "algorithm", [pytest.param(algorithm, id=NAMES[algorithm]) for algorithm in REDUCTIONS]
 )
+EVERY_OTHER = [
+    ("broadcast", CHAIN),
+    ("broadcast", STAR),
+    ("reduce", DIRECT),
+    ("reduce", WHOLE),
+    ("reduce_scatter", DIRECT),
+    ("all_gather", RING),
+    ("all_gather", DIRECT),
+    ("gather", STAR),
+    ("scatter", STAR),
+    ("all_to_all", DIRECT),
+]
+every_other = pytest.mark.parametrize(
+    ("kind", "algorithm"),
+    [pytest.param(*one, id=f"{one[0]} {NAMES[one[1]]}") for one in EVERY_OTHER],
+)
+ROOTED = ("broadcast", "reduce", "gather", "scatter")
 
 
 def make(kind: int, rank: int, size: int, root: int = 0, algorithm: Algorithm = RING) -> Plan:
@@ -71,8 +87,13 @@ def all_reduce(size: int, algorithm: Algorithm = RING) -> list[Plan]:
     return [make(lib.COLL_ALL_REDUCE, rank, size, algorithm=algorithm) for rank in range(size)]
 
 
+def plans_of(kind: str, size: int, algorithm: Algorithm, root: int = 0) -> list[Plan]:
+    number = getattr(lib, f"COLL_{kind.upper()}")
+    return [make(number, rank, size, root, algorithm) for rank in range(size)]
+
+
 def broadcast(size: int, root: int) -> list[Plan]:
-    return [make(lib.COLL_BROADCAST, rank, size, root) for rank in range(size)]
+    return plans_of("broadcast", size, CHAIN, root)
 
 
 def segment_range(count: int, segments: int, i: int) -> tuple[int, int]:
@@ -105,9 +126,10 @@ def test_all_reduce_is_right(algorithm: Algorithm, size: int) -> None:
 
 
 def prove_reduction(plans: list[Plan], algorithm: Algorithm) -> None:
-    prover.prove_all_reduce(plans, algorithm)
+    task = prover.Task("all_reduce", len(plans))
+    prover.prove(plans, task, algorithm)
     for count in counts_for(len(plans)):
-        prover.prove_all_reduce_bytes(plans, lengths(count, plans[0].segments), algorithm)
+        prover.prove_bytes(plans, task, algorithm, lengths(count, plans[0].segments))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -116,39 +138,57 @@ def test_ring_and_direct_send_as_little_as_an_all_reduce_can_and_whole_everythin
 ) -> None:
     count = 12 * size
     for rank in range(size):
-        ring, direct, whole = (a.sends(rank, lengths(count, size)) for a in NUMBERS)
+        task = prover.Task("all_reduce", size)
+        ring, direct, whole = (a.sends(task, rank, lengths(count, size)) for a in REDUCTIONS)
         if size > 1:
             assert sum(ring.values()) * size == 2 * (size - 1) * count
         assert sum(direct.values()) * size == 2 * (size - 1) * count
         assert sum(whole.values()) == (size - 1) * count
 
 
+def roots_of(kind: str, algorithm: Algorithm, size: int) -> list[int]:
+    """All, if proofs are cheap; else the first, one in the middle and the last."""
+    if kind not in ROOTED:
+        return [0]
+    return list(range(size)) if algorithm is CHAIN else sorted({0, size // 2, size - 1})
+
+
+@every_other
 @pytest.mark.parametrize("size", SIZES)
-def test_chain_broadcast_is_right_from_every_root(size: int) -> None:
-    for root in range(size):
-        plans = broadcast(size, root)
-        prover.prove_broadcast(plans, root)
-        for count in counts_for(size):
-            prover.prove_broadcast_bytes(plans, root, lengths(count, plans[0].segments))
+def test_the_others_are_right(kind: str, algorithm: Algorithm, size: int) -> None:
+    for root in roots_of(kind, algorithm, size):
+        prove_other(kind, algorithm, plans_of(kind, size, algorithm, root), root)
+
+
+def prove_other(kind: str, algorithm: Algorithm, plans: list[Plan], root: int = 0) -> None:
+    size = len(plans)
+    task = prover.Task(kind, size, root)
+    assert all(plan.segments == task.segments for plan in plans)
+    prover.prove(plans, task, algorithm)
+    uneven = random.Random(size)
+    blocks = [uneven.choice((0, 1, 7, 10**6)) for _ in range(task.segments)]
+    for many in (*(lengths(count, task.segments) for count in counts_for(size)), blocks):
+        prover.prove_bytes(plans, task, algorithm, many)
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_in_place_whole_needs_its_sends_copied_and_the_others_do_not(size: int) -> None:
-    for algorithm in NUMBERS:
+    for algorithm in REDUCTIONS:
         plans = all_reduce(size, algorithm)
         for copied in (False, True):
             told = dataclasses.replace(algorithm, copied=copied)
             if algorithm is WHOLE and not copied:
                 with pytest.raises(PlanError, match="hazard"):
-                    prover.prove_all_reduce(plans, told)
+                    prover.prove(plans, prover.Task("all_reduce", size), told)
             else:
-                prover.prove_all_reduce(plans, told)
+                prover.prove(plans, prover.Task("all_reduce", size), told)
 
 
 def test_a_group_of_one_has_nothing_to_do() -> None:
-    for algorithm in NUMBERS:
+    for algorithm in REDUCTIONS:
         assert all_reduce(1, algorithm) == [Plan(0, 1, 1, ())]
-    assert make(lib.COLL_BROADCAST, 0, 1) == Plan(0, 1, 1, ())
+    for kind, algorithm in EVERY_OTHER:
+        assert plans_of(kind, 1, algorithm) == [Plan(0, 1, 1, ())]
 
 
 def test_a_barrier_moves_no_bytes() -> None:
@@ -201,6 +241,13 @@ def test_a_thousand_ranks_are_no_special_case(algorithm: Algorithm, steps: int) 
         ("COLL_BROADCAST", U32, U32, U32),
         ("COLL_BARRIER", 0, 0, 0),
         ("COLL_BARRIER", 5, 5, 0),
+        ("COLL_REDUCE", 0, 3, 3),
+        ("COLL_REDUCE_SCATTER", 3, 3, 0),
+        ("COLL_ALL_GATHER", 0, 0, 0),
+        ("COLL_GATHER", 0, 3, 3),
+        ("COLL_SCATTER", 0, 3, U32),
+        ("COLL_ALL_TO_ALL", 3, 3, 0),
+        ("COLL_ALL_TO_ALL", 0, 2**16, 0),
         ("COLL_SYNC", 0, 2, 0),
         ("COLL_KIND_COUNT", 0, 2, 0),
         (U32, 0, 2, 0),
@@ -214,9 +261,14 @@ def test_arguments_that_make_no_sense_are_refused(
         refuse(number, algorithm, rank, size, root)
 
 
-def test_an_algorithm_that_does_not_exist_is_refused() -> None:
+def test_an_algorithm_that_does_not_exist_or_does_not_do_the_kind_is_refused() -> None:
     for algorithm in (lib.COLL_ALGORITHM_COUNT, U32):
         refuse(lib.COLL_ALL_REDUCE, algorithm, 0, 2, 0)
+    kinds = ("all_reduce", *{kind for kind, _ in EVERY_OTHER})
+    does = {(kind, a) for kind, a in EVERY_OTHER} | {("all_reduce", a) for a in REDUCTIONS}
+    for kind, algorithm in itertools.product(kinds, NUMBERS):
+        if (kind, algorithm) not in does:
+            refuse(getattr(lib, f"COLL_{kind.upper()}"), NUMBERS[algorithm], 0, 2, 0)
 
 
 def refuse(kind: int, algorithm: int, rank: int, size: int, root: int) -> None:
@@ -476,11 +528,6 @@ def star(size: int) -> Plans:
     return [Plan(0, size, 1, root), *leaves]
 
 
-def prove_chain(plans: Plans) -> None:
-    prover.prove_broadcast(plans, 0)
-    prover.prove_broadcast_bytes(plans, 0, lengths(100, 1))
-
-
 def changing(algorithm: Algorithm, rank: int = 2, **fields: int) -> Callable[..., Plans]:
     """A group of 4 with one field of one step of one rank changed."""
 
@@ -647,11 +694,72 @@ BROADCAST_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
 }
 
 
+OTHER_MUTANTS: dict[tuple[str, Algorithm], dict[str, tuple[str, Callable[[], Plans]]]] = {
+    ("gather", STAR): {
+        "a block goes where another belongs": (
+            "match",
+            lambda: changed(plans_of("gather", 4, STAR), 2, 0, segment=1),
+        ),
+        "a rank that is not the root gathers": ("value", lambda: plans_of("gather", 4, STAR, 1)),
+    },
+    ("scatter", STAR): {
+        "the root forgets one": (
+            "match",
+            lambda: without(plans_of("scatter", 4, STAR), 0, 1),
+        ),
+    },
+    ("all_to_all", DIRECT): {
+        "two ranks get each other's blocks": (
+            "value",
+            lambda: swapped_blocks(plans_of("all_to_all", 4, DIRECT)),
+        ),
+    },
+    ("all_gather", RING): {
+        "a block is passed on before it is there": (
+            "hazard",
+            lambda: changed(plans_of("all_gather", 4, RING), 1, 2, after=-1),
+        ),
+        "each rank passes on its own block only": (
+            "value",
+            lambda: changed(plans_of("all_gather", 4, RING), 1, 2, source=FROM_INPUT),
+        ),
+    },
+    ("reduce_scatter", DIRECT): {
+        "all get everything": ("value", lambda: all_reduce(4, DIRECT)),
+        "one input is left out": (
+            "match",
+            lambda: without(plans_of("reduce_scatter", 4, DIRECT), 0, 0),
+        ),
+    },
+    ("reduce", DIRECT): {
+        "the result goes to another": ("value", lambda: plans_of("reduce", 4, DIRECT, 2)),
+    },
+}
+
+
+def swapped_blocks(plans: Plans) -> Plans:
+    """Rank 0 sends to rank 1 what is for rank 2, and the other way round."""
+    to = {1: 2, 2: 1}
+    sent = [
+        dataclasses.replace(s, segment=to[s.peer]) if s.kind == SEND and s.peer in to else s
+        for s in plans[0].steps
+    ]
+    plans = with_steps(plans, 0, sent)
+    for rank, block in to.items():
+        got = [
+            dataclasses.replace(s, segment=block) if s.peer == 0 and s.kind == RECV else s
+            for s in plans[rank].steps
+        ]
+        plans = with_steps(plans, rank, got)
+    return plans
+
+
 CHECKS: list[tuple[Callable[[Plans], None], dict[str, tuple[str, Callable[[], Plans]]]]] = [
     (lambda plans: prove_reduction(plans, RING), MUTANTS),
     (lambda plans: prove_reduction(plans, DIRECT), DIRECT_MUTANTS),
     (lambda plans: prove_reduction(plans, WHOLE), WHOLE_MUTANTS),
-    (prove_chain, BROADCAST_MUTANTS),
+    (functools.partial(prove_other, "broadcast", CHAIN), BROADCAST_MUTANTS),
+    *((functools.partial(prove_other, *one), mutants) for one, mutants in OTHER_MUTANTS.items()),
 ]
 
 
@@ -709,12 +817,15 @@ def test_no_field_of_a_reduction_can_be_changed_unnoticed(
         prove_reduction(plans, algorithm)
 
 
+@every_other
 @given(size=st.integers(2, 6), data=st.data())
-@settings(deadline=None)
-def test_no_field_of_a_chain_can_be_changed_unnoticed(size: int, data: st.DataObject) -> None:
-    plans = mutated(broadcast(size, 0), data)
+@settings(deadline=None, max_examples=30)
+def test_no_field_of_another_can_be_changed_unnoticed(
+    kind: str, algorithm: Algorithm, size: int, data: st.DataObject
+) -> None:
+    plans = mutated(plans_of(kind, size, algorithm), data)
     with pytest.raises(PlanError):
-        prove_chain(plans)
+        prove_other(kind, algorithm, plans)
 
 
 @every_algorithm

@@ -49,6 +49,7 @@ class Entry:
         retained: it counts as success where its result is held.
         repeatable: it may run again without those who went.
         root: the rank, in the sealed view, without which it cannot; None: there is none.
+        idle: nothing is to come for it at this peer: that it is complete says nothing of the others.
     """
 
     tag: int
@@ -57,6 +58,7 @@ class Entry:
     retained: bool = False
     repeatable: bool = True
     root: int | None = None
+    idle: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,7 @@ _VETO = struct.Struct("<IQIII")
 _STAND = struct.Struct("<IQI")
 _VIEW = struct.Struct("<QQ32s")
 _ERROR = struct.Struct("<I16sI")
-_RETAINED, _REPEATABLE = 1, 2
+_RETAINED, _REPEATABLE, _IDLE = 1, 2, 4
 _FIRST_ERROR = 2  # below it are COLL_OK and COLL_IN_PROGRESS
 
 
@@ -200,6 +202,7 @@ def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
                 bool(flags & _RETAINED),
                 bool(flags & _REPEATABLE),
                 None if root == NONE else root,
+                bool(flags & _IDLE),
             )
         )
     vetoes = []
@@ -220,7 +223,7 @@ def encode_report(epoch: Epoch, peer: uuid.UUID, report: Report) -> bytes:
     parts += [_MARK.pack(tag, settled) for tag, settled in report.settled.items()]
     parts.append(_COUNT.pack(len(report.entries)))
     for entry in report.entries:
-        flags = entry.retained * _RETAINED + entry.repeatable * _REPEATABLE
+        flags = entry.retained * _RETAINED + entry.repeatable * _REPEATABLE + entry.idle * _IDLE
         root = NONE if entry.root is None else entry.root
         parts.append(_ENTRY.pack(entry.tag, entry.number, entry.standing, flags, 0, root))
     parts.append(_COUNT.pack(len(report.vetoes)))

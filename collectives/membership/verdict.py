@@ -3,7 +3,8 @@
 An operation *stands* if success has been returned for it somewhere, or could have been without
 anybody noticing; all survivors can then return success, too. One whose result is retained stands
 iff a survivor holds the result. Any other stands iff a survivor has settled it, or all survivors
-are complete. What does not stand has succeeded nowhere that counts: it is repeated in the next
+are complete; but some of them must have had to receive something for that: a barrier that the dead
+never reached does not stand, nor a gather without its root. What does not stand has succeeded nowhere that counts: it is repeated in the next
 view, or raises one error for all.
 """
 
@@ -87,7 +88,10 @@ def _stands(
         return False
     if _behind(name, reports, found):
         return True
-    return all(peer in found and found[peer].standing is Standing.COMPLETE for peer in survivors)
+    complete = all(
+        peer in found and found[peer].standing is Standing.COMPLETE for peer in survivors
+    )
+    return complete and not all(entry.idle for entry in found.values())
 
 
 def _error(

@@ -3,6 +3,30 @@
 
 #include "engine/engine.h"
 
+struct coll__descriptor coll__call_to(const struct coll_operation *operation, uint32_t rank)
+{
+    struct coll__descriptor call = operation->call;
+    if (call.kind == COLL_ALL_TO_ALL && operation->started && operation->layout.to)
+        call.count = coll__layout_block(operation, rank, true);
+    return call;
+}
+
+static struct coll__descriptor call_from(const struct coll_operation *operation, uint32_t rank)
+{
+    struct coll__descriptor call = operation->call;
+    if (call.kind == COLL_ALL_TO_ALL && operation->layout.to)
+        call.count = coll__layout_block(operation, rank, false);
+    return call;
+}
+
+/* Whether a rank calls what we do. */
+bool coll__agrees(const struct coll_operation *operation, uint32_t rank,
+                  const struct coll__descriptor *theirs)
+{
+    const struct coll__descriptor ours = call_from(operation, rank);
+    return coll__descriptor_equal(theirs, &ours);
+}
+
 static void mismatch(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
@@ -15,8 +39,7 @@ static void mismatch(struct coll_operation *operation)
         bool mine = rank == view->rank;
         if (!mine && !operation->seen[rank])
             continue;
-        if (!mine && !coll__descriptor_equal(&operation->calls[rank], &operation->call) &&
-            culprit < 0)
+        if (!mine && !coll__agrees(operation, rank, &operation->calls[rank]) && culprit < 0)
             culprit = (int32_t)rank;
         coll__call_describe(mine ? &operation->call : &operation->calls[rank], call, sizeof call);
         if (length < (int)sizeof text)
@@ -37,7 +60,7 @@ bool coll__hear_call(struct coll_operation *operation, uint32_t rank,
 {
     operation->seen[rank] = true;
     operation->calls[rank] = frame->call;
-    if (!operation->started || coll__descriptor_equal(&frame->call, &operation->call))
+    if (!operation->started || coll__agrees(operation, rank, &frame->call))
         return true;
     mismatch(operation);
     return false;
@@ -46,8 +69,7 @@ bool coll__hear_call(struct coll_operation *operation, uint32_t rank,
 bool coll__check_calls(struct coll_operation *operation)
 {
     for (uint32_t rank = 0; rank < operation->view->size; rank++) {
-        if (operation->seen[rank] &&
-            !coll__descriptor_equal(&operation->calls[rank], &operation->call)) {
+        if (operation->seen[rank] && !coll__agrees(operation, rank, &operation->calls[rank])) {
             mismatch(operation);
             return false;
         }

@@ -6,15 +6,19 @@
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length)
 {
     const char *kind = coll_kind_name(call->kind);
-    if (call->kind == COLL_ALL_REDUCE)
-        snprintf(text, length, "%s(dtype=%s, op=%s, count=%llu)", kind,
-                 coll_dtype_name(call->dtype), coll_redop_name(call->op),
-                 (unsigned long long)call->count);
-    else if (call->kind == COLL_BROADCAST)
-        snprintf(text, length, "%s(dtype=%s, count=%llu, root=%u)", kind,
-                 coll_dtype_name(call->dtype), (unsigned long long)call->count, call->root);
-    else
+    if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC || call->kind >= COLL_KIND_COUNT) {
         snprintf(text, length, "%s(%s)", kind, call->kind == COLL_SYNC && call->op ? "state" : "");
+        return;
+    }
+    char op[24] = "", root[24] = "", counts[24] = "";
+    if (coll__reduces(call->kind))
+        snprintf(op, sizeof op, "op=%s, ", coll_redop_name(call->op));
+    if (coll__kind_is_rooted(call->kind))
+        snprintf(root, sizeof root, ", root=%u", call->root);
+    if (call->digest)
+        snprintf(counts, sizeof counts, ", counts=#%08x", call->digest);
+    snprintf(text, length, "%s(dtype=%s, %scount=%llu%s%s)", kind, coll_dtype_name(call->dtype), op,
+             (unsigned long long)call->count, counts, root);
 }
 
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)

@@ -74,6 +74,15 @@ struct coll__veto {
     char *text;                              /* malloc'ed */
 };
 
+/* The blocks of a call; see struct coll_call. Offsets are in elements, with one more at the end. */
+struct coll__layout {
+    void *block; /* the memory of what follows */
+    uint64_t count;
+    const uint64_t *to, *from; /* where blocks begin in the input and the output; NULL: even ones */
+    uint32_t size; /* of the caller's view; 0: the kind has no blocks */
+    uint8_t (*peers)[16]; /* its members */
+};
+
 struct coll_operation {
     struct coll_operation *next;             /* in group->operations */
     struct coll_operation *older, *newer;    /* in tag->oldest, once issued */
@@ -103,11 +112,16 @@ struct coll_operation {
     uint64_t pending_bytes;                  /* still to be received */
     const uint8_t *input;
     uint8_t *output;
-    uint64_t bytes; /* of the payload */
+    uint64_t bytes; /* of the payload: of the larger one of all inputs and all outputs */
+    uint64_t output_bytes; /* of this rank's */
     uint32_t element;                        /* bytes */
     uint32_t slice_bytes;
     bool small, in_place_atomic;
     bool placed_again;                       /* a place in the output was given out twice */
+    struct coll__layout layout;
+    uint8_t *scratch; /* a reduce's output where the caller has none; else NULL */
+    uint64_t scratch_bytes;
+    bool idle; /* nothing is to come for it here, so that being complete says nothing */
     coll__reduce_fn reduce;
     coll__divide_fn divide;
     const uint8_t **sources;                 /* twice the size: scratch of kept.c */
@@ -132,7 +146,7 @@ struct coll_operation {
 
 /* Per-step progress of a running operation. */
 struct coll__run {
-    uint64_t begin, bytes; /* the segment's place in the buffer */
+    uint64_t input, output, bytes; /* where the segment is in the buffers */
     uint64_t arrived; /* receiving steps; REDUCE: how much is reduced */
     struct coll__kept *kept; /* RECV_KEEP: what waits for the REDUCE, in order */
 };
@@ -178,6 +192,12 @@ struct coll__tag {
     uint32_t ranks;
 };
 
+struct coll__planned {
+    struct coll__planned *next;
+    uint32_t kind, algorithm, root;
+    struct coll_plan *plan;
+};
+
 /* An immutable list of members. */
 struct coll__view {
     uint32_t references; /* group (committed or prepared), operations */
@@ -185,8 +205,7 @@ struct coll__view {
     uint64_t term, number, first_operation;
     uint32_t rank, size;
     uint8_t key[32];
-    struct coll_plan *reduce_plans[COLL_ALGORITHM_COUNT]; /* made when they are needed */
-    struct coll_plan **broadcast_plans; /* by root */
+    struct coll__planned *plans; /* made when they are needed; the last one used comes first */
     const struct coll__transport *local; /* of all links, if it moves bytes within the host */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
@@ -319,6 +338,9 @@ void coll__view_retire(struct coll__view *view);
 void coll__view_report_if_ready(struct coll_group *group);
 /* All links are known: whether they stay within the host. */
 void coll__view_place(struct coll__view *view);
+/* This rank's plan; the view keeps it. */
+coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t algorithm,
+                            uint32_t root, const struct coll_plan **plan);
 
 /* tag.c */
 struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag); /* NULL: no memory */
@@ -358,6 +380,26 @@ void coll__operation_let_go(struct coll_operation *operation);
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
 /* If everything has arrived: complete, tokens, settle. */
 void coll__operation_progress(struct coll_operation *operation);
+
+/* layout.c */
+bool coll__has_blocks(uint32_t kind);
+bool coll__reduces(uint32_t kind);
+struct coll__extents {
+    uint64_t input, output; /* elements of this rank's buffers */
+    uint64_t whole; /* of the larger one of all inputs and all outputs */
+    uint64_t own; /* where its block begins among all */
+};
+/* Of a call that names `size` ranks, of which the caller is `rank`. False: that cannot be. */
+bool coll__extents(const struct coll_call *call, uint32_t rank, uint32_t size,
+                   struct coll__extents *extents);
+coll_status coll__layout_make(struct coll_operation *operation, const struct coll_call *call);
+/* Whether the view has the members that the blocks are of. */
+bool coll__layout_fits(const struct coll_operation *operation);
+/* Elements of what goes to a rank of the view, or comes from it. */
+uint64_t coll__layout_block(const struct coll_operation *operation, uint32_t rank, bool to);
+/* Where a segment of the plan is; see coll_plan_make. */
+void coll__layout_segment(const struct coll_operation *operation, uint32_t segments,
+                          uint32_t segment, struct coll__run *run);
 
 /* describe.c: what people read */
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
@@ -416,7 +458,7 @@ void coll__kept_drop(struct coll_operation *operation);
 /* schedule.c */
 void coll__send_control(struct coll__link *link, const struct coll__frame *frame,
                         const uint8_t *payload, uint32_t length);
-void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
+void coll__operation_frame(const struct coll_operation *operation, uint32_t rank, uint8_t type,
                            struct coll__frame *frame);
 /* `relays`: it passes on what came, and goes before what does not. */
 void coll__flow_push(struct coll__flow *flow, struct coll__slice *slice, bool relays);
@@ -433,6 +475,11 @@ void coll__ask(struct coll_operation *operation, uint32_t rank, uint16_t flags);
 void coll__take_later(struct coll_group *group);
 
 /* compare.c */
+/* What a rank is told that we call: in an all_to_all each pair has its own count. */
+struct coll__descriptor coll__call_to(const struct coll_operation *operation, uint32_t rank);
+/* Whether a rank calls what we do. */
+bool coll__agrees(const struct coll_operation *operation, uint32_t rank,
+                  const struct coll__descriptor *theirs);
 /* Rank has issued the operation, with this call. False: the calls differ, and it is vetoed. */
 bool coll__hear_call(struct coll_operation *operation, uint32_t rank,
                      const struct coll__frame *frame);

@@ -26,14 +26,14 @@ static void tell(struct coll_operation *operation, uint32_t rank, const struct c
 void coll__tell_open(struct coll_operation *operation, uint32_t rank)
 {
     struct coll__frame frame;
-    coll__operation_frame(operation, COLL__FRAME_OPEN, &frame);
+    coll__operation_frame(operation, rank, COLL__FRAME_OPEN, &frame);
     tell(operation, rank, &frame);
 }
 
 void coll__ask(struct coll_operation *operation, uint32_t rank, uint16_t flags)
 {
     struct coll__frame frame;
-    coll__operation_frame(operation, COLL__FRAME_QUERY, &frame);
+    coll__operation_frame(operation, rank, COLL__FRAME_QUERY, &frame);
     frame.flags |= flags;
     tell(operation, rank, &frame);
 }
@@ -43,7 +43,7 @@ void coll__tell_tokens(struct coll_operation *operation)
     uint32_t round, rank;
     while (coll__agree_next(&operation->agree, &round, &rank)) {
         struct coll__frame frame;
-        coll__operation_frame(operation, COLL__FRAME_TOKEN, &frame);
+        coll__operation_frame(operation, rank, COLL__FRAME_TOKEN, &frame);
         frame.message = round;
         tell(operation, rank, &frame);
         coll__reached(operation, COLL_PHASE_TOKENS);
@@ -152,10 +152,10 @@ static coll_status hear_supply(struct coll_operation *operation, const struct co
 {
     if (operation->agree.phase != COLL__AWAITING)
         return COLL_OK;
-    if (frame->length != operation->bytes)
+    if (frame->length != operation->output_bytes)
         return COLL_INVALID_ARGUMENT;
     if (!operation->let_go)
-        memcpy(operation->output, payload, operation->bytes);
+        memcpy(operation->output, payload, operation->output_bytes);
     coll__agree_supplied(&operation->agree);
     operation->info.view = frame->offset;
     coll__operation_finish(operation, COLL_OK, -1, NULL);
@@ -178,7 +178,7 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
     struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
     if (rank < group->committed->size && operation && !operation->let_go &&
         operation->agree.phase == COLL__RUNNING &&
-        coll__descriptor_equal(&frame->call, &operation->call))
+        coll__agrees(operation, rank, &frame->call))
         coll__execute_place(operation, rank, frame, placement);
 }
 

@@ -49,9 +49,9 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
 {
     struct coll_engine *engine = operation->engine;
     const struct coll_step *step = &operation->plan->steps[index];
-    const uint8_t *source = (step->source == COLL_FROM_INPUT ? operation->input
-                                                             : operation->output) +
-                            operation->run[index].begin;
+    const struct coll__run *run = &operation->run[index];
+    const uint8_t *source = step->source == COLL_FROM_INPUT ? operation->input + run->input
+                                                            : operation->output + run->output;
     struct coll__flow *flow = &operation->flows[step->peer];
     const struct coll__transport *transport = flow->link->transport;
     /* Memory has no round trips that more would have to be under way for. */
@@ -65,7 +65,7 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
         struct coll__slice *slice = coll__slice_new(engine);
         if (!slice)
             return COLL_NO_MEMORY;
-        coll__operation_frame(operation, COLL__FRAME_DATA, &slice->frame);
+        coll__operation_frame(operation, step->peer, COLL__FRAME_DATA, &slice->frame);
         slice->frame.message = step->message;
         slice->frame.offset = offset;
         slice->range = part;
@@ -114,11 +114,7 @@ coll_status coll__execute_start(struct coll_operation *operation)
     for (uint32_t i = 0; i < steps; i++) {
         const struct coll_step *step = &plan->steps[i];
         struct coll__run *run = &operation->run[i];
-        uint64_t begin = 0, end = operation->call.count;
-        if (step->segment != COLL_ALL_SEGMENTS)
-            coll_segment_range(end, plan->info.segments, step->segment, &begin, &end);
-        run->begin = begin * operation->element;
-        run->bytes = (end - begin) * operation->element;
+        coll__layout_segment(operation, plan->info.segments, step->segment, run);
         if (run->bytes > longest)
             longest = run->bytes;
         if (coll__step_receives(step))
@@ -126,7 +122,7 @@ coll_status coll__execute_start(struct coll_operation *operation)
     }
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
-        COLL_TRY(coll__shadow_take(operation->engine, operation->bytes, &operation->shadow));
+        COLL_TRY(coll__shadow_take(operation->engine, operation->output_bytes, &operation->shadow));
     for (uint32_t i = 0; i < steps; i++)
         if (plan->steps[i].kind == COLL_STEP_SEND && plan->steps[i].after < 0)
             COLL_TRY(send_range(operation, i, 0, operation->run[i].bytes, NULL));
@@ -198,7 +194,7 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
     if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV)
         return;
     const struct coll__run *run = &operation->run[index];
-    uint64_t at = run->begin + frame->offset;
+    uint64_t at = run->output + frame->offset;
     if (operation->plan->relations[index].first_write &&
         coll__execute_save(operation, at, frame->length) != COLL_OK)
         return; /* not in place, then: delivery tries again and reports */
@@ -222,7 +218,7 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
 {
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
-    uint64_t at = run->begin + offset;
+    uint64_t at = run->output + offset;
     uint8_t *output = operation->output + at;
     if (operation->plan->relations[index].first_write && !placed)
         COLL_TRY(coll__execute_save(operation, at, length));
@@ -230,7 +226,7 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
         struct coll__fpenv env;
         size_t count = length / operation->element;
         coll__fpenv_enter(&env);
-        operation->reduce(output, payload, operation->input + at, count);
+        operation->reduce(output, payload, operation->input + run->input + offset, count);
         if (step->final && operation->divide)
             operation->divide(output, count, operation->view->size);
         coll__fpenv_leave(&env);

@@ -5,55 +5,112 @@
 
 #include "engine/engine.h"
 #include "engine/moment.h"
+#include "plan/plan.h"
+#include "reduce/copy.h"
+#include "wire/crc32c.h"
 
-static coll_status check_call(const struct coll__view *view, const struct coll_call *call)
+/* Who the caller is among the ranks that it names, and how many there are. */
+static void caller(const struct coll__view *view, const struct coll_call *call, uint32_t *rank,
+                   uint32_t *size)
 {
+    *rank = view->rank;
+    *size = view->size;
+    if (!call->peers)
+        return;
+    *size = call->peer_count;
+    for (*rank = 0; *rank < *size; ++*rank)
+        if (memcmp(call->peers + 16 * *rank, view->members[view->rank].id, 16) == 0)
+            return;
+}
+
+/* Whether they are where an operation in place has them. */
+static bool in_place(const struct coll_call *call, const struct coll__extents *extents)
+{
+    const uint8_t *input = call->input, *output = call->output;
+    size_t own = extents->own * coll_dtype_size(call->dtype);
+    switch (call->kind) {
+    case COLL_ALL_TO_ALL:
+        return false;
+    case COLL_ALL_GATHER:
+    case COLL_GATHER:
+        return input == output + own;
+    case COLL_REDUCE_SCATTER:
+    case COLL_SCATTER:
+        return output == input + own;
+    default:
+        return input == output;
+    }
+}
+
+static coll_status check_call(const struct coll__view *view, const struct coll_call *call,
+                              struct coll__extents *extents)
+{
+    uint32_t rank, size;
+    *extents = (struct coll__extents){0};
     if (call->kind >= COLL_KIND_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no operation", call->kind);
-    if (call->kind != COLL_ALL_REDUCE && call->kind != COLL_BROADCAST)
+    if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC)
         return COLL_OK;
     size_t element = coll_dtype_size(call->dtype);
     if (element == 0)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no dtype", call->dtype);
-    if (call->kind == COLL_ALL_REDUCE && call->op >= COLL_REDOP_COUNT)
+    if (coll__reduces(call->kind) && call->op >= COLL_REDOP_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no reduction", call->op);
-    if (call->count > SIZE_MAX / 2 / element)
+    caller(view, call, &rank, &size);
+    if (rank == size)
+        return coll__error(COLL_INVALID_ARGUMENT, "this peer is none of those the call names");
+    if (coll__kind_is_rooted(call->kind) && call->root >= size)
+        return coll__error(COLL_INVALID_ARGUMENT, "root %u is no rank of a view of %u peers",
+                           call->root, size);
+    if (call->kind == COLL_ALL_TO_ALL && !call->counts != !call->counts_from)
+        return coll__error(COLL_INVALID_ARGUMENT, "an all_to_all has both counts or none");
+    if (call->counts && coll__has_blocks(call->kind) && !call->peers)
+        return coll__error(COLL_INVALID_ARGUMENT, "counts without the peers that they are of");
+    if (!coll__extents(call, rank, size, extents) || extents->whole > SIZE_MAX / 2 / element)
         return coll__error(COLL_INVALID_ARGUMENT, "count %llu is too large",
                            (unsigned long long)call->count);
-    if (call->count > 0 && (!call->input || !call->output))
+    if ((extents->input > 0 && !call->input) || (extents->output > 0 && !call->output))
         return coll__error(COLL_INVALID_ARGUMENT, "input and output must not be NULL");
-    if (call->kind == COLL_BROADCAST && !call->root_peer && call->root >= view->size)
-        return coll__error(COLL_INVALID_ARGUMENT, "root %u is no rank of a view of %u peers",
-                           call->root, view->size);
     const uint8_t *input = call->input;
     const uint8_t *output = call->output;
-    size_t bytes = call->count * element;
-    if (input != output && input < output + bytes && output < input + bytes)
+    if (input < output + extents->output * element && output < input + extents->input * element &&
+        !in_place(call, extents))
         return coll__error(COLL_INVALID_ARGUMENT,
                            "input and output overlap; they must be the same or apart");
     return COLL_OK;
 }
 
 /* What the call is in every view. */
-static void fill(struct coll_operation *operation, const struct coll_call *call)
+static void fill(struct coll_operation *operation, const struct coll_call *call,
+                 const struct coll__extents *extents)
 {
     struct coll_engine *engine = operation->engine;
-    bool reduces = call->kind == COLL_ALL_REDUCE;
-    bool moves = reduces || call->kind == COLL_BROADCAST;
+    bool reduces = coll__reduces(call->kind);
+    bool moves = call->kind != COLL_BARRIER && call->kind != COLL_SYNC;
+    bool uneven = coll__has_blocks(call->kind) && call->counts;
     operation->issued = true;
     operation->asked = *call;
-    if (call->kind == COLL_BROADCAST)
+    operation->asked.counts = operation->asked.counts_from = NULL; /* they are the caller's */
+    operation->asked.peers = NULL;
+    if (coll__has_blocks(call->kind) && !(call->flags & COLL_RESIZE))
+        operation->asked.flags |= COLL_NO_REPEAT;
+    if (coll__kind_is_rooted(call->kind))
         memcpy(operation->root,
-               call->root_peer ? call->root_peer : operation->view->members[call->root].id,
+               call->peers ? call->peers + 16 * (size_t)call->root
+                           : operation->view->members[call->root].id,
                sizeof operation->root);
     operation->call = (struct coll__descriptor){
         .kind = (uint8_t)call->kind,
         .dtype = moves ? (uint8_t)call->dtype : 0,
         .op = reduces || call->kind == COLL_SYNC ? (uint8_t)call->op : 0,
-        .count = moves ? call->count : 0,
+        .count = uneven ? extents->whole : moves ? call->count : 0,
     };
+    if (uneven && call->kind != COLL_ALL_TO_ALL)
+        operation->call.digest = coll__crc32c(0, call->counts,
+                                              call->peer_count * sizeof *call->counts);
     operation->element = moves ? (uint32_t)coll_dtype_size(call->dtype) : 1;
-    operation->bytes = operation->call.count * operation->element;
+    operation->bytes = extents->whole * operation->element;
+    operation->output_bytes = extents->output * operation->element;
     operation->input = call->input;
     operation->output = call->output;
     operation->small = operation->bytes <= COLL__SMALL_BYTES;
@@ -74,32 +131,100 @@ static void fill(struct coll_operation *operation, const struct coll_call *call)
 static enum coll_algorithm choose_algorithm(const struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
-    if (operation->small && operation->bytes * (view->size - 1) <= COLL__WHOLE_BYTES)
-        return COLL_WHOLE;
-    return view->local ? COLL_DIRECT : COLL_RING;
+    const bool close = view->local || operation->small;
+    switch (operation->call.kind) {
+    case COLL_ALL_REDUCE:
+    case COLL_REDUCE:
+        if (operation->small && operation->bytes * (view->size - 1) <= COLL__WHOLE_BYTES)
+            return COLL_WHOLE;
+        return view->local || operation->call.kind == COLL_REDUCE ? COLL_DIRECT : COLL_RING;
+    case COLL_ALL_GATHER:
+        return close ? COLL_DIRECT : COLL_RING;
+    case COLL_BROADCAST:
+        return close ? COLL_STAR : COLL_CHAIN;
+    case COLL_GATHER:
+    case COLL_SCATTER:
+        return COLL_STAR;
+    default:
+        return COLL_DIRECT;
+    }
+}
+
+/* A reduce whose caller wants no result needs room for the part that this rank reduces. */
+static coll_status take_scratch(struct coll_operation *operation)
+{
+    const struct coll__view *view = operation->view;
+    if (operation->call.kind != COLL_REDUCE || view->rank == operation->call.root)
+        return COLL_OK;
+    uint64_t begin, end;
+    coll_segment_range(operation->call.count, view->size, 0, &begin, &end); /* the longest */
+    operation->scratch_bytes = (end - begin) * operation->element;
+    COLL_TRY(
+        coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
+    operation->output = operation->scratch;
+    return COLL_OK;
 }
 
 static coll_status choose_plan(struct coll_operation *operation)
 {
-    struct coll__view *view = operation->view;
     const struct coll__descriptor *call = &operation->call;
     operation->plan = NULL;
-    if (call->kind == COLL_ALL_REDUCE && call->count > 0) {
-        enum coll_algorithm algorithm = choose_algorithm(operation);
-        struct coll_plan **cached = &view->reduce_plans[algorithm];
-        if (!*cached)
-            COLL_TRY(coll_plan_make(COLL_ALL_REDUCE, algorithm, view->rank, view->size, 0, cached));
-        operation->plan = *cached;
-    }
-    if (call->kind == COLL_BROADCAST && call->count > 0) {
-        struct coll_plan **cached = &view->broadcast_plans[call->root];
-        if (!*cached)
-            COLL_TRY(coll_plan_make(COLL_BROADCAST, 0, view->rank, view->size, call->root, cached));
-        operation->plan = *cached;
-    }
-    operation->in_place_atomic = operation->plan && operation->input == operation->output &&
+    if (operation->bytes > 0)
+        COLL_TRY(coll__view_plan(operation->view, call->kind, choose_algorithm(operation),
+                                 coll__kind_is_rooted(call->kind) ? call->root : 0,
+                                 &operation->plan));
+    /* Those that overwrite their input, where it is not theirs alone any more. */
+    bool overwrites = coll__reduces(call->kind) || call->kind == COLL_BROADCAST;
+    struct coll__run own = {0};
+    if (overwrites && operation->plan && call->kind == COLL_REDUCE_SCATTER)
+        coll__layout_segment(operation, operation->view->size,
+                             (operation->view->rank + 1) % operation->view->size, &own);
+    operation->in_place_atomic = overwrites && operation->plan && operation->output_bytes > 0 &&
+                                 operation->input + own.input == operation->output &&
                                  !(operation->asked.flags & COLL_NOT_ATOMIC);
     return COLL_OK;
+}
+
+/* What comes from this rank itself: its own block, or all in a view of one. */
+static void copy_own(struct coll_operation *operation)
+{
+    const struct coll__view *view = operation->view;
+    const struct coll__descriptor *call = &operation->call;
+    const bool root = view->rank == call->root;
+    uint32_t segment = view->rank;
+    switch (call->kind) {
+    case COLL_ALL_REDUCE:
+    case COLL_REDUCE:
+    case COLL_REDUCE_SCATTER:
+        if (view->size > 1)
+            return;
+        break;
+    case COLL_BROADCAST:
+        segment = COLL_ALL_SEGMENTS;
+        if (!root)
+            return;
+        break;
+    case COLL_GATHER:
+    case COLL_SCATTER:
+        if (!root)
+            return;
+        break;
+    case COLL_ALL_TO_ALL:
+        segment = view->rank * view->size + view->rank;
+        break;
+    default:
+        break;
+    }
+    struct coll__run own = {0};
+    coll__layout_segment(operation, view->size, segment, &own);
+    const uint8_t *from = operation->input + own.input;
+    uint8_t *to = operation->output + own.output;
+    if (own.bytes == 0 || from == to)
+        return;
+    if (operation->bytes >= COLL__STREAM_BYTES)
+        coll__copy_stream(to, from, own.bytes);
+    else
+        coll__copy(to, from, own.bytes);
 }
 
 /* Announce what only we can: credit to those who will send us much, answers to those who asked. */
@@ -117,39 +242,74 @@ static void announce(struct coll_operation *operation)
     }
 }
 
+/* Whether having its result proves that all take part with the same call: it depends on every rank's
+ * input, and all have the same one. Everything else needs the tokens. */
+static bool proves_itself(const struct coll_operation *operation)
+{
+    if (!operation->small || operation->bytes == 0)
+        return false;
+    if (operation->call.kind == COLL_ALL_REDUCE)
+        return true;
+    return operation->call.kind == COLL_ALL_GATHER && !operation->layout.to &&
+           !(operation->asked.flags & COLL_RESIZE);
+}
+
 static coll_status start(struct coll_operation *operation)
 {
-    struct coll__view *view = operation->view;
-    const struct coll__descriptor *call = &operation->call;
-    /* A small reduction depends on every rank's input, so having its result proves that all take
-     * part with the same call. Everything else needs the tokens. */
-    bool proves_itself = call->kind == COLL_ALL_REDUCE && call->count > 0 && operation->small;
-    coll__agree_issue(&operation->agree,
-                      proves_itself || operation->engine->host.options.no_agreement);
+    const struct coll_call *asked = &operation->asked;
+    operation->output = asked->output;
+    coll__agree_issue(&operation->agree, proves_itself(operation) ||
+                                             operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
+    COLL_TRY(take_scratch(operation));
     COLL_TRY(choose_plan(operation));
-    bool copies = view->size == 1 || (call->kind == COLL_BROADCAST && view->rank == call->root);
-    if (copies && operation->input != operation->output && call->count > 0)
-        memcpy(operation->output, operation->input, operation->bytes);
     if (operation->plan)
         COLL_TRY(coll__execute_start(operation));
+    bool gives = (asked->kind == COLL_BROADCAST || asked->kind == COLL_SCATTER) &&
+                 operation->view->rank == operation->call.root;
+    operation->idle = operation->bytes == 0 || (operation->pending_bytes == 0 && !gives);
     announce(operation);
+    if (operation->plan)
+        copy_own(operation);
     COLL_TRY(coll__take_early(operation));
     coll__operation_progress(operation);
     return COLL_OK;
 }
 
+static const char *name_of_gone(const struct coll_operation *operation, const uint8_t id[16])
+{
+    const struct coll__gone *gone = operation->group->gone;
+    while (gone && memcmp(gone->id, id, sizeof gone->id) != 0)
+        gone = gone->next;
+    return gone ? gone->name : "a peer of an older view";
+}
+
 static void veto_rootless(struct coll_operation *operation)
 {
     char text[COLL__TEXT], name[80];
-    const struct coll__gone *gone = operation->group->gone;
-    while (gone && memcmp(gone->id, operation->root, sizeof gone->id) != 0)
-        gone = gone->next;
     coll__name_describe(operation, name, sizeof name);
     snprintf(text, sizeof text,
-             "the root of broadcast, %s, is gone: '%s'; call sync() and choose another root", name,
-             gone ? gone->name : "a peer of an older view");
+             "the root of %s, %s, is gone: '%s'; call sync() and choose another root",
+             coll_kind_name(operation->call.kind), name, name_of_gone(operation, operation->root));
+    coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
+}
+
+/* The call's blocks are those of members that are not there any more. */
+static void veto_shape(struct coll_operation *operation)
+{
+    const struct coll__layout *layout = &operation->layout;
+    char text[COLL__TEXT], name[80];
+    uint32_t lost = 0;
+    while (lost + 1 < layout->size &&
+           coll__rank_of(operation->view, layout->peers[lost]) < operation->view->size)
+        lost++;
+    coll__name_describe(operation, name, sizeof name);
+    snprintf(text, sizeof text,
+             "a member whose block is in %s, %s, is gone: '%s'; call sync() and call it for the "
+             "members that are left, or pass resize",
+             coll_kind_name(operation->call.kind), name,
+             name_of_gone(operation, layout->peers[lost]));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 
@@ -157,12 +317,17 @@ void coll__operation_start(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
     operation->started = true;
-    if (operation->call.kind == COLL_BROADCAST) {
+    if (coll__kind_is_rooted(operation->call.kind)) {
         operation->call.root = coll__rank_of(view, operation->root);
         if (operation->call.root == view->size) {
             veto_rootless(operation);
             return;
         }
+    }
+    if (operation->layout.size > 0 && !(operation->asked.flags & COLL_RESIZE) &&
+        !coll__layout_fits(operation)) {
+        veto_shape(operation);
+        return;
     }
     coll_status status = start(operation);
     if (status != COLL_OK)
@@ -179,17 +344,20 @@ static coll_status enlist(struct coll_group *group, const struct coll_call *call
         return coll__error(COLL_CLOSED, "the group has no committed view");
     if (group->broken != COLL_OK)
         return coll__error(group->broken, "%s", group->broken_text);
-    COLL_TRY(check_call(view, call));
+    struct coll__extents extents;
+    COLL_TRY(check_call(view, call, &extents));
     struct coll__tag *tag = coll__tag_find(group, call->tag);
     if (!tag)
         return coll__error(COLL_NO_MEMORY, "no memory for an operation");
     struct coll_operation *operation = coll__operation_find(group, call->tag, tag->following);
     if (!operation && coll__operation_new(group, call->tag, tag->following, &operation) != COLL_OK)
         return coll__error(COLL_NO_MEMORY, "no memory for an operation");
+    if (coll__layout_make(operation, call) != COLL_OK)
+        return coll__error(COLL_NO_MEMORY, "no memory for an operation");
     coll__tag_issue(tag, operation);
     if (operation->number > group->last_operation)
         group->last_operation = operation->number;
-    fill(operation, call);
+    fill(operation, call, &extents);
     operation->references++;
     *out = operation;
     return COLL_OK;

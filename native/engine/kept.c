@@ -53,7 +53,7 @@ static uint64_t gather(struct coll_operation *operation, uint32_t reduce, uint64
 {
     const struct coll_plan *plan = operation->plan;
     uint64_t length = operation->run[reduce].bytes - offset;
-    sources[operation->view->rank] = operation->input + operation->run[reduce].begin + offset;
+    sources[operation->view->rank] = operation->input + operation->run[reduce].input + offset;
     for (uint32_t i = 0; i < plan->info.steps && length > 0; i++) {
         const struct coll__run *run = &operation->run[i];
         const struct coll__kept *kept = run->kept;
@@ -131,7 +131,7 @@ static coll_status reduce_next(struct coll_operation *operation, uint32_t index,
     const struct coll_step *step = &operation->plan->steps[index];
     struct coll__run *run = &operation->run[index];
     struct coll__host *host = &operation->engine->host;
-    uint64_t offset = run->arrived, at = run->begin + offset;
+    uint64_t offset = run->arrived, at = run->output + offset;
     struct coll__sink sinks[2] = {
         {.at = operation->output + at, .stream = operation->bytes >= COLL__STREAM_BYTES}};
     COLL_TRY(coll__execute_save(operation, at, length));

@@ -92,6 +92,7 @@ void coll__operation_unref(struct coll_operation *operation)
     coll__give(engine, operation->saved);
     free(operation->error);
     free(operation->veto.text);
+    coll__give(engine, operation->layout.block);
     coll__give(engine, operation->flows);
     coll__give(engine, operation);
 }
@@ -140,11 +141,13 @@ static void restore(struct coll_operation *operation)
         coll__execute_restore(operation);
 }
 
-static void drop_shadow(struct coll_operation *operation)
+static void drop_buffers(struct coll_operation *operation)
 {
     if (operation->shadow)
-        coll__shadow_give(operation->engine, operation->shadow, operation->bytes);
-    operation->shadow = NULL;
+        coll__shadow_give(operation->engine, operation->shadow, operation->output_bytes);
+    if (operation->scratch)
+        coll__shadow_give(operation->engine, operation->scratch, operation->scratch_bytes);
+    operation->shadow = operation->scratch = NULL;
     operation->saved_count = 0;
 }
 
@@ -169,7 +172,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     } else if (!operation->small) {
         revoke(operation); /* what is small and on its way still has to arrive */
     }
-    drop_shadow(operation);
+    drop_buffers(operation);
     coll__drop_early(operation);
     if (operation->notify_fd >= 0)
         coll__signal(operation->notify_fd);
@@ -192,7 +195,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
 void coll__operation_reset(struct coll_operation *operation)
 {
     restore(operation);
-    drop_shadow(operation);
+    drop_buffers(operation);
     coll__drop_early(operation);
     coll__kept_drop(operation);
     coll__give(operation->engine, operation->run);

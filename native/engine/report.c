@@ -17,21 +17,15 @@ static void write_entry(struct coll__writer *writer, uint32_t tag, uint64_t numb
     coll__write32(writer, root);
 }
 
-/* Who has nothing to receive is complete at once, which says nothing of the others: a barrier that
- * the dead never reached does not stand. It does once somebody has the proof that all came. */
-static uint32_t standing_of(const struct coll_operation *operation)
-{
-    bool empty = operation->bytes == 0 && operation->agree.phase == COLL__COMPLETE;
-    return empty ? (uint32_t)COLL__RUNNING : operation->agree.phase;
-}
-
 static void write_operation(struct coll__writer *writer, const struct coll_operation *operation)
 {
     uint32_t flags = operation->agree.retained ? COLL__ENTRY_RETAINED : 0;
     if (!(operation->asked.flags & (COLL_NOT_ATOMIC | COLL_NO_REPEAT)))
         flags |= COLL__ENTRY_REPEATABLE;
-    bool rooted = operation->call.kind == COLL_BROADCAST;
-    write_entry(writer, operation->tag, operation->number, standing_of(operation), flags,
+    if (operation->idle)
+        flags |= COLL__ENTRY_IDLE;
+    bool rooted = coll__kind_is_rooted(operation->call.kind);
+    write_entry(writer, operation->tag, operation->number, operation->agree.phase, flags,
                 rooted && operation->call.root < operation->view->size ? operation->call.root
                                                                        : COLL__NO_RANK);
 }

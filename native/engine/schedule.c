@@ -41,7 +41,7 @@ void coll__send_control(struct coll__link *link, const struct coll__frame *frame
     link->transport->kick(link);
 }
 
-void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
+void coll__operation_frame(const struct coll_operation *operation, uint32_t rank, uint8_t type,
                            struct coll__frame *frame)
 {
     const struct coll__view *view = operation->view;
@@ -53,7 +53,7 @@ void coll__operation_frame(const struct coll_operation *operation, uint8_t type,
         .view = view->number,
         .operation = operation->number,
         .attempt = (uint32_t)operation->info.retries + 1,
-        .call = operation->call,
+        .call = coll__call_to(operation, rank),
     };
     for (const struct coll__tag *tag = operation->group->tags; tag; tag = tag->next)
         if (tag->tag == operation->tag)
@@ -170,7 +170,7 @@ static bool may_go(struct coll__link *link, struct coll__flow *flow, uint32_t le
         flow->asked = true;
         struct coll__slice *slice = coll__slice_new(link->engine);
         if (slice) {
-            coll__operation_frame(flow->operation, COLL__FRAME_QUERY, &slice->frame);
+            coll__operation_frame(flow->operation, flow->rank, COLL__FRAME_QUERY, &slice->frame);
             queue_control(link, slice);
         }
     }

@@ -89,14 +89,14 @@ void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
 coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation *operation)
 {
     struct coll__retained *retained = coll__take(operation->engine,
-                                                 sizeof *retained + operation->bytes);
+                                                 sizeof *retained + operation->output_bytes);
     if (!retained)
         return COLL_NO_MEMORY;
     retained->next = NULL;
     retained->number = operation->number;
     retained->view = operation->info.view;
-    retained->length = operation->bytes;
-    memcpy(retained->payload, operation->output, operation->bytes);
+    retained->length = operation->output_bytes;
+    memcpy(retained->payload, operation->output, operation->output_bytes);
     /* Nearly always in order; a result that was supplied may be older than others. */
     struct coll__retained **at = &tag->retained;
     if (tag->retained_tail != &tag->retained) {

@@ -30,11 +30,6 @@ coll_status coll__view_new(struct coll_group *group, const struct coll_view *giv
     view->rank = given->rank;
     view->size = given->size;
     memcpy(view->key, given->key, sizeof view->key);
-    view->broadcast_plans = calloc(given->size, sizeof(struct coll_plan *));
-    if (!view->broadcast_plans) {
-        coll__view_release(view);
-        return COLL_NO_MEMORY;
-    }
     for (uint32_t rank = 0; rank < given->size; rank++) {
         struct coll__member *member = &view->members[rank];
         memcpy(member->id, given->peers[rank].id, sizeof member->id);
@@ -48,12 +43,42 @@ void coll__view_release(struct coll__view *view)
 {
     if (--view->references > 0)
         return;
-    for (uint32_t i = 0; i < COLL_ALGORITHM_COUNT; i++)
-        coll_plan_free(view->reduce_plans[i]);
-    for (uint32_t root = 0; view->broadcast_plans && root < view->size; root++)
-        coll_plan_free(view->broadcast_plans[root]);
-    free(view->broadcast_plans);
+    while (view->plans) {
+        struct coll__planned *planned = view->plans;
+        view->plans = planned->next;
+        coll_plan_free(planned->plan);
+        free(planned);
+    }
     free(view);
+}
+
+coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t algorithm,
+                            uint32_t root, const struct coll_plan **plan)
+{
+    struct coll__planned **at = &view->plans;
+    while (*at && ((*at)->kind != kind || (*at)->algorithm != algorithm || (*at)->root != root))
+        at = &(*at)->next;
+    struct coll__planned *planned = *at;
+    if (planned) {
+        *at = planned->next;
+    } else {
+        planned = calloc(1, sizeof *planned);
+        if (!planned)
+            return COLL_NO_MEMORY;
+        coll_status status = coll_plan_make(kind, algorithm, view->rank, view->size, root,
+                                            &planned->plan);
+        if (status != COLL_OK) {
+            free(planned);
+            return status;
+        }
+        planned->kind = kind;
+        planned->algorithm = algorithm;
+        planned->root = root;
+    }
+    planned->next = view->plans;
+    view->plans = planned;
+    *plan = planned->plan;
+    return COLL_OK;
 }
 
 static void release_link(struct coll__link *link)

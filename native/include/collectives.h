@@ -79,7 +79,13 @@ enum coll_kind {
     COLL_ALL_REDUCE = 1,
     COLL_BROADCAST = 2,
     COLL_SYNC = 3, /* op != 0: with a state, which all ranks must have or none */
-    COLL_KIND_COUNT = 4
+    COLL_REDUCE = 4,
+    COLL_REDUCE_SCATTER = 5,
+    COLL_ALL_GATHER = 6,
+    COLL_GATHER = 7,
+    COLL_SCATTER = 8,
+    COLL_ALL_TO_ALL = 9,
+    COLL_KIND_COUNT = 10
 };
 
 /* Instruction sets for the reduction kernels; all give the same bits. */
@@ -141,13 +147,16 @@ enum coll_step_source { COLL_FROM_INPUT = 0, COLL_FROM_OUTPUT = 1 };
 /* A step with this segment acts on the whole buffer. */
 #define COLL_ALL_SEGMENTS 4294967295
 
-/* How an all-reduce is carried out. All of them reduce segment s of `size` in the same, canonical
- * order, ((x_s + x_s+1) + x_s+2) + ... modulo the size, so they give the same bits. */
+/* How an operation is carried out. All that reduce do it with segment s of `size` in the same,
+ * canonical order, ((x_s + x_s+1) + x_s+2) + ... modulo the size, so they give the same bits. */
 enum coll_algorithm {
-    COLL_RING = 0,   /* the fewest bytes on every link */
-    COLL_DIRECT = 1, /* the fewest steps for as many bytes: all send to all */
-    COLL_WHOLE = 2,  /* one step: all send everything to all */
-    COLL_ALGORITHM_COUNT = 3
+    COLL_RING = 0,   /* all_reduce, all_gather: the fewest bytes on every link */
+    COLL_DIRECT = 1, /* all but the rooted copies: the fewest steps for as many bytes, all speak to
+                      * all */
+    COLL_WHOLE = 2,  /* all_reduce, reduce: one step, all send everything to all (to the root) */
+    COLL_CHAIN = 3,  /* broadcast: from neighbour to neighbour */
+    COLL_STAR = 4,   /* broadcast, gather, scatter: the root speaks to each */
+    COLL_ALGORITHM_COUNT = 5
 };
 
 /* One step acts on one whole segment. The engine cuts it into slices; slice j of a SEND may start
@@ -172,8 +181,14 @@ struct coll_plan_info {
     uint32_t steps;
 };
 
-/* A plan of one rank. kind: COLL_ALL_REDUCE, COLL_BROADCAST or COLL_BARRIER; root is used by
- * rooted kinds only, algorithm by COLL_ALL_REDUCE. Caller owns the plan: coll_plan_free. */
+/* A plan of one rank. root is used by rooted kinds only. COLL_INVALID_ARGUMENT for kinds without a
+ * plan (COLL_SYNC) and for algorithms that do not do the kind; a barrier's plan is empty.
+ *
+ * What the segments are: of all_reduce and reduce, `size` parts of the buffer, of which s ends at
+ * rank s-1 first; of reduce_scatter, segment s is the block of rank s-1 (both modulo the size); of
+ * all_gather, gather and scatter, segment s is the block of rank s; of all_to_all, segment
+ * s * size + r goes from rank s to rank r; of broadcast, the buffer. Caller owns the plan:
+ * coll_plan_free. */
 struct coll_plan;
 COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
                                     uint32_t root, struct coll_plan **plan);
@@ -374,23 +389,41 @@ COLL_API coll_status coll_group_next_message(struct coll_group *group, uint32_t 
 
 enum coll_flags {
     COLL_NOT_ATOMIC = 1, /* the input is not restored when the operation fails; implies the next */
-    COLL_NO_REPEAT = 2 /* the loss of a member ends the operation with COLL_PEER_LOST; without it,
+    COLL_NO_REPEAT = 2, /* the loss of a member ends the operation with COLL_PEER_LOST; without it,
                         * it runs again without the lost one. Equal on all ranks */
+    COLL_RESIZE = 4 /* of operations with blocks: they may run again, too, without the blocks of the
+                     * lost. Without it a lost member ends them. Equal on all ranks */
 };
 
 /* The tag of operations that have none; only what messages say depends on it. */
 #define COLL_UNTAGGED 4294967295
 
+/* What a rank calls. all_reduce, reduce and broadcast have `count` elements in the input and in the
+ * output (reduce: in the root's). The others have blocks, one per rank of the caller's view:
+ *
+ *      reduce_scatter  input: all blocks      output: this rank's, reduced
+ *      all_gather      input: this rank's     output: all blocks, by rank
+ *      gather          input: this rank's     output: all blocks, on the root
+ *      scatter         input: all blocks, on the root     output: this rank's
+ *      all_to_all      input: a block for each rank       output: a block from each rank
+ *
+ * In place: input and output are one buffer; an all_gather's and a gather's input is its own block in
+ * the output, a reduce_scatter's and a scatter's output its own block in the input. Otherwise they
+ * must not overlap; an all_to_all's never may. */
 struct coll_call {
     uint32_t kind, dtype, op, root;
     uint32_t tag; /* operations are numbered per tag, in the order of issue */
     uint32_t flags;
-    uint64_t count; /* elements of dtype */
-    const void *input; /* count elements; equal to output for in-place */
-    void *output; /* count elements; otherwise must not overlap input */
+    uint64_t count; /* elements of dtype; of blocks: of each, unless `counts` says otherwise */
+    const uint64_t *counts; /* elements of each rank's block, the same on all ranks; NULL: `count`.
+                             * all_to_all: of what goes to each rank */
+    const uint64_t *counts_from; /* all_to_all, with counts: of what comes from each rank */
+    const void *input;
+    void *output;
     uint64_t timeout_ns; /* from issue; 0: none */
-    const uint8_t
-        *root_peer; /* 16 bytes: the root's UUID; NULL: `root` is a rank of the newest view */
+    const uint8_t *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:
+                           * those of the newest view */
+    uint32_t peer_count;
 };
 
 struct coll_info {

@@ -1,6 +1,6 @@
 /* Plans: making, reading and freeing them, and how a buffer is cut into segments.
  *
- * What an algorithm does is in its own file (ring.c, direct.c, chain.c); here is what they share. A plan
+ * What an algorithm does is in its own file (ring.c, star.c ...); here is what they share. A plan
  * depends on its arguments alone, so every rank makes its own and no rank sends a plan to another.
  */
 #include "plan.h"
@@ -42,90 +42,111 @@ int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step)
     return (int32_t)index;
 }
 
-/* In one pass over the steps, by what their segments have of each kind. */
+/* What a segment has of each kind; -1: none. */
+struct of_segment {
+    int32_t recv, recv_reduce, reduce;
+};
+
+struct at_segment {
+    uint32_t segment, step;
+};
+
+static int by_segment(const void *a, const void *b)
+{
+    const struct at_segment *one = a, *other = b;
+    return (one->segment > other->segment) - (one->segment < other->segment);
+}
+
+/* The steps of one segment. Those that act on all segments have their own relations. */
+static void relate_segment(struct coll_plan *plan, const struct at_segment *at, uint32_t count)
+{
+    struct of_segment of = {-1, -1, -1};
+
+    for (uint32_t k = 0; k < count; k++) {
+        const int32_t i = (int32_t)at[k].step;
+        const uint32_t kind = plan->steps[i].kind;
+        if (kind == COLL_STEP_RECV) {
+            of.recv = i;
+        } else if (kind == COLL_STEP_RECV_REDUCE) {
+            of.recv_reduce = i;
+        } else if (kind == COLL_STEP_REDUCE) {
+            of.reduce = i;
+        }
+    }
+    for (uint32_t k = 0; k < count; k++) {
+        const struct coll_step *step = &plan->steps[at[k].step];
+        struct coll__relation *relation = &plan->relations[at[k].step];
+        /* In a ring a rank adds to a segment before it receives the finished one. */
+        relation->first_write = step->kind != COLL_STEP_RECV || of.recv_reduce < 0;
+        relation->reduce = step->kind == COLL_STEP_RECV_KEEP ? of.reduce : -1;
+        if (step->kind == COLL_STEP_SEND && step->after < 0 && of.recv >= 0 &&
+            plan->steps[of.recv].peer == step->peer) {
+            relation->answer = of.recv;
+        }
+    }
+}
+
 static coll_status relate(struct coll_plan *plan)
 {
-    const uint32_t steps = plan->info.steps, segments = plan->info.segments;
-    struct of_segment {
-        int32_t recv, recv_reduce, reduce;
-    } *of = malloc((segments + (size_t)1) * sizeof *of);
+    const uint32_t steps = plan->info.steps;
+    struct at_segment *at = calloc(steps + (size_t)1, sizeof *at);
 
     plan->relations = calloc(steps + (size_t)1, sizeof *plan->relations);
-    if (of == NULL || plan->relations == NULL) {
-        free(of);
+    if (at == NULL || plan->relations == NULL) {
+        free(at);
         return COLL_NO_MEMORY;
     }
-    for (uint32_t i = 0; i <= segments; i++) {
-        of[i] = (struct of_segment){-1, -1, -1};
-    }
-#define OF(STEP) (&of[(STEP)->segment < segments ? (STEP)->segment : segments])
     for (uint32_t i = 0; i < steps; i++) {
-        const struct coll_step *step = &plan->steps[i];
-        if (step->kind == COLL_STEP_RECV) {
-            OF(step)->recv = (int32_t)i;
-        } else if (step->kind == COLL_STEP_RECV_REDUCE) {
-            OF(step)->recv_reduce = (int32_t)i;
-        } else if (step->kind == COLL_STEP_REDUCE) {
-            OF(step)->reduce = (int32_t)i;
-        }
-        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, 1};
+        at[i] = (struct at_segment){plan->steps[i].segment, i};
+        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, true};
     }
+    qsort(at, steps, sizeof *at, by_segment);
+    for (uint32_t begin = 0, end; begin < steps; begin = end) {
+        for (end = begin + 1; end < steps && at[end].segment == at[begin].segment;) {
+            end++;
+        }
+        relate_segment(plan, at + begin, end - begin);
+    }
+    free(at);
     for (uint32_t i = 0; i < steps; i++) {
-        const struct coll_step *step = &plan->steps[i];
-        struct coll__relation *relation = &plan->relations[i];
-        const int32_t recv = OF(step)->recv;
-        /* In a ring a rank adds to a segment before it receives the finished one. */
-        relation->first_write = step->kind != COLL_STEP_RECV || OF(step)->recv_reduce < 0;
-        relation->reduce = step->kind == COLL_STEP_RECV_KEEP ? OF(step)->reduce : -1;
-        if (step->kind == COLL_STEP_SEND && step->after < 0 && recv >= 0 &&
-            plan->steps[recv].peer == step->peer) {
-            relation->answer = recv;
-        }
-        if (step->after >= 0) {
-            relation->next_dependent = plan->relations[step->after].first_dependent;
-            plan->relations[step->after].first_dependent = (int32_t)i;
+        const int32_t after = plan->steps[i].after;
+        if (after >= 0) {
+            plan->relations[i].next_dependent = plan->relations[after].first_dependent;
+            plan->relations[after].first_dependent = (int32_t)i;
         }
     }
-#undef OF
-    free(of);
     return COLL_OK;
 }
 
-static coll_status make_all_reduce(uint32_t algorithm, uint32_t rank, uint32_t size,
-                                   struct coll_plan **plan)
+bool coll__kind_is_rooted(uint32_t kind)
 {
-    switch ((enum coll_algorithm)algorithm) {
-    case COLL_RING:
-        return coll__plan_ring(rank, size, plan);
-    case COLL_DIRECT:
-        return coll__plan_direct(rank, size, plan);
-    case COLL_WHOLE:
-        return coll__plan_whole(rank, size, plan);
-    case COLL_ALGORITHM_COUNT:
-        break;
-    }
-    return COLL_INVALID_ARGUMENT;
+    return kind == COLL_BROADCAST || kind == COLL_REDUCE || kind == COLL_GATHER ||
+           kind == COLL_SCATTER;
 }
 
 static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
                         uint32_t root, struct coll_plan **plan)
 {
-    if (size == 0 || size > MAX_SIZE || rank >= size) {
+    if (size == 0 || size > MAX_SIZE || rank >= size ||
+        (coll__kind_is_rooted(kind) && root >= size)) {
         return COLL_INVALID_ARGUMENT;
     }
-    switch ((enum coll_kind)kind) {
-    case COLL_ALL_REDUCE:
-        return make_all_reduce(algorithm, rank, size, plan);
-    case COLL_BROADCAST:
-        if (root >= size) {
-            return COLL_INVALID_ARGUMENT;
-        }
-        return coll__plan_chain(rank, size, root, plan);
-    case COLL_BARRIER:
-        /* No bytes to move: the completion tokens that end every operation are the barrier. */
+    if (kind == COLL_BARRIER) {
         return coll__plan_new(rank, size, 1, 0, plan);
-    case COLL_SYNC:
-    case COLL_KIND_COUNT:
+    }
+    switch ((enum coll_algorithm)algorithm) {
+    case COLL_RING:
+        return coll__plan_ring(kind, rank, size, plan);
+    case COLL_DIRECT:
+        return coll__plan_direct(kind, rank, size, root, plan);
+    case COLL_WHOLE:
+        return coll__plan_whole(kind, rank, size, root, plan);
+    case COLL_CHAIN:
+        return kind == COLL_BROADCAST ? coll__plan_chain(rank, size, root, plan)
+                                      : COLL_INVALID_ARGUMENT;
+    case COLL_STAR:
+        return coll__plan_star(kind, rank, size, root, plan);
+    case COLL_ALGORITHM_COUNT:
         break;
     }
     return COLL_INVALID_ARGUMENT;

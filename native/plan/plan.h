@@ -3,6 +3,8 @@
 #ifndef COLL_PLAN_PLAN_H
 #define COLL_PLAN_PLAN_H
 
+#include <stdbool.h>
+
 #include "collectives.h"
 
 /* What steps have to do with each other; -1: none. */
@@ -10,7 +12,7 @@ struct coll__relation {
     int32_t first_dependent, next_dependent; /* steps with `after` == this one */
     int32_t reduce; /* RECV_KEEP: the segment's REDUCE */
     int32_t answer; /* SEND of input: the RECV of what the same peer makes of it */
-    int first_write; /* no earlier step writes the segment */
+    bool first_write; /* no earlier step writes the segment */
 };
 
 struct coll_plan {
@@ -19,7 +21,9 @@ struct coll_plan {
     struct coll_step *steps;       /* info.steps of them, in the order the engine starts them */
 };
 
-static inline int coll__step_receives(const struct coll_step *step)
+bool coll__kind_is_rooted(uint32_t kind);
+
+static inline bool coll__step_receives(const struct coll_step *step)
 {
     return step->kind != COLL_STEP_SEND && step->kind != COLL_STEP_REDUCE;
 }
@@ -29,11 +33,44 @@ coll_status coll__plan_new(uint32_t rank, uint32_t size, uint32_t segments, uint
                            struct coll_plan **plan);
 /* Append a step and return its index (for later `after`s). The capacity must not be exceeded. */
 int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step);
+/* The steps that most plans are made of; `after` of what waits for nothing is -1. */
+static inline int32_t coll__plan_send(struct coll_plan *plan, uint32_t peer, uint32_t segment,
+                                      uint32_t message, int32_t after)
+{
+    return coll__plan_add(plan, (struct coll_step){
+                                    .kind = COLL_STEP_SEND,
+                                    .peer = peer,
+                                    .segment = segment,
+                                    .message = message,
+                                    .source = after < 0 ? COLL_FROM_INPUT : COLL_FROM_OUTPUT,
+                                    .after = after,
+                                });
+}
+static inline int32_t coll__plan_receive(struct coll_plan *plan, uint32_t kind, uint32_t peer,
+                                         uint32_t segment, uint32_t message)
+{
+    return coll__plan_add(
+        plan, (struct coll_step){
+                  .kind = kind, .peer = peer, .segment = segment, .message = message, .after = -1});
+}
+/* Of what coll__plan_receive keeps. */
+static inline int32_t coll__plan_reduce(struct coll_plan *plan, uint32_t segment)
+{
+    return coll__plan_add(plan, (struct coll_step){.kind = COLL_STEP_REDUCE,
+                                                   .peer = plan->info.rank,
+                                                   .segment = segment,
+                                                   .final = 1,
+                                                   .after = -1});
+}
 
-/* One builder per file. */
-coll_status coll__plan_ring(uint32_t rank, uint32_t size, struct coll_plan **plan);
-coll_status coll__plan_direct(uint32_t rank, uint32_t size, struct coll_plan **plan);
-coll_status coll__plan_whole(uint32_t rank, uint32_t size, struct coll_plan **plan);
+/* One file per algorithm; each refuses what it cannot do. */
+coll_status coll__plan_ring(uint32_t kind, uint32_t rank, uint32_t size, struct coll_plan **plan);
+coll_status coll__plan_direct(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
+                              struct coll_plan **plan);
+coll_status coll__plan_whole(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
+                             struct coll_plan **plan);
 coll_status coll__plan_chain(uint32_t rank, uint32_t size, uint32_t root, struct coll_plan **plan);
+coll_status coll__plan_star(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
+                            struct coll_plan **plan);
 
 #endif

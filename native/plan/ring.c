@@ -1,4 +1,4 @@
-/* Ring all-reduce.
+/* Ring: all-reduce, and its second half, all-gather.
  *
  * The buffer is cut into `size` segments. Rank r hears only its left neighbour and speaks only to
  * its right one. In round t it sends segment r-t and receives segment r-t-1 (all mod size):
@@ -31,10 +31,32 @@ static uint32_t minus(uint32_t a, uint32_t b, uint32_t size)
     return (uint32_t)(((uint64_t)a + size - b % size) % size);
 }
 
-coll_status coll__plan_ring(uint32_t rank, uint32_t size, struct coll_plan **plan)
+/* Round t: on goes the block that came in the round before; the own one is the first. */
+static coll_status all_gather(uint32_t rank, uint32_t size, struct coll_plan **plan)
 {
-    if (size == 0 || rank >= size || size > INT32_MAX / 4) {
+    struct coll_plan *made = NULL;
+    coll_status status = coll__plan_new(rank, size, size, 2 * (size - 1), &made);
+    if (status != COLL_OK) {
+        return status;
+    }
+    int32_t received = -1;
+    for (uint32_t t = 0; t + 1 < size; t++) {
+        coll__plan_send(made, (rank + 1) % size, minus(rank, t, size), t, received);
+        received = coll__plan_receive(made, COLL_STEP_RECV, minus(rank, 1, size),
+                                      minus(rank, t + 1, size), t);
+    }
+    *plan = made;
+    return COLL_OK;
+}
+
+coll_status coll__plan_ring(uint32_t kind, uint32_t rank, uint32_t size, struct coll_plan **plan)
+{
+    if (size == 0 || rank >= size || size > INT32_MAX / 4 ||
+        (kind != COLL_ALL_REDUCE && kind != COLL_ALL_GATHER)) {
         return COLL_INVALID_ARGUMENT;
+    }
+    if (kind == COLL_ALL_GATHER) {
+        return all_gather(rank, size, plan);
     }
     uint32_t rounds = 2 * (size - 1);
     struct coll_plan *made = NULL;

@@ -35,7 +35,8 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
     coll__put32(out + 100, frame->call.root);
     coll__put64(out + 104, frame->call.count);
     coll__put32(out + 112, frame->place);
-    memset(out + 116, 0, 8); /* reserved */
+    coll__put32(out + 116, frame->call.digest);
+    memset(out + 120, 0, 4); /* reserved */
     coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
 }
 
@@ -71,11 +72,12 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
     frame->call.root = coll__get32(in + 100);
     frame->call.count = coll__get64(in + 104);
     frame->place = coll__get32(in + 112);
+    frame->call.digest = coll__get32(in + 116);
     return COLL_OK;
 }
 
 bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b)
 {
     return a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->codec == b->codec &&
-           a->root == b->root && a->count == b->count;
+           a->root == b->root && a->count == b->count && a->digest == b->digest;
 }

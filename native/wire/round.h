@@ -27,7 +27,9 @@ enum {
     COLL__NO_RANK = UINT32_MAX,
     COLL__VETO_TEXT_MAX = 1024,
     COLL__ENTRY_RETAINED = 1,
-    COLL__ENTRY_REPEATABLE = 2
+    COLL__ENTRY_REPEATABLE = 2,
+    /* Nothing is to come for it: it is complete at once, which says nothing of the others. */
+    COLL__ENTRY_IDLE = 4
 };
 
 void coll__epoch_encode(const struct coll__epoch *epoch, uint8_t out[COLL__EPOCH_BYTES]);

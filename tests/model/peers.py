@@ -93,7 +93,7 @@ def complete(config: Configuration, state: State, p: int) -> Iterator[Step]:
         if op.agree[0] != core.RUNNING or op.error:
             continue
         number = number_of(peer, k)
-        needed = members_of(config.ops[k].needs(peer.members))
+        needed = members_of(config.ops[k].needs(peer.members, p))
         made_of = [_contributed(state.peers[q], peer, number, op) for q in needed]
         if None in made_of:
             continue
@@ -246,10 +246,9 @@ def _report(config: Configuration, rules: Rules, peer: Peer) -> Told:
         op, kind, number = peer.ops[k], config.ops[k], number_of(peer, k)
         phase = op.agree[0]
         above = not kind.retained and number > settled
-        if kind.empty and phase == core.COMPLETE:
-            phase = core.RUNNING  # that it is complete here says nothing of the others
         if outstanding(op) or (phase == core.SETTLED and not op.error and (op.kept or above)):
-            entries.append((number, phase, kind.retained, kind.repeatable, kind.root))
+            entry = number, phase, kind.retained, kind.repeatable, kind.root, kind.is_idle(p)
+            entries.append(entry)
         if op.veto:
             vetoes.append(number)
     return settled, tuple(entries), tuple(vetoes)

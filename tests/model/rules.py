@@ -108,8 +108,9 @@ def _report(told: Told, order: tuple[int, ...]) -> Report:
                 retained,
                 repeatable,
                 order.index(root) if root in order else None,
+                idle,
             )
-            for number, standing, retained, repeatable, root in entries
+            for number, standing, retained, repeatable, root, idle in entries
         ),
         tuple(Veto(0, number, VETOED + number, None, "") for number in vetoes),
     )

@@ -18,18 +18,26 @@ from model.rules import Told
 class Kind(NamedTuple):
     """What an operation is: ``root`` is a peer or -1.
 
-    One that is ``empty`` moves nothing (a barrier), so that who issues it is complete.
+    One that is ``empty`` moves nothing (a barrier), so that who issues it is complete. One that
+    ``gathers`` moves everything to the root, so that all others are.
     """
 
     retained: bool
     repeatable: bool = True
     root: int = -1
     empty: bool = False
+    gathers: bool = False
 
-    def needs(self, members: int) -> int:
-        """Of whom a result is made; these must have issued it."""
-        if self.empty:
+    def is_idle(self, peer: int) -> bool:
+        """Whether nothing comes to the peer."""
+        return self.empty or (self.gathers and peer != self.root)
+
+    def needs(self, members: int, peer: int) -> int:
+        """Of whom the peer's result is made; these must have issued it."""
+        if self.is_idle(peer):
             return 0
+        if self.gathers:
+            return members
         return members & 1 << self.root if self.root >= 0 and not self.retained else members
 
 

@@ -128,12 +128,10 @@ class Operation:
         """What is reported of it; ``write_operation`` of ``report.c``."""
         assert self.call is not None
         standing = Standing(self.agree.phase)
-        empty = self.call.kind in (Kind.BARRIER, Kind.SYNC)
-        if empty and standing is Standing.COMPLETE:
-            standing = Standing.RUNNING
+        idle = self.call.kind in (Kind.BARRIER, Kind.SYNC)
         root = self.view.rank_of(self.call.root) if self.call.kind is Kind.BROADCAST else None
         retained = bool(self.agree.retained)
-        return Entry(*self.key, standing, retained, self.call.repeatable, root)
+        return Entry(*self.key, standing, retained, self.call.repeatable, root, idle)
 
 
 class Tag:
