@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from covering import covering
 from mortals import LARGE, SMALL, TINY, Case, Mortals
 
 PHASES = {
@@ -43,20 +44,6 @@ def factors(case: Case) -> tuple[Any, ...]:
     where = "first" if victim == 0 else "last" if victim == case.size - 1 else "middle"
     how = case.in_place, case.on_failure, case.transport
     return case.size, case.count, *how, where, phase
-
-
-def covering(cases: Iterable[Case]) -> list[Case]:
-    """Some of them, in which each pair of values of two factors occurs that occurs in all."""
-    pairs = {case: set(itertools.combinations(enumerate(factors(case)), 2)) for case in cases}
-    chance = random.Random(0)  # which cases there are must not depend on the run
-    order = chance.sample(list(pairs), len(pairs))
-    left: set[Any] = set().union(*pairs.values())
-    chosen = []
-    while left:
-        best = max(order, key=lambda case: len(pairs[case] & left))
-        chosen.append(best)
-        left -= pairs[best]
-    return chosen
 
 
 def others() -> Iterator[Case]:
@@ -100,7 +87,7 @@ def parameters(few: Sequence[Case], every: Iterable[Case]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("case", parameters(covering(reductions()), reductions()))
+@pytest.mark.parametrize("case", parameters(covering(reductions(), factors), reductions()))
 def test_survivors_agree_on_a_reduction_in_which_one_dies(mortals, case):
     mortals.run(case)
 
