@@ -26,6 +26,7 @@ DTYPES: dict[str, int] = {
     "uint16": lib.COLL_U16,
     "uint32": lib.COLL_U32,
     "uint64": lib.COLL_U64,
+    "bool": lib.COLL_BOOL,
 }
 """The core's number of every dtype that it reduces, by numpy's and torch's name."""
 

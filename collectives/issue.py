@@ -25,6 +25,9 @@ OPS: dict[str, int] = {
     "prod": lib.COLL_PROD,
     "min": lib.COLL_MIN,
     "max": lib.COLL_MAX,
+    "band": lib.COLL_BAND,
+    "bor": lib.COLL_BOR,
+    "bxor": lib.COLL_BXOR,
 }
 """The reductions."""
 

@@ -36,9 +36,11 @@ class Operations:
         Args:
             array: contiguous numpy array or CPU tensor of any shape; the same dtype and number of
                 elements on all ranks.
-            op: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``. Averages divide once, at
-                the end, and round integers toward zero; integer sums wrap around. NaN wins in
-                min and max, and -0 is less than +0.
+            op: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"``, ``"max"``, or of integers and bool
+                ``"band"``, ``"bor"`` or ``"bxor"``, bit by bit. Averages divide once, at the end,
+                and round integers toward zero; integer sums wrap around. NaN wins in min and max,
+                and -0 is less than +0. A sum of bool is true if one of them is, a product if all
+                are; there is no average.
             out: where the result goes, of the same dtype and size; None: in place.
             tag: operations of a tag are matched in their own order; a thread that communicates
                 beside others uses its own. None: the untagged order.

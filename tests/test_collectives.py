@@ -19,7 +19,7 @@ import torch
 from collectives._native import ffi, lib
 from covering import covering
 from crew import DEADLINE, Crew
-from test_kernels import DTYPES, FLOATS, NUMPY, OPS
+from test_kernels import BITWISE, DTYPES, FLOATS, NUMPY, OPS
 
 SEED = random.SystemRandom().randrange(2**32)
 REDUCTIONS = ("all_reduce", "reduce", "reduce_scatter")
@@ -64,13 +64,19 @@ class Case:
         return matrix
 
 
+def ops_of(dtype: str) -> list[str]:
+    if dtype == "bool":
+        return [*(op for op in OPS if op != "avg"), *BITWISE]
+    return OPS if dtype in FLOATS else [*OPS, *BITWISE]
+
+
 def every_case() -> Iterator[Case]:
     for kind, dtype, size, transport, shape in itertools.product(
-        KINDS, DTYPES, (1, 2, 3, 4), ("shm", "tcp"), SHAPES
+        KINDS, (*DTYPES, "bool"), (1, 2, 3, 4), ("shm", "tcp"), SHAPES
     ):
         if "uneven" in shape and kind not in UNEVEN:
             continue
-        for op in OPS if kind in REDUCTIONS else ("",):
+        for op in ops_of(dtype) if kind in REDUCTIONS else ("",):
             for where in {
                 "broadcast": ("place",),
                 "all_to_all": ("new", "out"),
@@ -101,6 +107,8 @@ def given(case: Case, rank: int, rows: int, seed: int) -> np.ndarray:
         if case.dtype == "bf16":
             return torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view("u2")
         return values.astype(NUMPY[case.dtype])
+    if case.dtype == "bool":
+        return chance.integers(0, 2, (rows, width), np.uint8).astype(bool)
     info = np.iinfo(NUMPY[case.dtype])
     return chance.integers(info.min, info.max, (rows, width), NUMPY[case.dtype], endpoint=True)
 
@@ -110,7 +118,10 @@ def as_torch(array: np.ndarray) -> torch.Tensor:
 
 
 def combine(case: Case, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    names = {"sum": "add", "avg": "add", "prod": "multiply", "min": "minimum", "max": "maximum"}
+    names = {
+        "sum": "add", "avg": "add", "prod": "multiply", "min": "minimum", "max": "maximum",
+        "band": "bitwise_and", "bor": "bitwise_or", "bxor": "bitwise_xor",
+    }  # fmt: skip
     if case.dtype == "bf16":
         result = getattr(torch, names[case.op])(as_torch(a), as_torch(b))
         return result.view(torch.int16).numpy().view("u2")

@@ -24,6 +24,8 @@ SEED = random.SystemRandom().randrange(2**32)
 
 DTYPES = ["f64", "f32", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"]
 OPS = ["sum", "avg", "prod", "min", "max"]
+BITWISE = ["band", "bor", "bxor"]  # of integers and bool
+BOOL = 12
 # What the bytes of an element are kept in here; bf16 has no numpy type.
 NUMPY = {
     "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": np.uint16,
@@ -202,10 +204,13 @@ def test_names_and_sizes_are_those_of_the_types():
     for i, dtype in enumerate(DTYPES):
         assert ffi.string(lib.coll_dtype_name(i)).decode() == dtype
         assert lib.coll_dtype_size(i) == np.dtype(NUMPY[dtype]).itemsize
-    assert [ffi.string(lib.coll_redop_name(i)).decode() for i in range(5)] == OPS
-    assert lib.coll_dtype_size(12) == 0
-    assert ffi.string(lib.coll_dtype_name(12)) == b"unknown dtype"
-    assert ffi.string(lib.coll_redop_name(5)) == b"unknown op"
+    assert ffi.string(lib.coll_dtype_name(BOOL)) == b"bool"
+    assert lib.coll_dtype_size(BOOL) == 1
+    names = [ffi.string(lib.coll_redop_name(i)).decode() for i in range(8)]
+    assert names == [*OPS, *BITWISE]
+    assert lib.coll_dtype_size(13) == 0
+    assert ffi.string(lib.coll_dtype_name(13)) == b"unknown dtype"
+    assert ffi.string(lib.coll_redop_name(8)) == b"unknown op"
 
 
 def test_instruction_sets_are_what_the_cpu_has():
@@ -227,6 +232,47 @@ def test_every_kernel_gives_the_bits_of_the_oracle(dtype: str, op: str):
     want = expected(op, dtype, a, b)
     for isa in ISAS:
         assert_same_bits(reduce(op, dtype, a, b, isa), want, dtype, op, isa)
+
+
+def apply(code: int, op: int, a: np.ndarray, b: np.ndarray, isa: int) -> np.ndarray:
+    out = np.empty_like(a)
+    pointers = [ffi.from_buffer(x) for x in (out, a, b)]
+    assert lib.coll_reduce_local(*pointers, a.size, code, op, isa) == lib.COLL_OK
+    return out
+
+
+@pytest.mark.parametrize("op", BITWISE)
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype not in FLOATS])
+def test_bitwise_operations_are_those_of_numpy(dtype: str, op: str):
+    a, b = pairs(dtype)
+    name = {"band": "bitwise_and", "bor": "bitwise_or", "bxor": "bitwise_xor"}[op]
+    for isa in ISAS:
+        got = apply(DTYPES.index(dtype), 5 + BITWISE.index(op), a, b, isa)
+        assert (got == getattr(np, name)(a, b)).all()
+
+
+def test_what_a_type_does_not_have_is_refused():
+    out, a = np.zeros(4, np.uint8), np.ones(4, np.uint8)
+    pointers = [ffi.from_buffer(x) for x in (out, a, a)]
+    lacking = [(DTYPES.index(dtype), 5 + i) for dtype in FLOATS for i in range(3)]
+    for code, op in [*lacking, (BOOL, OPS.index("avg"))]:
+        for isa in ISAS:
+            assert lib.coll_reduce_local(*pointers, 1, code, op, isa) == lib.COLL_UNSUPPORTED
+    assert lib.coll_divide_local(pointers[0], 1, BOOL, 2, SCALAR) == lib.COLL_UNSUPPORTED
+    assert not out.any()
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [("sum", "or"), ("prod", "and"), ("min", "and"), ("max", "or"), ("band", "and"),
+     ("bor", "or"), ("bxor", "xor")],
+)  # fmt: skip
+def test_bools_are_true_or_false_whatever_their_bytes(op: str, name: str):
+    every = np.arange(256, dtype=np.uint8)
+    a, b = np.repeat(every, 256), np.tile(every, 256)
+    want = getattr(np, f"logical_{name}")(a, b).astype(np.uint8)
+    for isa in ISAS:
+        assert (apply(BOOL, [*OPS, *BITWISE].index(op), a, b, isa) == want).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -377,8 +423,8 @@ def test_what_cannot_be_reduced_is_refused():
     data = np.zeros(4, np.float32)
     p = pointer(data)
     invalid, unsupported = lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED
-    assert lib.coll_reduce_local(p, p, p, 4, 12, 0, 0) == invalid
-    assert lib.coll_reduce_local(p, p, p, 4, 1, 5, 0) == invalid
+    assert lib.coll_reduce_local(p, p, p, 4, 13, 0, 0) == invalid
+    assert lib.coll_reduce_local(p, p, p, 4, 1, 8, 0) == invalid
     assert lib.coll_reduce_local(p, p, p, 4, 1, 0, 3) == invalid
     assert lib.coll_reduce_local(ffi.NULL, p, p, 4, 1, 0, 0) == invalid
     assert lib.coll_reduce_local(p, p, p, 2**63, 1, 0, 0) == invalid
@@ -388,8 +434,8 @@ def test_what_cannot_be_reduced_is_refused():
     assert lib.coll_reduce_many(p, null, [p, null], 2, 4, 1, 0, 0) == invalid
     assert lib.coll_reduce_many(p, null, null, 2, 4, 1, 0, 0) == invalid
     assert lib.coll_reduce_many(p, null, [p], 0, 4, 1, 0, 0) == invalid
-    assert lib.coll_reduce_many(p, null, [p], 1, 4, 12, 0, 0) == invalid
-    assert lib.coll_divide_local(p, 4, 12, 1, 0) == invalid
+    assert lib.coll_reduce_many(p, null, [p], 1, 4, 13, 0, 0) == invalid
+    assert lib.coll_divide_local(p, 4, 13, 1, 0) == invalid
     assert lib.coll_divide_local(p, 4, 1, 0, 0) == invalid
     assert lib.coll_divide_local(p, 4, 1, 1, 3) == invalid
     assert lib.coll_divide_local(ffi.NULL, 4, 1, 1, 0) == invalid

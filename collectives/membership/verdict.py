@@ -4,8 +4,8 @@ An operation *stands* if success has been returned for it somewhere, or could ha
 anybody noticing; all survivors can then return success, too. One whose result is retained stands
 iff a survivor holds the result. Any other stands iff a survivor has settled it, or all survivors
 are complete; but some of them must have had to receive something for that: a barrier that the dead
-never reached does not stand, nor a gather without its root. What does not stand has succeeded nowhere that counts: it is repeated in the next
-view, or raises one error for all.
+never reached does not stand, nor a gather without its root. What does not stand has succeeded
+nowhere that counts: it is repeated in the next view, or raises one error for all.
 """
 
 from __future__ import annotations

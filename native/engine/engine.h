@@ -84,23 +84,23 @@ struct coll__layout {
 };
 
 struct coll_operation {
-    struct coll_operation *next;             /* in group->operations */
-    struct coll_operation *older, *newer;    /* in tag->oldest, once issued */
+    struct coll_operation *next; /* in group->operations */
+    struct coll_operation *older, *newer; /* in tag->oldest, once issued */
     struct coll_engine *engine;
     struct coll_group *group;
-    struct coll__view *view;                 /* in which it runs; holds a reference */
-    uint32_t references;                     /* the table, the caller, slices in flows */
+    struct coll__view *view; /* in which it runs; holds a reference */
+    uint32_t references; /* the table, the caller, slices in flows */
     uint64_t number;
     uint32_t tag;
     struct coll__agree agree;
     struct coll__descriptor call;
-    bool issued, started;                    /* started: in the present view */
+    bool issued, started; /* started: in the present view */
     bool finished, listed;
     bool let_go; /* the caller went; its buffers are not ours any more */
     bool unknown; /* failed, but may have succeeded elsewhere */
-    coll_status status;                      /* once finished */
+    coll_status status; /* once finished */
     int32_t culprit;
-    char *error;                             /* malloc'ed, NULL: none */
+    char *error; /* malloc'ed, NULL: none */
     struct coll__veto veto;
     /* before it is issued */
     struct coll__early *early, **early_tail;
@@ -108,38 +108,38 @@ struct coll_operation {
     struct coll_call asked; /* as the caller gave it */
     uint8_t root[16]; /* rooted kinds */
     const struct coll_plan *plan;
-    struct coll__run *run;                   /* per-step progress; NULL without steps */
-    uint64_t pending_bytes;                  /* still to be received */
+    struct coll__run *run; /* per-step progress; NULL without steps */
+    uint64_t pending_bytes; /* still to be received */
     const uint8_t *input;
     uint8_t *output;
     uint64_t bytes; /* of the payload: of the larger one of all inputs and all outputs */
     uint64_t output_bytes; /* of this rank's */
-    uint32_t element;                        /* bytes */
+    uint32_t element; /* bytes */
     uint32_t slice_bytes;
     bool small, in_place_atomic;
-    bool placed_again;                       /* a place in the output was given out twice */
+    bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
     uint8_t *scratch; /* a reduce's output where the caller has none; else NULL */
     uint64_t scratch_bytes;
     bool idle; /* nothing is to come for it here, so that being complete says nothing */
     coll__reduce_fn reduce;
     coll__divide_fn divide;
-    const uint8_t **sources;                 /* twice the size: scratch of kept.c */
+    const uint8_t **sources; /* twice the size: scratch of kept.c */
     uint8_t *shadow;
     struct coll__saved *saved;
     uint32_t saved_count, saved_capacity;
-    struct coll__slice *borrowed;            /* slices that point into our buffers */
-    struct coll__flow *flows;                /* one per rank, allocated with the operation */
-    struct coll__link_use *uses;             /* likewise */
-    uint8_t *seen;                           /* per rank: has issued it, as far as we know */
-    struct coll__descriptor *calls;          /* per rank that was seen: what it called */
-    uint64_t *absent;                        /* per rank that said it has not issued it: 1 + the
+    struct coll__slice *borrowed; /* slices that point into our buffers */
+    struct coll__flow *flows; /* one per rank, allocated with the operation */
+    struct coll__link_use *uses; /* likewise */
+    uint8_t *seen; /* per rank: has issued it, as far as we know */
+    struct coll__descriptor *calls; /* per rank that was seen: what it called */
+    uint64_t *absent; /* per rank that said it has not issued it: 1 + the
                                               * last number that it had issued; 0: unheard */
-    uint8_t *wants_open;                     /* per rank: has asked */
+    uint8_t *wants_open; /* per rank: has asked */
     uint32_t supplier; /* rank that holds the result we await */
     /* time */
     uint64_t deadline, stall_check;
-    uint64_t warn_at;                        /* 0: the stall was reported */
+    uint64_t warn_at; /* 0: the stall was reported */
     struct coll_info info;
     int notify_fd;
 };
@@ -271,7 +271,7 @@ struct coll_engine {
     uint32_t woken_callers; /* of these, those that were woken and have not got the lock yet */
     uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
-    uint32_t looks;              /* turns in which something came without a system call */
+    uint32_t looks; /* turns in which something came without a system call */
     bool destroyed; /* closed, but kept for those who still hold operations */
     uint32_t operations; /* that exist */
     atomic_bool forked; /* set in the child; read without the lock */

@@ -177,8 +177,7 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
     uint32_t rank = coll__rank_of(group->committed, link->peer);
     struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
     if (rank < group->committed->size && operation && !operation->let_go &&
-        operation->agree.phase == COLL__RUNNING &&
-        coll__agrees(operation, rank, &frame->call))
+        operation->agree.phase == COLL__RUNNING && coll__agrees(operation, rank, &frame->call))
         coll__execute_place(operation, rank, frame, placement);
 }
 

@@ -56,6 +56,9 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no dtype", call->dtype);
     if (coll__reduces(call->kind) && call->op >= COLL_REDOP_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no reduction", call->op);
+    if (coll__reduces(call->kind) && !coll__reduce_select(call->dtype, call->op, COLL_ISA_SCALAR))
+        return coll__error(COLL_UNSUPPORTED, "there is no %s of %s", coll_redop_name(call->op),
+                           coll_dtype_name(call->dtype));
     caller(view, call, &rank, &size);
     if (rank == size)
         return coll__error(COLL_INVALID_ARGUMENT, "this peer is none of those the call names");
@@ -103,7 +106,9 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
         .kind = (uint8_t)call->kind,
         .dtype = moves ? (uint8_t)call->dtype : 0,
         .op = reduces || call->kind == COLL_SYNC ? (uint8_t)call->op : 0,
-        .count = uneven ? extents->whole : moves ? call->count : 0,
+        .count = uneven  ? extents->whole
+                 : moves ? call->count
+                         : 0,
     };
     if (uneven && call->kind != COLL_ALL_TO_ALL)
         operation->call.digest = coll__crc32c(0, call->counts,
@@ -159,8 +164,7 @@ static coll_status take_scratch(struct coll_operation *operation)
     uint64_t begin, end;
     coll_segment_range(operation->call.count, view->size, 0, &begin, &end); /* the longest */
     operation->scratch_bytes = (end - begin) * operation->element;
-    COLL_TRY(
-        coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
+    COLL_TRY(coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
     operation->output = operation->scratch;
     return COLL_OK;
 }
@@ -258,8 +262,8 @@ static coll_status start(struct coll_operation *operation)
 {
     const struct coll_call *asked = &operation->asked;
     operation->output = asked->output;
-    coll__agree_issue(&operation->agree, proves_itself(operation) ||
-                                             operation->engine->host.options.no_agreement);
+    coll__agree_issue(&operation->agree,
+                      proves_itself(operation) || operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
     COLL_TRY(take_scratch(operation));

@@ -108,7 +108,7 @@ coll_status coll__layout_make(struct coll_operation *operation, const struct col
     if (call->counts && call->kind == COLL_ALL_TO_ALL)
         layout->from = prefix_sums(at + size + 1, call->counts_from, size);
     layout->size = size;
-    layout->peers = (uint8_t(*)[16])(at + 2 * (size + (size_t)1));
+    layout->peers = (uint8_t (*)[16])(at + 2 * (size + (size_t)1));
     for (uint32_t rank = 0; rank < size; rank++)
         memcpy(layout->peers[rank], call->peers ? call->peers + 16 * rank : view->members[rank].id,
                sizeof layout->peers[rank]);

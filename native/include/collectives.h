@@ -62,7 +62,8 @@ enum coll_dtype {
     COLL_U16 = 9,
     COLL_U32 = 10,
     COLL_U64 = 11,
-    COLL_DTYPE_COUNT = 12
+    COLL_BOOL = 12, /* a byte: 0, or anything else for true; results are 0 or 1 */
+    COLL_DTYPE_COUNT = 13
 };
 
 enum coll_redop {
@@ -71,8 +72,13 @@ enum coll_redop {
     COLL_PROD = 2,
     COLL_MIN = 3,
     COLL_MAX = 4,
-    COLL_REDOP_COUNT = 5
+    COLL_BAND = 5, /* bit by bit; of integers and bool */
+    COLL_BOR = 6,
+    COLL_BXOR = 7,
+    COLL_REDOP_COUNT = 8
 };
+/* A sum, a max and a bor of bool are true if one of them is; a prod, a min and a band if all are.
+ * There is no average of bool. */
 
 enum coll_kind {
     COLL_BARRIER = 0,

@@ -99,6 +99,20 @@ COLL__INTEGER_MINMAX(u16)
 COLL__INTEGER_MINMAX(u32)
 COLL__INTEGER_MINMAX(u64)
 
+/* Bits do not care about the width. */
+#define COLL__BITWISE(TYPE)               \
+    COLL__BINARY(TYPE##_band, TYPE, a &b) \
+    COLL__BINARY(TYPE##_bor, TYPE, a | b) \
+    COLL__BINARY(TYPE##_bxor, TYPE, a ^ b)
+COLL__BITWISE(u8)
+COLL__BITWISE(u16)
+COLL__BITWISE(u32)
+COLL__BITWISE(u64)
+
+COLL__BINARY(bool_and, u8, (a != 0) & (b != 0))
+COLL__BINARY(bool_or, u8, (a != 0) | (b != 0))
+COLL__BINARY(bool_xor, u8, (a != 0) ^ (b != 0))
+
 #if !defined(COLL__OWN_INTEGER_DIVIDE)
 /* There is no vector division of integers, but a floating-point quotient cut off is the right
  * one where the type is wide enough: a quotient that is not an integer is at least 1/d away from
@@ -118,26 +132,34 @@ COLL__DIVIDE(u64_divide, u64, const uint64_t d = divisor, a / d)
 
 /* ---- the table --------------------------------------------------------------------------- */
 
-#define COLL__ROW(ARITHMETIC, ORDER)  \
-    {[COLL_SUM] = ARITHMETIC##_sum,   \
-     [COLL_AVG] = ARITHMETIC##_sum,   \
-     [COLL_PROD] = ARITHMETIC##_prod, \
-     [COLL_MIN] = ORDER##_min,        \
-     [COLL_MAX] = ORDER##_max}
+#define COLL__ARITHMETIC(ARITHMETIC, ORDER)                                                        \
+    [COLL_SUM] = ARITHMETIC##_sum, [COLL_AVG] = ARITHMETIC##_sum, [COLL_PROD] = ARITHMETIC##_prod, \
+    [COLL_MIN] = ORDER##_min, [COLL_MAX] = ORDER##_max
+#define COLL__ROW(ARITHMETIC, ORDER) {COLL__ARITHMETIC(ARITHMETIC, ORDER)}
+#define COLL__INTEGER_ROW(ARITHMETIC, ORDER, BITS)                                            \
+    {COLL__ARITHMETIC(ARITHMETIC, ORDER), [COLL_BAND] = BITS##_band, [COLL_BOR] = BITS##_bor, \
+     [COLL_BXOR] = BITS##_bxor}
 
 const struct coll__kernels COLL__TABLE = {
     .reduce = {[COLL_F64] = COLL__ROW(f64, f64),
                [COLL_F32] = COLL__ROW(f32, f32),
                [COLL_F16] = COLL__ROW(f16, f16),
                [COLL_BF16] = COLL__ROW(bf16, bf16),
-               [COLL_I8] = COLL__ROW(x8, i8),
-               [COLL_I16] = COLL__ROW(x16, i16),
-               [COLL_I32] = COLL__ROW(x32, i32),
-               [COLL_I64] = COLL__ROW(x64, i64),
-               [COLL_U8] = COLL__ROW(x8, u8),
-               [COLL_U16] = COLL__ROW(x16, u16),
-               [COLL_U32] = COLL__ROW(x32, u32),
-               [COLL_U64] = COLL__ROW(x64, u64)},
+               [COLL_I8] = COLL__INTEGER_ROW(x8, i8, u8),
+               [COLL_I16] = COLL__INTEGER_ROW(x16, i16, u16),
+               [COLL_I32] = COLL__INTEGER_ROW(x32, i32, u32),
+               [COLL_I64] = COLL__INTEGER_ROW(x64, i64, u64),
+               [COLL_U8] = COLL__INTEGER_ROW(x8, u8, u8),
+               [COLL_U16] = COLL__INTEGER_ROW(x16, u16, u16),
+               [COLL_U32] = COLL__INTEGER_ROW(x32, u32, u32),
+               [COLL_U64] = COLL__INTEGER_ROW(x64, u64, u64),
+               [COLL_BOOL] = {[COLL_SUM] = bool_or,
+                              [COLL_PROD] = bool_and,
+                              [COLL_MIN] = bool_and,
+                              [COLL_MAX] = bool_or,
+                              [COLL_BAND] = bool_and,
+                              [COLL_BOR] = bool_or,
+                              [COLL_BXOR] = bool_xor}},
     .divide = {[COLL_F64] = f64_divide,
                [COLL_F32] = f32_divide,
                [COLL_F16] = f16_divide,

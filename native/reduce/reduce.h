@@ -17,7 +17,7 @@ typedef void (*coll__reduce_fn)(void *output, const void *a, const void *b, size
 /* data[i] = data[i] / divisor in place; integers round toward zero. The divisor is not 0. */
 typedef void (*coll__divide_fn)(void *data, size_t count, uint32_t divisor);
 
-/* NULL if the dtype, op or isa is unknown or the CPU lacks it. COLL_ISA_AUTO takes the best. */
+/* NULL if the dtype, op or isa is unknown, the dtype has no such op, or the CPU lacks it. COLL_ISA_AUTO takes the best. */
 coll__reduce_fn coll__reduce_select(uint32_t dtype, uint32_t op, uint32_t isa);
 coll__divide_fn coll__divide_select(uint32_t dtype, uint32_t isa);
 

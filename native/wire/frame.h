@@ -54,7 +54,8 @@ enum coll__frame_flags {
 struct coll__descriptor {
     uint8_t kind, dtype, op, codec;
     uint32_t root;
-    uint64_t count;  /* elements; of uneven blocks: of all. all_to_all: of what goes to the receiver */
+    uint64_t
+        count;  /* elements; of uneven blocks: of all. all_to_all: of what goes to the receiver */
     uint32_t digest; /* CRC-32C of the counts of uneven blocks; 0: there are none */
 };
 
