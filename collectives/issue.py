@@ -31,6 +31,15 @@ OPS: dict[str, int] = {
 }
 """The reductions."""
 
+BLOCKS = (
+    lib.COLL_REDUCE_SCATTER,
+    lib.COLL_ALL_GATHER,
+    lib.COLL_GATHER,
+    lib.COLL_SCATTER,
+    lib.COLL_ALL_TO_ALL,
+)
+"""The kinds that are shaped by the group."""
+
 REDUCTIONS = (lib.COLL_ALL_REDUCE, lib.COLL_REDUCE, lib.COLL_REDUCE_SCATTER)
 """The kinds whose result has something of every contributor."""
 

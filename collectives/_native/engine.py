@@ -223,8 +223,12 @@ class EnginePeer:
     process: str = ""
 
 
+_REDUCE = (lib.COLL_ALL_REDUCE, lib.COLL_REDUCE, lib.COLL_REDUCE_SCATTER)
+_ROOTED = (lib.COLL_BROADCAST, lib.COLL_REDUCE, lib.COLL_GATHER, lib.COLL_SCATTER)
+
+
 def _described(state: Any, peers: Any) -> dict[str, Any]:
-    moves = state.kind in (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST)
+    moves = state.kind not in (lib.COLL_BARRIER, lib.COLL_SYNC)
     return {
         "number": state.number,
         "tag": None if state.tag == lib.COLL_UNTAGGED else state.tag,
@@ -232,8 +236,8 @@ def _described(state: Any, peers: Any) -> dict[str, Any]:
         "attempt": state.attempt,
         "kind": text(lib.coll_kind_name(state.kind)),
         "dtype": text(lib.coll_dtype_name(state.dtype)) if moves else None,
-        "op": text(lib.coll_redop_name(state.op)) if state.kind == lib.COLL_ALL_REDUCE else None,
-        "root": state.root if state.kind == lib.COLL_BROADCAST else None,
+        "op": text(lib.coll_redop_name(state.op)) if state.kind in _REDUCE else None,
+        "root": state.root if state.kind in _ROOTED else None,
         "count": state.count,
         "phase": _PROGRESS[state.progress],
         "status": text(lib.coll_status_text(state.status)),

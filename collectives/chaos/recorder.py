@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from collectives._native import ffi, lib
+from collectives._native.engine import check, text
 from collectives.chaos import journal as journals
 from collectives.chaos.journal import Journal
 from collectives.group import Group
 from collectives.incarnation import Application, Incarnation
-from collectives.issue import OPS, STATE_TAG, Issuer
+from collectives.issue import BLOCKS, OPS, REDUCTIONS, STATE_TAG, Issuer
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import View
 from collectives.state.shared import SharedState
@@ -30,7 +31,9 @@ from collectives.work import Result, Work
 
 _WARM = 40
 """Calls after which a process holds what it needs, and anything more is a leak."""
-_KINDS = {lib.COLL_ALL_REDUCE: "all_reduce", lib.COLL_BROADCAST: "broadcast"}
+_EMPTY = (lib.COLL_BARRIER, lib.COLL_SYNC)
+_ALIKE = (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST, lib.COLL_ALL_GATHER)
+"""What has the same result on all ranks: of others only the input's digest is written down."""
 _REDUCTIONS = {code: name for name, code in OPS.items()}
 _DTYPES = {
     code: ffi.string(lib.coll_dtype_name(code)).decode()
@@ -180,38 +183,44 @@ class _Call:
         fields: of the line.
     """
 
-    def __init__(self, call: Any, root: str | None, group: str, blocking: bool) -> None:
-        moves = call.kind in _KINDS
-        self._bytes = call.count * lib.coll_dtype_size(call.dtype) if moves else 0
-        self._input, self._output = call.input, call.output
+    def __init__(self, call: Any, root: str | None, mine: Incarnation, blocking: bool) -> None:
+        moves = call.kind not in _EMPTY
+        given, result = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        check(lib.coll_call_extents(call, mine.rank, mine.size, given, result))
+        element = lib.coll_dtype_size(call.dtype) if moves else 0
+        raises = call.flags & lib.COLL_NO_REPEAT or (
+            call.kind in BLOCKS and not call.flags & lib.COLL_RESIZE
+        )
+        self._input = call.input, given[0] * element
+        self._output = call.output, result[0] * element if call.kind in _ALIKE else 0
         self.fields: dict[str, Any] = {
-            "group": group,
-            "op": _KINDS.get(call.kind, "barrier"),
+            "group": mine.view.group,
+            "op": text(lib.coll_kind_name(call.kind)),
             "tag": None if call.tag == lib.COLL_UNTAGGED else call.tag,
             "count": call.count if moves else None,
             "dtype": _DTYPES[call.dtype] if moves else None,
-            "redop": _REDUCTIONS[call.op] if call.kind == lib.COLL_ALL_REDUCE else None,
+            "redop": _REDUCTIONS[call.op] if call.kind in REDUCTIONS else None,
             "root": root,
             "in_place": moves and call.input == call.output,
             "atomic": not call.flags & lib.COLL_NOT_ATOMIC,
             "timeout": call.timeout_ns * 1e-9,
-            "on_failure": "raise" if call.flags & lib.COLL_NO_REPEAT else "retry",
+            "on_failure": "raise" if raises else "retry",
             "blocking": blocking,
             "digest": self.input(),
         }
 
     def input(self) -> str | None:
         """The digest of what it takes."""
-        return self._digest(self._input)
+        return self._digest(*self._input)
 
     def output(self) -> str | None:
         """The digest of what it gives."""
-        return self._digest(self._output)
+        return self._digest(*self._output)
 
-    def _digest(self, pointer: Any) -> str | None:
-        if not self._bytes:
+    def _digest(self, pointer: Any, size: int) -> str | None:
+        if not size:
             return None
-        return journals.digest(ffi.buffer(ffi.cast("char *", pointer), self._bytes))
+        return journals.digest(ffi.buffer(ffi.cast("char *", pointer), size))
 
 
 class RecordingIssuer(Issuer):
@@ -234,7 +243,7 @@ class RecordingIssuer(Issuer):
         call = self.scratch.call
         if call.tag == STATE_TAG or call.kind == lib.COLL_SYNC:
             return None  # a part of sync(), which is written down as a whole
-        return _Call(call, self.scratch.root, self.mine.view.group, blocking)
+        return _Call(call, self.scratch.root, self.mine, blocking)
 
     def _number(self) -> int | None:
         work = self._last.work

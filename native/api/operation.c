@@ -10,6 +10,17 @@ static coll_status forked_error(void)
                        "this handle belongs to the parent process; join anew in the child");
 }
 
+coll_status coll_call_extents(const struct coll_call *call, uint32_t rank, uint32_t size,
+                              uint64_t *input, uint64_t *output)
+{
+    struct coll__extents extents;
+    if (rank >= size || call->kind >= COLL_KIND_COUNT || !coll__extents(call, rank, size, &extents))
+        return coll__error(COLL_INVALID_ARGUMENT, "no such call");
+    *input = extents.input;
+    *output = extents.output;
+    return COLL_OK;
+}
+
 coll_status coll_issue(struct coll_group *group, const struct coll_call *call,
                        struct coll_operation **operation)
 {

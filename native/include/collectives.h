@@ -159,9 +159,9 @@ enum coll_algorithm {
     COLL_RING = 0,   /* all_reduce, all_gather: the fewest bytes on every link */
     COLL_DIRECT = 1, /* all but the rooted copies: the fewest steps for as many bytes, all speak to
                       * all */
-    COLL_WHOLE = 2,  /* all_reduce, reduce: one step, all send everything to all (to the root) */
-    COLL_CHAIN = 3,  /* broadcast: from neighbour to neighbour */
-    COLL_STAR = 4,   /* broadcast, gather, scatter: the root speaks to each */
+    COLL_WHOLE = 2, /* all_reduce, reduce: one step, all send everything to all (to the root) */
+    COLL_CHAIN = 3, /* broadcast: from neighbour to neighbour */
+    COLL_STAR = 4, /* broadcast, gather, scatter: the root speaks to each */
     COLL_ALGORITHM_COUNT = 5
 };
 
@@ -175,15 +175,15 @@ struct coll_step {
     uint32_t peer;
     uint32_t segment;
     uint32_t message;
-    uint32_t source;           /* SEND only: enum coll_step_source */
-    uint32_t final;            /* RECV_REDUCE and REDUCE: 1 if the result is the reduction of all
+    uint32_t source; /* SEND only: enum coll_step_source */
+    uint32_t final; /* RECV_REDUCE and REDUCE: 1 if the result is the reduction of all
                                 * ranks (what COLL_AVG divides); 0 elsewhere */
     int32_t after;
 };
 
 struct coll_plan_info {
     uint32_t rank, size;
-    uint32_t segments;         /* the buffer is cut into this many; see coll_segment_range */
+    uint32_t segments; /* the buffer is cut into this many; see coll_segment_range */
     uint32_t steps;
 };
 
@@ -215,39 +215,39 @@ struct coll_operation;
 
 enum coll_transport {
     COLL_TRANSPORT_AUTO = 0, /* shared memory to peers on this host, TCP to others */
-    COLL_TRANSPORT_SHM = 1,  /* nothing else: peers elsewhere are unreachable */
+    COLL_TRANSPORT_SHM = 1, /* nothing else: peers elsewhere are unreachable */
     COLL_TRANSPORT_TCP = 2
 };
 
 /* Zero means the default everywhere. */
 struct coll_engine_options {
-    const char *bind;          /* addresses to listen on, comma separated; default all */
-    const char *interface;     /* name of the network interface to use, e.g. "eth0" */
-    const char *congestion;    /* TCP congestion control for every connection; default: chosen
+    const char *bind; /* addresses to listen on, comma separated; default all */
+    const char *interface; /* name of the network interface to use, e.g. "eth0" */
+    const char *congestion; /* TCP congestion control for every connection; default: chosen
                                 * per connection from its measured round trip */
     uint16_t port_low, port_high; /* inclusive range to listen in; default: any free port */
-    uint32_t connections;      /* TCP connections per pair, 1..64; default: one, and on long
+    uint32_t connections; /* TCP connections per pair, 1..64; default: one, and on long
                                 * links as many as raise the rate */
-    uint32_t slice_bytes;      /* 4096..1048576; default: chosen by size */
-    uint32_t isa;              /* enum coll_isa */
-    uint32_t transport;        /* enum coll_transport */
-    uint32_t no_checksums;     /* 1: payloads carry no CRC (headers still do) */
-    uint32_t no_detection;     /* 1: silence is never held against a peer (debuggers) */
-    uint32_t no_agreement;     /* 1: success is what it looks like here, and nothing is kept for
+    uint32_t slice_bytes; /* 4096..1048576; default: chosen by size */
+    uint32_t isa; /* enum coll_isa */
+    uint32_t transport; /* enum coll_transport */
+    uint32_t no_checksums; /* 1: payloads carry no CRC (headers still do) */
+    uint32_t no_detection; /* 1: silence is never held against a peer (debuggers) */
+    uint32_t no_agreement; /* 1: success is what it looks like here, and nothing is kept for
                                 * others: only to measure what the promises cost */
-    uint64_t heartbeat_ns;     /* idle links say so this often; default 250 ms */
-    uint64_t detection_ns;     /* silence after which a peer is reported lost; default 5 s */
-    uint64_t recovery_ns;      /* how long a call that wants to end waits for the coordinator's
+    uint64_t heartbeat_ns; /* idle links say so this often; default 250 ms */
+    uint64_t detection_ns; /* silence after which a peer is reported lost; default 5 s */
+    uint64_t recovery_ns; /* how long a call that wants to end waits for the coordinator's
                                 * verdict; default 10 s */
-    uint64_t stall_ns;         /* a wait that is worth a warning; default 10 s */
+    uint64_t stall_ns; /* a wait that is worth a warning; default 10 s */
 };
 
 /* A snapshot of what the engine refused and repaired since it was made. */
 struct coll_counters {
-    uint64_t refused_hello;       /* handshakes that failed the key check or were malformed */
-    uint64_t refused_silent;      /* connections that sent no hello in time */
-    uint64_t refused_version;     /* hellos of another protocol version */
-    uint64_t refused_view;        /* hellos to another peer, or of a view unknown here (yet) */
+    uint64_t refused_hello; /* handshakes that failed the key check or were malformed */
+    uint64_t refused_silent; /* connections that sent no hello in time */
+    uint64_t refused_version; /* hellos of another protocol version */
+    uint64_t refused_view; /* hellos to another peer, or of a view unknown here (yet) */
     uint64_t corrupt_frames; /* frames with a bad header or payload CRC, or nonsense fields */
     uint64_t connections_lost;
     uint64_t reconnects;
@@ -427,10 +427,16 @@ struct coll_call {
     const void *input;
     void *output;
     uint64_t timeout_ns; /* from issue; 0: none */
-    const uint8_t *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:
+    const uint8_t
+        *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:
                            * those of the newest view */
     uint32_t peer_count;
 };
+
+/* Elements in the input and the output of rank `rank` of `size`; COLL_INVALID_ARGUMENT if there
+ * cannot be so many. */
+COLL_API coll_status coll_call_extents(const struct coll_call *call, uint32_t rank, uint32_t size,
+                                       uint64_t *input, uint64_t *output);
 
 struct coll_info {
     uint64_t number; /* of the operation, in its tag */
