@@ -70,6 +70,7 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
         slice->frame.offset = offset;
         slice->range = part;
         slice->payload = source + offset;
+        slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
         slice->paced = paced < 0 ? NULL : &operation->run[paced];
         if (owns && own(operation, slice) != COLL_OK) {
             coll__slice_release(&engine->host, slice);

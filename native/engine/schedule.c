@@ -193,6 +193,7 @@ static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
     slice->operation->references++;
     slice->frame = head->frame;
     slice->paced = head->paced;
+    slice->fan = head->fan;
     slice->payload = head->payload;
     coll__slice_borrow(slice, &slice->operation->borrowed);
     coll__slice_unstage(head);

@@ -55,6 +55,8 @@ struct coll__slice {
     const struct coll__run *paced; /* of the step whose arrivals it may be only so far ahead of */
     uint64_t range; /* while it waits in a flow: how much it stands for, cut when it is pulled */
     struct coll__serve *serve; /* whose answer it is a part of, else NULL */
+    uint32_t fan; /* what has the same one in an operation and view has the same payload at the
+                   * same offset; 0: nobody else has it */
     uint8_t summed; /* frame.payload_crc is there, unless checksums are off */
 };
 

@@ -44,7 +44,8 @@ int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step)
 
 /* What a segment has of each kind; -1: none. */
 struct of_segment {
-    int32_t recv, recv_reduce, reduce;
+    int32_t recv, recv_reduce, reduce, input_sent;
+    uint32_t times; /* the input is sent */
 };
 
 struct at_segment {
@@ -60,12 +61,14 @@ static int by_segment(const void *a, const void *b)
 /* The steps of one segment. Those that act on all segments have their own relations. */
 static void relate_segment(struct coll_plan *plan, const struct at_segment *at, uint32_t count)
 {
-    struct of_segment of = {-1, -1, -1};
+    struct of_segment of = {-1, -1, -1, -1, 0};
 
     for (uint32_t k = 0; k < count; k++) {
         const int32_t i = (int32_t)at[k].step;
         const uint32_t kind = plan->steps[i].kind;
-        if (kind == COLL_STEP_RECV) {
+        if (kind == COLL_STEP_SEND && plan->steps[i].after < 0) {
+            of.input_sent = of.times++ == 0 ? i : of.input_sent;
+        } else if (kind == COLL_STEP_RECV) {
             of.recv = i;
         } else if (kind == COLL_STEP_RECV_REDUCE) {
             of.recv_reduce = i;
@@ -79,8 +82,11 @@ static void relate_segment(struct coll_plan *plan, const struct at_segment *at, 
         /* In a ring a rank adds to a segment before it receives the finished one. */
         relation->first_write = step->kind != COLL_STEP_RECV || of.recv_reduce < 0;
         relation->reduce = step->kind == COLL_STEP_RECV_KEEP ? of.reduce : -1;
-        if (step->kind == COLL_STEP_SEND && step->after < 0 && of.recv >= 0 &&
-            plan->steps[of.recv].peer == step->peer) {
+        if (step->kind != COLL_STEP_SEND || step->after >= 0) {
+            continue;
+        }
+        relation->fan = of.times > 1 ? of.input_sent : -1;
+        if (of.recv >= 0 && plan->steps[of.recv].peer == step->peer) {
             relation->answer = of.recv;
         }
     }
@@ -98,7 +104,7 @@ static coll_status relate(struct coll_plan *plan)
     }
     for (uint32_t i = 0; i < steps; i++) {
         at[i] = (struct at_segment){plan->steps[i].segment, i};
-        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, true};
+        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, -1, true};
     }
     qsort(at, steps, sizeof *at, by_segment);
     for (uint32_t begin = 0, end; begin < steps; begin = end) {

@@ -11,6 +11,7 @@
 struct coll__relation {
     int32_t first_dependent, next_dependent; /* steps with `after` == this one */
     int32_t reduce; /* RECV_KEEP: the segment's REDUCE */
+    int32_t fan; /* SEND of input: the first one that sends the same to another peer */
     int32_t answer; /* SEND of input: the RECV of what the same peer makes of it */
     bool first_write; /* no earlier step writes the segment */
 };

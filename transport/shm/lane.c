@@ -80,10 +80,26 @@ static uint32_t provide(struct shm *shm, const struct coll__slice *slice)
         coll__shm_units_share(shm, unit);
         return unit;
     }
+    const struct coll__frame *frame = &slice->frame;
+    const struct shm_fan fan = {.fan = slice->fan,
+                                .operation = frame->operation,
+                                .term = frame->term,
+                                .view = frame->view,
+                                .group = frame->group,
+                                .tag = frame->tag,
+                                .offset = frame->offset,
+                                .length = frame->length};
+    unit = coll__shm_fan_find(shm, &fan);
+    if (unit < SHM_UNITS) {
+        coll__shm_units_share(shm, unit);
+        return unit;
+    }
     unit = coll__shm_units_take(shm, slice->frame.length);
-    if (unit < SHM_UNITS)
-        (shm->units[unit].streamed ? coll__copy_stream : coll__copy)(
-            shm->segment->units[unit], slice->payload, slice->frame.length);
+    if (unit == SHM_UNITS)
+        return SHM_UNITS;
+    (shm->units[unit].streamed ? coll__copy_stream : coll__copy)(
+        shm->segment->units[unit], slice->payload, slice->frame.length);
+    coll__shm_fan_keep(shm, &fan, unit);
     return unit;
 }
 

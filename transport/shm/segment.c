@@ -112,7 +112,8 @@ uint32_t coll__shm_units_take(struct shm *shm, uint64_t bytes)
             shm->units[unit] = (struct shm_unit){
                 .span = (uint16_t)span,
                 .owners = 1,
-                .streamed = shm->stream != (++shm->taken % SHM_TRY == 0),
+                .taken = ++shm->taken,
+                .streamed = shm->stream != (shm->taken % SHM_TRY == 0),
             };
             for (uint32_t i = 1; i < span; i++)
                 shm->units[unit + i].span = 1; /* taken; it has no owners of its own */
@@ -121,6 +122,34 @@ uint32_t coll__shm_units_take(struct shm *shm, uint64_t bytes)
         unit += free_units + shm->units[unit + free_units].span;
     }
     return SHM_UNITS;
+}
+
+static bool is_same(const struct shm_fan *a, const struct shm_fan *b)
+{
+    return a->fan == b->fan && a->operation == b->operation && a->term == b->term &&
+           a->view == b->view && a->group == b->group && a->tag == b->tag &&
+           a->offset == b->offset && a->length == b->length;
+}
+
+uint32_t coll__shm_fan_find(const struct shm *shm, const struct shm_fan *wanted)
+{
+    for (uint32_t i = 0; wanted->fan && i < SHM_FANS; i++) {
+        const struct shm_fan *fan = &shm->fans[i];
+        if (is_same(fan, wanted) && shm->units[fan->unit].owners > 0 &&
+            shm->units[fan->unit].taken == fan->taken)
+            return fan->unit;
+    }
+    return SHM_UNITS;
+}
+
+void coll__shm_fan_keep(struct shm *shm, const struct shm_fan *fan, uint32_t unit)
+{
+    if (!fan->fan)
+        return;
+    struct shm_fan *kept = &shm->fans[shm->next_fan++ % SHM_FANS];
+    *kept = *fan;
+    kept->unit = unit;
+    kept->taken = shm->units[unit].taken;
 }
 
 void coll__shm_units_share(struct shm *shm, uint32_t unit)

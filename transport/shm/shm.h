@@ -38,6 +38,7 @@ enum {
     SHM_UNITS = 256,
     SHM_SLICE_BYTES = 128 << 10,  /* what stays in the cache from the writer to the reader */
     SHM_WINDOW_BYTES = 1 << 20, /* unread by one peer, from here on no more bulk */
+    SHM_FANS = 16,                /* payloads for several peers that are remembered */
     SHM_TRY = 32,                 /* one payload of so many is written in the other way */
     SHM_SAMPLE_BYTES = 4096,
     SHM_OUTSTANDING = 64,         /* payloads in units that one peer may have unread */
@@ -85,7 +86,15 @@ struct shm_segment {
 struct shm_unit {
     uint16_t span; /* of a payload's first unit: how many it has; else 0 */
     uint16_t owners; /* readers that have not acknowledged, and stages */
+    uint32_t taken; /* which payload of all it is */
     bool streamed;
+};
+
+/* A payload that more than one peer is sent: whose it is, and in which units. */
+struct shm_fan {
+    uint64_t operation, term, view, offset;
+    uint32_t group, tag, fan, length;
+    uint32_t unit, taken;
 };
 
 enum shm_state {
@@ -157,6 +166,8 @@ struct shm {
     bool lane_used[SHM_LANES];
     uint32_t numbers; /* of payloads, ever */
     uint32_t taken; /* units for payloads, ever */
+    struct shm_fan fans[SHM_FANS]; /* the last ones */
+    uint32_t next_fan;
     bool stream; /* readers prefer that units are written past the cache */
     struct shm_connection *strangers;
     uint32_t stranger_count;
@@ -183,6 +194,9 @@ uint32_t coll__shm_lane_index(const struct shm *shm, const struct shm_lane *lane
 /* Adjacent units for `bytes`, with one owner; SHM_UNITS: there are none. They say whether to write
  * past the cache. */
 uint32_t coll__shm_units_take(struct shm *shm, uint64_t bytes);
+/* The units that hold such a payload still, SHM_UNITS: there are none; and what they hold now. */
+uint32_t coll__shm_fan_find(const struct shm *shm, const struct shm_fan *wanted);
+void coll__shm_fan_keep(struct shm *shm, const struct shm_fan *fan, uint32_t unit);
 void coll__shm_units_share(struct shm *shm, uint32_t unit);
 void coll__shm_units_give(struct shm *shm, uint32_t unit);
 /* The first unit of what lies at `payload`, SHM_UNITS: it is not in the segment. */
