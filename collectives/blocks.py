@@ -79,6 +79,8 @@ def reduce_scatter(
     _fill(issuer, call, dtype, width, blocks, counts)
     call.input = pointer
     call.output = _room(value, mine * width, dtype)
+    if out is not None and issuer.step is not None:  # it may be a part of the array
+        issuer.step.keep(out, call.output, mine * width * lib.coll_dtype_size(dtype))
     return value
 
 

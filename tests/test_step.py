@@ -415,3 +415,21 @@ def overlapping_views(group: collectives.Group) -> bool:
 def test_overlapping_parts_of_one_tensor_are_restored():
     with Crew(2) as crew:
         assert crew.get(overlapping_views) == [True, True]
+
+
+def other_reductions(group: collectives.Group) -> bool:
+    whole = np.arange(100, dtype=np.float32)
+    summed = whole.copy()
+    size = 100 // group.size
+    own = slice(group.rank * size, (group.rank + 1) * size)
+    with pytest.raises(RuntimeError), group.step():  # noqa: PT012
+        group.reduce_scatter(whole, out=whole[own], timeout=DEADLINE)
+        group.reduce(summed, root=1, timeout=DEADLINE)
+        raise RuntimeError
+    group.sync(timeout=DEADLINE)
+    return bool((whole == np.arange(100)).all() and (summed == np.arange(100)).all())
+
+
+def test_what_other_reductions_overwrite_is_restored():
+    with Crew(2) as crew:
+        assert crew.get(other_reductions) == [True, True]
