@@ -6,6 +6,7 @@ torch is never imported here: a tensor can only come from a process that has imp
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,21 +37,45 @@ _numpy_dtypes: dict[Any, int] = {
 _torch_dtypes: dict[Any, int] = {}
 
 
-Buffer = tuple[Any, int, int]
+class Strides:
+    """How an array that is not in one piece lies in memory.
+
+    Args:
+        shape: elements in each dimension.
+        strides: bytes from one index to the next in each.
+
+    Attributes:
+        lies: shape and strides.
+        struct: the same as the core wants it; it lives as long as this.
+    """
+
+    __slots__ = ("_shape", "_strides", "lies", "struct")
+
+    def __init__(self, shape: Sequence[int], strides: Sequence[int]) -> None:
+        self.lies = (*shape, *strides)
+        self._shape = ffi.new("uint64_t[]", list(shape))
+        self._strides = ffi.new("int64_t[]", list(strides))
+        self.struct = ffi.new("struct coll_strides *")
+        self.struct.dims = len(shape)
+        self.struct.shape = self._shape
+        self.struct.strides = self._strides
+
+
+Buffer = tuple[Any, int, int, Strides | None]
 """An array as the core sees it: a pointer (cdata that keeps numpy's buffer alive), the number of
-elements, the core's number of the dtype."""
+elements, the core's number of the dtype; how it lies, None: in one piece."""
 
 
 def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
-    """Describe a contiguous numpy array or CPU tensor.
+    """Describe a numpy array or CPU tensor.
 
     Args:
-        array: numpy array or torch tensor of any shape, also empty or 0-d.
+        array: numpy array or torch tensor of any shape and strides, also empty or 0-d.
         what: the argument's name, for messages.
         writable: whether it will be written to.
 
     Raises:
-        InvalidArgument: it is no array, is not contiguous, or read-only though written to.
+        InvalidArgument: it is no array, or read-only though written to.
         UnsupportedError: its dtype or device is none that the core knows.
     """
     if isinstance(array, np.ndarray):
@@ -58,11 +83,6 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
         if code is None:
             code = _other_dtype(array.dtype, what)
         flags = array.flags
-        if not flags.c_contiguous:
-            raise InvalidArgument(
-                f"{what} of shape {array.shape} is not contiguous; pass"
-                " numpy.ascontiguousarray(...) and copy the result back"
-            )
         # numpy loads its masked arrays when they are first named, which takes tens of milliseconds.
         masked = sys.modules.get("numpy.ma")
         if masked is not None and isinstance(array, masked.MaskedArray):
@@ -71,9 +91,12 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
             )
         if writable and not flags.writeable:
             raise InvalidArgument(f"{what} is read-only; pass a writable array")
+        if not flags.c_contiguous:
+            strides = Strides(array.shape, array.strides)
+            return ffi.cast("void *", array.ctypes.data), array.size, code, strides
         if code == lib.COLL_BF16:  # an extension dtype, which the buffer protocol does not know
-            return ffi.cast("void *", array.ctypes.data), array.size, code
-        return ffi.from_buffer(array), array.size, code
+            return ffi.cast("void *", array.ctypes.data), array.size, code, None
+        return ffi.from_buffer(array), array.size, code, None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _tensor(array, what, torch)
@@ -94,12 +117,11 @@ def _tensor(tensor: Any, what: str, torch: Any) -> Buffer:
         )
     if tensor.layout is not torch.strided:
         raise UnsupportedError(f"{what} is {tensor.layout}; only dense tensors are supported")
+    strides = None
     if not tensor.is_contiguous():
-        raise InvalidArgument(
-            f"{what} of shape {tuple(tensor.shape)} is not contiguous; pass .contiguous() and copy"
-            " the result back"
-        )
-    return ffi.cast("void *", tensor.data_ptr()), tensor.numel(), code
+        item = tensor.element_size()
+        strides = Strides(tensor.shape, [step * item for step in tensor.stride()])
+    return ffi.cast("void *", tensor.data_ptr()), tensor.numel(), code, strides
 
 
 def _other_dtype(dtype: Any, what: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from collectives._native import ffi, lib
-from collectives.arrays import buffer_of
+from collectives.arrays import Buffer, buffer_of
 from collectives.errors import InvalidArgument
 from collectives.issue import Issuer, code_of, dtype_name, flags_of
 from collectives.work import Packed
@@ -45,17 +45,18 @@ def reduce(issuer: Issuer, array: Any, op: str, root: int, out: Any, common: Com
     if out is not None and not mine:
         raise InvalidArgument(f"out is for the root's result; rank {root} is the root")
     target = array if out is None else out
-    pointer, count, dtype = buffer_of(array, "array", writable=mine and out is None)
+    given = buffer_of(array, "array", writable=mine and out is None)
+    _, count, dtype, _ = given
     code = code_of(op)
     call = _prepare(issuer, lib.COLL_REDUCE, common, root)
     call.op = code
     call.dtype = dtype
     call.count = count
-    call.input = pointer
+    _give(issuer, call, given)
     if mine:
-        call.output = pointer if out is None else _room(out, count, dtype)
+        _room(issuer, call, target, count, dtype)
         if out is None and issuer.step is not None:
-            issuer.step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
+            issuer.step.keep(array, given[0], count * lib.coll_dtype_size(dtype), given[3])
     return target if mine else None
 
 
@@ -68,7 +69,8 @@ def reduce_scatter(
     common: Common,
 ) -> Any:
     """Fill in a ``reduce_scatter``; the value is this rank's block."""
-    pointer, _, dtype = buffer_of(array, "array", writable=False)
+    given = buffer_of(array, "array", writable=False)
+    dtype = given[2]
     rows, width = _rows(array)
     blocks = _blocks(issuer, counts, rows, "array")
     mine = blocks[issuer.mine.rank]
@@ -76,11 +78,12 @@ def reduce_scatter(
     code = code_of(op)
     call = _prepare(issuer, lib.COLL_REDUCE_SCATTER, common)
     call.op = code
-    _fill(issuer, call, dtype, width, blocks, counts)
-    call.input = pointer
-    call.output = _room(value, mine * width, dtype)
+    _fill(issuer, call, given, width, blocks, counts)
+    _give(issuer, call, given)
+    _, _, _, strides = _room(issuer, call, value, mine * width, dtype)
     if out is not None and issuer.step is not None:  # it may be a part of the array
-        issuer.step.keep(out, call.output, mine * width * lib.coll_dtype_size(dtype))
+        size = mine * width * lib.coll_dtype_size(dtype)
+        issuer.step.keep(out, call.output, size, strides)
     return value
 
 
@@ -97,7 +100,8 @@ def all_gather(
     here = root is None or root == issuer.mine.rank
     if out is not None and not here:
         raise InvalidArgument(f"out is for the root's result; rank {root} is the root")
-    pointer, _, dtype = buffer_of(array, "array", writable=False)
+    given = buffer_of(array, "array", writable=False)
+    dtype = given[2]
     rows, width = _rows(array)
     size = issuer.mine.size
     blocks = (rows,) * size if counts is None else _checked(counts, size, "counts")
@@ -108,10 +112,10 @@ def all_gather(
         )
     value = _new(array, sum(blocks)) if out is None and here else out
     call = _prepare(issuer, lib.COLL_ALL_GATHER if root is None else lib.COLL_GATHER, common, root)
-    _fill(issuer, call, dtype, width, blocks, counts)
-    call.input = pointer
+    _fill(issuer, call, given, width, blocks, counts)
+    _give(issuer, call, given)
     if here:
-        call.output = _room(value, sum(blocks) * width, dtype)
+        _room(issuer, call, value, sum(blocks) * width, dtype)
         if common.resize:
             return Packed(value, issuer.mine.names, blocks)
     return value
@@ -128,7 +132,7 @@ def scatter(
     """Fill in a ``scatter``; the value is this rank's block."""
     size = issuer.mine.size
     if root == issuer.mine.rank:
-        pointer, _, dtype = buffer_of(array, "array", writable=False)
+        given = buffer_of(array, "array", writable=False)
         rows, width = _rows(array)
         blocks = _blocks(issuer, counts, rows, "array")
         value = _new(array, blocks[root]) if out is None else out
@@ -138,15 +142,14 @@ def scatter(
         if out is None:
             raise InvalidArgument("scatter needs out= on all ranks but the root")
         value = out
-        _, _, dtype = buffer_of(out, "out", writable=True)
+        given = ffi.NULL, 0, buffer_of(out, "out", writable=True)[2], None
         rows, width = _rows(out)
         blocks = (rows,) * size if counts is None else _checked(counts, size, "counts")
-        pointer = ffi.NULL
     call = _prepare(issuer, lib.COLL_SCATTER, common, root)
     issuer.scratch.root = issuer.mine.names[root]
-    _fill(issuer, call, dtype, width, blocks, counts)
-    call.input = pointer
-    call.output = _room(value, blocks[issuer.mine.rank] * width, dtype)
+    _fill(issuer, call, given, width, blocks, counts)
+    _give(issuer, call, given)
+    _room(issuer, call, value, blocks[issuer.mine.rank] * width, given[2])
     return value
 
 
@@ -163,18 +166,19 @@ def all_to_all(
         raise InvalidArgument(
             "counts says what goes to each rank, out_counts what comes; pass both"
         )
-    pointer, _, dtype = buffer_of(array, "array", writable=False)
+    given = buffer_of(array, "array", writable=False)
+    dtype = given[2]
     rows, width = _rows(array)
     blocks = _blocks(issuer, counts, rows, "array")
     size = issuer.mine.size
     theirs = blocks if out_counts is None else _checked(out_counts, size, "out_counts")
     value = _new(array, sum(theirs)) if out is None else out
     call = _prepare(issuer, lib.COLL_ALL_TO_ALL, common)
-    _fill(issuer, call, dtype, width, blocks, counts)
+    _fill(issuer, call, given, width, blocks, counts)
     if out_counts is not None:
         call.counts_from = issuer.scratch.keep("counts_from", _sizes(theirs, width))
-    call.input = pointer
-    call.output = _room(value, sum(theirs) * width, dtype)
+    _give(issuer, call, given)
+    _room(issuer, call, value, sum(theirs) * width, dtype)
     if common.resize:
         return Packed(value, issuer.mine.names, theirs)
     return value
@@ -193,12 +197,12 @@ def _prepare(issuer: Issuer, kind: int, common: Common, root: int | None = None)
 def _fill(
     issuer: Issuer,
     call: Any,
-    dtype: int,
+    given: Buffer,
     width: int,
     blocks: Sequence[int],
     counts: Sequence[int] | None,
 ) -> None:
-    call.dtype = dtype
+    call.dtype = given[2]
     if counts is None:
         call.count = blocks[0] * width
     else:
@@ -247,12 +251,22 @@ def _new(array: Any, rows: int) -> Any:
     return sys.modules["torch"].empty(shape, dtype=array.dtype)
 
 
-def _room(out: Any, count: int, dtype: int) -> Any:
-    """Where the result goes: its pointer."""
-    pointer, out_count, out_dtype = buffer_of(out, "out", writable=True)
+def _give(issuer: Issuer, call: Any, given: Buffer) -> None:
+    """What the call takes."""
+    call.input, _, _, strides = given
+    if strides is not None:
+        call.input_strides = issuer.scratch.keep("input", strides).struct
+
+
+def _room(issuer: Issuer, call: Any, out: Any, count: int, dtype: int) -> Buffer:
+    """Where the result goes."""
+    room = buffer_of(out, "out", writable=True)
+    call.output, out_count, out_dtype, strides = room
+    if strides is not None:
+        call.output_strides = issuer.scratch.keep("output", strides).struct
     if out_count != count or out_dtype != dtype:
         raise InvalidArgument(
             f"out has {out_count} elements of {dtype_name(out_dtype)}, the result has {count} of"
             f" {dtype_name(dtype)}; they must match"
         )
-    return pointer
+    return room

@@ -151,6 +151,7 @@ class Issuer:
         call.timeout_ns = self._timeout_ns if timeout is None else checked_ns(timeout)
         call.op = call.root = call.flags = call.dtype = call.count = 0
         call.input = call.output = call.peers = call.counts = call.counts_from = ffi.NULL
+        call.input_strides = call.output_strides = ffi.NULL
         return call
 
     def reduction(
@@ -165,7 +166,7 @@ class Issuer:
     ) -> None:
         """Fill in this thread's structure for an ``all_reduce``; ``reserved`` is a tag, too."""
         code = code_of(op)
-        pointer, count, dtype = buffer_of(array, "array", writable=out is None)
+        pointer, count, dtype, strides = buffer_of(array, "array", writable=out is None)
         call = self.prepare(lib.COLL_ALL_REDUCE, 0 if reserved else tag, timeout)
         call.tag = reserved or call.tag
         call.op = code
@@ -173,22 +174,28 @@ class Issuer:
         call.count = count
         call.dtype = dtype
         call.flags = flags
+        if strides is not None:
+            call.input_strides = call.output_strides = self.scratch.keep("input", strides).struct
         if out is None and self.step is not None:
-            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
+            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype), strides)
         if out is not None:
-            target, out_count, out_dtype = buffer_of(out, "out", writable=True)
+            target, out_count, out_dtype, strides = buffer_of(out, "out", writable=True)
             if out_count != count or out_dtype != dtype:
                 raise errors.InvalidArgument(
                     f"out has {out_count} elements of {dtype_name(out_dtype)}, array has"
                     f" {count} of {dtype_name(dtype)}; they must match"
                 )
             call.output = target
+            call.output_strides = (
+                ffi.NULL if strides is None else self.scratch.keep("output", strides).struct
+            )
 
     def copying(
         self, array: Any, root: int, tag: int | None, timeout: float | None, flags: int
     ) -> None:
         """Fill in this thread's structure for a ``broadcast``."""
-        pointer, count, dtype = buffer_of(array, "array", writable=root != self.mine.rank)
+        here = root == self.mine.rank
+        pointer, count, dtype, strides = buffer_of(array, "array", writable=not here)
         call = self.prepare(lib.COLL_BROADCAST, tag, timeout)
         # A rank is that of the caller's view, of which the core may be ahead.
         call.root = self.checked_root(root)
@@ -199,8 +206,10 @@ class Issuer:
         call.count = count
         call.dtype = dtype
         call.flags = flags
-        if root != self.mine.rank and self.step is not None:
-            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype))
+        if strides is not None:
+            call.input_strides = call.output_strides = self.scratch.keep("input", strides).struct
+        if not here and self.step is not None:
+            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype), strides)
 
     def checked_root(self, root: int) -> int:
         """A rank of the caller's view.

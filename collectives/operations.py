@@ -34,8 +34,8 @@ class Operations:
         """Reduce an array over all members, element by element; all get the same bits.
 
         Args:
-            array: contiguous numpy array or CPU tensor of any shape; the same dtype and number of
-                elements on all ranks.
+            array: numpy array or CPU tensor of any shape and strides; the same dtype and number of
+                elements on all ranks, in the order of their indices.
             op: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"``, ``"max"``, or of integers and bool
                 ``"band"``, ``"bor"`` or ``"bxor"``, bit by bit. Averages divide once, at the end,
                 and round integers toward zero; integer sums wrap around. NaN wins in min and max,
@@ -105,7 +105,7 @@ class Operations:
         """Copy the root's array into everybody's, in place.
 
         Args:
-            array: contiguous numpy array or CPU tensor; the same dtype and number of elements on
+            array: numpy array or CPU tensor; the same dtype and number of elements on
                 all ranks. Read on the root, written elsewhere.
             root: the rank whose array it is.
             tag: as in ``all_reduce``.
@@ -162,7 +162,7 @@ class Operations:
         The bits are those that an ``all_reduce`` of the same arrays has.
 
         Args:
-            array: contiguous numpy array or CPU tensor of any shape; the same dtype and number of
+            array: numpy array or CPU tensor of any shape; the same dtype and number of
                 elements on all ranks. Only the root's is overwritten.
             root: the rank that gets the result.
             op: as in ``all_reduce``.
@@ -230,7 +230,7 @@ class Operations:
         """Reduce an array over all members, element by element; each gets its block of the result.
 
         Args:
-            array: contiguous numpy array or CPU tensor, the same dtype and shape on all ranks: the
+            array: numpy array or CPU tensor, the same dtype and shape on all ranks: the
                 blocks of all ranks along its first axis. Not overwritten, unless ``out`` is a part
                 of it, which may only be this rank's block.
             op: as in ``all_reduce``.
@@ -297,7 +297,7 @@ class Operations:
         """Put the arrays of all members together; all get the same.
 
         Args:
-            array: this rank's block: contiguous numpy array or CPU tensor, the same dtype and shape
+            array: this rank's block: numpy array or CPU tensor, the same dtype and shape
                 on all ranks, but for the rows with ``counts``. It may be its place in ``out``.
             out: where the blocks go, one after the other along the first axis, of the same dtype;
                 None: a new array. A 0-d array is a block of one row.
@@ -483,7 +483,7 @@ class Operations:
         """Give each member a block, and get one from each.
 
         Args:
-            array: a block for each rank along the first axis: contiguous numpy array or CPU tensor,
+            array: a block for each rank along the first axis: numpy array or CPU tensor,
                 the same dtype on all ranks.
             out: where the blocks from each rank go, likewise; None: a new array. Not ``array``.
             counts: rows of what goes to each rank, also 0; None: equal blocks on all ranks.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collectives._native import ffi
+from collectives.arrays import Strides
 from collectives.errors import CollectiveError
 from collectives.work import Result, Work
 
@@ -28,17 +29,23 @@ class Step:
     def __init__(self) -> None:
         self.stands = False
         self.contributors: tuple[str, ...] = ()
-        self._kept: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+        self._kept: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
         self._works: list[tuple[Work, bool]] = []
         self._took_part: list[tuple[str, ...]] = []
 
-    def keep(self, array: Any, pointer: Any, size: int) -> None:
+    def keep(self, array: Any, pointer: Any, size: int, strides: Strides | None = None) -> None:
         """An operation is about to change ``size`` bytes of an array; their first value counts."""
-        where = (int(ffi.cast("uintptr_t", pointer)), size)
-        if size > 0 and where not in self._kept:
-            copy = np.empty(size, np.uint8)
-            ffi.memmove(ffi.from_buffer(copy), pointer, size)
-            self._kept[where] = (array, pointer, copy)
+        at = int(ffi.cast("uintptr_t", pointer))
+        where = (at, size) if strides is None else (at, *strides.lies)
+        if size == 0 or where in self._kept:
+            return
+        if strides is not None:
+            copy = array.copy() if isinstance(array, np.ndarray) else array.clone()
+            self._kept[where] = (array, None, copy)
+            return
+        copy = np.empty(size, np.uint8)
+        ffi.memmove(ffi.from_buffer(copy), pointer, size)
+        self._kept[where] = (array, pointer, copy)
 
     def started(self, work: Work, reduces: bool) -> None:
         """An asynchronous operation was started."""
@@ -73,8 +80,11 @@ class Step:
                     work.wait()
         finally:
             # The oldest last: parts of one array may have been kept at different times.
-            for _, pointer, copy in reversed(self._kept.values()):
-                ffi.memmove(pointer, ffi.from_buffer(copy), copy.size)
+            for array, pointer, copy in reversed(self._kept.values()):
+                if pointer is None:
+                    array[...] = copy
+                else:
+                    ffi.memmove(pointer, ffi.from_buffer(copy), copy.size)
             self._kept.clear()
 
     def count(self) -> None:

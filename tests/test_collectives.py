@@ -32,6 +32,10 @@ SHAPES = {
 }  # fmt: skip
 
 
+# How arrays lie: in one piece, every other row of a wider one, transposed, from the end.
+LIES = ("packed", "rows", "columns", "backwards")
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One call. ``where``: ``"new"`` array, into ``"out"``, or ``"place"``."""
@@ -43,6 +47,7 @@ class Case:
     transport: str
     shape: str
     where: str
+    lies: str = "packed"
 
     def __str__(self) -> str:
         return " ".join(str(value) for value in dataclasses.astuple(self) if value)
@@ -83,16 +88,19 @@ def every_case() -> Iterator[Case]:
                 "all_reduce": ("out", "place"),
                 "reduce": ("out", "place"),
             }.get(kind, ("new", "out", "place")):
-                yield Case(kind, dtype, op, size, transport, shape, where)
+                for lies in LIES:
+                    if lies == "packed" or where != "place" or kind not in UNEVEN:
+                        yield Case(kind, dtype, op, size, transport, shape, where, lies)
 
 
 def few() -> list[Case]:
     def factors(case: Case) -> tuple[Any, ...]:
         # Three at once where it matters: each kind on each transport, with each shape and size.
         place = case.kind, case.transport
-        return place, case.dtype, case.op, (case.kind, case.size), case.shape, case.where
+        how = case.kind, case.lies
+        return place, case.dtype, case.op, (case.kind, case.size), case.shape, case.where, how
 
-    return covering(random.Random(2).sample(list(every_case()), 600), factors)
+    return covering(random.Random(2).sample(list(every_case()), 900), factors)
 
 
 # ---- what it should be -------------------------------------------------------------------------
@@ -198,6 +206,21 @@ def shown(array: np.ndarray, dtype: str) -> Any:
     return as_torch(array) if dtype == "bf16" else array
 
 
+def laid(array: np.ndarray, lies: str) -> np.ndarray:
+    """The same, lying otherwise."""
+    rows, width = array.shape
+    if lies == "packed":
+        return array
+    if lies == "columns":
+        view = np.zeros((width, rows), array.dtype).T
+    else:
+        view = np.zeros((2 * rows, width + 3), array.dtype)[::2, 1 : width + 1]
+        # torch knows no negative strides.
+        view = view[::-1] if lies == "backwards" and array.dtype != "u2" else view
+    view[...] = array
+    return view
+
+
 def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
     """Make the call; whether it gave what it should, and what else was wrong."""
     rank, n, root = group.rank, group.size, case.root
@@ -210,7 +233,7 @@ def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
     rows_in = {"all_gather": mine, "gather": mine, "all_to_all": sum(counts[rank])}.get(
         kind, all_rows
     )
-    array = given(case, rank, rows_in, seed)
+    array = laid(given(case, rank, rows_in, seed), case.lies)
     before = array.copy()
     options: dict[str, Any] = {"timeout": DEADLINE}
     if case.op:
@@ -236,7 +259,7 @@ def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
     elif case.where == "place" and (kind == "reduce_scatter" or (kind == "scatter" and here)):
         out = array[start : start + mine]
     elif gets and (case.where == "out" or (kind == "scatter" and not here)):
-        out = np.zeros((rows_out, width), array.dtype)
+        out = laid(np.zeros((rows_out, width), array.dtype), case.lies)
     if out is not None:
         options["out"] = shown(out, dtype)
     argument = None if kind == "scatter" and not here else shown(array, dtype)

@@ -420,14 +420,17 @@ def test_overlapping_parts_of_one_tensor_are_restored():
 def other_reductions(group: collectives.Group) -> bool:
     whole = np.arange(100, dtype=np.float32)
     summed = whole.copy()
+    table = np.arange(60, dtype=np.int64).reshape(6, 10)
     size = 100 // group.size
     own = slice(group.rank * size, (group.rank + 1) * size)
     with pytest.raises(RuntimeError), group.step():  # noqa: PT012
         group.reduce_scatter(whole, out=whole[own], timeout=DEADLINE)
         group.reduce(summed, root=1, timeout=DEADLINE)
+        group.all_reduce(table[::2, 3:7], timeout=DEADLINE)
         raise RuntimeError
     group.sync(timeout=DEADLINE)
-    return bool((whole == np.arange(100)).all() and (summed == np.arange(100)).all())
+    restored = [(array.ravel() == np.arange(array.size)).all() for array in (whole, summed, table)]
+    return bool(all(restored))
 
 
 def test_what_other_reductions_overwrite_is_restored():

@@ -191,8 +191,10 @@ class _Call:
         raises = call.flags & lib.COLL_NO_REPEAT or (
             call.kind in BLOCKS and not call.flags & lib.COLL_RESIZE
         )
-        self._input = call.input, given[0] * element
-        self._output = call.output, result[0] * element if call.kind in _ALIKE else 0
+        # Of what is not in one piece there is no digest.
+        self._input = call.input, 0 if call.input_strides else given[0] * element
+        alike = call.kind in _ALIKE and not call.output_strides
+        self._output = call.output, result[0] * element if alike else 0
         self.fields: dict[str, Any] = {
             "group": mine.view.group,
             "op": text(lib.coll_kind_name(call.kind)),

@@ -74,6 +74,16 @@ struct coll__veto {
     char *text;                              /* malloc'ed */
 };
 
+/* How the caller's array lies: `loops` nested loops, the outermost first, over runs of bytes; none: it
+ * is in one piece. */
+enum { COLL__FORM_LOOPS = 8, COLL__COARSE_BYTES = 512 };
+struct coll__form {
+    uint64_t run;
+    uint32_t loops;
+    uint64_t counts[COLL__FORM_LOOPS];
+    int64_t steps[COLL__FORM_LOOPS]; /* bytes */
+};
+
 /* The blocks of a call; see struct coll_call. Offsets are in elements, with one more at the end. */
 struct coll__layout {
     void *block; /* the memory of what follows */
@@ -119,6 +129,7 @@ struct coll_operation {
     bool small, in_place_atomic;
     bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
+    struct coll__form input_form, output_form;
     uint8_t *scratch; /* a reduce's output where the caller has none; else NULL */
     uint64_t scratch_bytes;
     bool idle; /* nothing is to come for it here, so that being complete says nothing */
@@ -255,7 +266,7 @@ struct coll__blocks {
     struct block *first;
     uint32_t count;
 };
-enum { COLL__BLOCK_SIZES = 10 };
+enum { COLL__BLOCK_SIZES = 13 };
 
 enum coll__driver { COLL__NOBODY = 0, COLL__CALLER = 1, COLL__THREAD = 2 };
 
@@ -306,6 +317,8 @@ struct coll__slice *coll__slice_new(struct coll_engine *engine);
 /* The payload is in the buffers of whoever keeps this list. */
 void coll__slice_borrow(struct coll__slice *slice, struct coll__slice **list);
 void coll__slice_return(struct coll__slice *slice);
+/* All of it, and its CRC-32C. */
+uint32_t coll__slice_copy_summed(const struct coll__slice *slice, uint8_t *to);
 void coll__slice_unstage(struct coll__slice *slice);
 /* Nobody needs the payload any more: only the frame's number still has to arrive. */
 void coll__slice_void(struct coll__slice *slice);
@@ -380,6 +393,28 @@ void coll__operation_let_go(struct coll_operation *operation);
 void coll__operation_tick(struct coll_operation *operation, uint64_t now);
 /* If everything has arrived: complete, tokens, settle. */
 void coll__operation_progress(struct coll_operation *operation);
+
+/* form.c */
+coll_status coll__form_make(struct coll__form *form, const struct coll_strides *given,
+                            uint64_t count, uint64_t element);
+/* Where its first and its last byte are, relative to where it begins; [low, high). `bytes` is its
+ * length if it is in one piece. */
+void coll__form_reach(const struct coll__form *form, uint64_t bytes, int64_t *low, int64_t *high);
+/* Whether no two elements are at the same place. */
+bool coll__form_is_distinct(const struct coll__form *form);
+/* Bytes [offset, offset + length) of it, as if it were packed. `stream`: past the cache. */
+void coll__form_gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
+                       uint64_t length, uint8_t *packed);
+void coll__form_scatter(const struct coll__form *form, uint8_t *base, uint64_t offset,
+                        uint64_t length, const uint8_t *packed, bool stream);
+/* Where the byte at `offset` is; *length is made less if there are not so many in one piece. */
+uint8_t *coll__form_piece(const struct coll__form *form, uint8_t *base, uint64_t offset,
+                          uint64_t *length);
+/* Whether its pieces are so long that they are worth to be worked on where they are. */
+static inline bool coll__form_is_coarse(const struct coll__form *form)
+{
+    return form->loops == 0 || form->run >= COLL__COARSE_BYTES;
+}
 
 /* layout.c */
 bool coll__has_blocks(uint32_t kind);

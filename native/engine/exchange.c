@@ -155,7 +155,8 @@ static coll_status hear_supply(struct coll_operation *operation, const struct co
     if (frame->length != operation->output_bytes)
         return COLL_INVALID_ARGUMENT;
     if (!operation->let_go)
-        memcpy(operation->output, payload, operation->output_bytes);
+        coll__form_scatter(&operation->output_form, operation->output, 0, operation->output_bytes,
+                           payload, false);
     coll__agree_supplied(&operation->agree);
     operation->info.view = frame->offset;
     coll__operation_finish(operation, COLL_OK, -1, NULL);

@@ -29,17 +29,18 @@ static uint32_t choose_slice(const struct coll_operation *operation, uint64_t se
 static coll_status own(struct coll_operation *operation, struct coll__slice *slice)
 {
     struct coll_engine *engine = operation->engine;
-    const uint8_t *from = slice->payload;
-    slice->owned = coll__take(engine, slice->range);
-    if (!slice->owned)
+    uint8_t *owned = coll__take(engine, slice->range);
+    if (!owned)
         return COLL_NO_MEMORY;
-    coll__slice_return(slice);
-    slice->summed = 1;
-    slice->payload = slice->owned;
-    if (engine->host.options.no_checksums)
-        memcpy(slice->owned, from, slice->range);
+    slice->summed = !engine->host.options.no_checksums;
+    slice->frame.length = (uint32_t)slice->range;
+    if (slice->summed)
+        slice->frame.payload_crc = coll__slice_copy_summed(slice, owned);
     else
-        slice->frame.payload_crc = coll__crc32c_copy(0, slice->owned, from, slice->range);
+        coll__slice_copy(slice, slice->range, owned, false);
+    coll__slice_return(slice);
+    slice->form = NULL;
+    slice->payload = slice->owned = owned;
     return COLL_OK;
 }
 
@@ -50,8 +51,9 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
     struct coll_engine *engine = operation->engine;
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
-    const uint8_t *source = step->source == COLL_FROM_INPUT ? operation->input + run->input
-                                                            : operation->output + run->output;
+    const bool input = step->source == COLL_FROM_INPUT;
+    const uint8_t *source = input ? operation->input + run->input : operation->output + run->output;
+    const struct coll__form *form = input ? &operation->input_form : &operation->output_form;
     struct coll__flow *flow = &operation->flows[step->peer];
     const struct coll__transport *transport = flow->link->transport;
     /* Memory has no round trips that more would have to be under way for. */
@@ -68,8 +70,11 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
         coll__operation_frame(operation, step->peer, COLL__FRAME_DATA, &slice->frame);
         slice->frame.message = step->message;
         slice->frame.offset = offset;
+        slice->operation = operation;
+        operation->references++;
         slice->range = part;
         slice->payload = source + offset;
+        slice->form = form->loops > 0 && !staged ? form : NULL;
         slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
         slice->paced = paced < 0 ? NULL : &operation->run[paced];
         if (owns && own(operation, slice) != COLL_OK) {
@@ -83,8 +88,6 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
             slice->stager = transport;
             transport->restage(&engine->host, staged);
         }
-        slice->operation = operation;
-        operation->references++;
         coll__flow_push(flow, slice, step->after >= 0);
         offset += part;
         length -= part;
@@ -171,10 +174,22 @@ coll_status coll__execute_save(struct coll_operation *operation, uint64_t offset
         operation->saved = saved;
         operation->saved_capacity = capacity;
     }
-    if (operation->bytes >= COLL__STREAM_BYTES)
-        coll__copy_stream(operation->shadow + offset, operation->output + offset, length);
-    else
-        coll__copy(operation->shadow + offset, operation->output + offset, length);
+    uint8_t *shadow = operation->shadow + offset;
+    const struct coll__form *form = &operation->output_form;
+    if (form->loops > 0 && !coll__form_is_coarse(form)) {
+        coll__form_gather(form, operation->output, offset, length, shadow);
+    } else {
+        for (uint64_t done = 0, part; done < length; done += part) {
+            part = length - done;
+            const uint8_t *from = coll__form_piece(form, operation->output, offset + done, &part);
+            if (operation->bytes >= COLL__STREAM_BYTES)
+                coll__stream(shadow + done, from, part);
+            else
+                coll__copy(shadow + done, from, part);
+        }
+        if (operation->bytes >= COLL__STREAM_BYTES)
+            coll__stream_fence();
+    }
     operation->saved[operation->saved_count++] = (struct coll__saved){offset, length};
     return COLL_OK;
 }
@@ -183,7 +198,8 @@ void coll__execute_restore(struct coll_operation *operation)
 {
     for (uint32_t i = 0; i < operation->saved_count; i++) {
         const struct coll__saved *saved = &operation->saved[i];
-        memcpy(operation->output + saved->offset, operation->shadow + saved->offset, saved->length);
+        coll__form_scatter(&operation->output_form, operation->output, saved->offset, saved->length,
+                           operation->shadow + saved->offset, false);
     }
     operation->saved_count = 0;
 }
@@ -192,7 +208,8 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
                          const struct coll__frame *frame, struct coll__placement *placement)
 {
     int32_t index = step_of(operation, rank, frame);
-    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV)
+    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV ||
+        operation->output_form.loops > 0)
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + frame->offset;
@@ -213,6 +230,47 @@ coll_status coll__execute_follow(struct coll_operation *operation, uint32_t inde
     return COLL_OK;
 }
 
+/* output = op(payload, input), all in one piece. */
+static void add_piece(const struct coll_operation *operation, const struct coll_step *step,
+                      uint8_t *output, const uint8_t *input, const uint8_t *payload,
+                      uint64_t length)
+{
+    size_t count = length / operation->element;
+    struct coll__fpenv env;
+    coll__fpenv_enter(&env);
+    operation->reduce(output, payload, input, count);
+    if (step->final && operation->divide)
+        operation->divide(output, count, operation->view->size);
+    coll__fpenv_leave(&env);
+}
+
+/* The same wherever the arrays lie: piece by piece, or by way of the cache if the pieces are short. */
+static coll_status add(struct coll_operation *operation, const struct coll_step *step, uint64_t at,
+                       uint64_t input_at, uint64_t length, const uint8_t *payload)
+{
+    struct coll_engine *engine = operation->engine;
+    const struct coll__form *from = &operation->input_form, *to = &operation->output_form;
+    if (coll__form_is_coarse(from) && coll__form_is_coarse(to)) {
+        for (uint64_t done = 0, part; done < length; done += part) {
+            part = length - done;
+            uint8_t *output = coll__form_piece(to, operation->output, at + done, &part);
+            const uint8_t *input = coll__form_piece(from, (uint8_t *)operation->input,
+                                                    input_at + done, &part);
+            add_piece(operation, step, output, input, payload + done, part);
+        }
+        return COLL_OK;
+    }
+    uint8_t *packed = coll__take(engine, length);
+    if (!packed)
+        return COLL_NO_MEMORY;
+    coll__form_gather(from, operation->input, input_at, length, packed);
+    add_piece(operation, step, packed, packed, payload, length);
+    coll__form_scatter(to, operation->output, at, length, packed,
+                       operation->bytes >= COLL__STREAM_BYTES);
+    coll__give(engine, packed);
+    return COLL_OK;
+}
+
 /* One slice of a RECV or a RECV_REDUCE. */
 static coll_status take(struct coll_operation *operation, uint32_t index, uint64_t offset,
                         uint32_t length, const uint8_t *payload, bool placed)
@@ -223,20 +281,17 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
     uint8_t *output = operation->output + at;
     if (operation->plan->relations[index].first_write && !placed)
         COLL_TRY(coll__execute_save(operation, at, length));
-    if (step->kind == COLL_STEP_RECV_REDUCE) {
-        struct coll__fpenv env;
-        size_t count = length / operation->element;
-        coll__fpenv_enter(&env);
-        operation->reduce(output, payload, operation->input + run->input + offset, count);
-        if (step->final && operation->divide)
-            operation->divide(output, count, operation->view->size);
-        coll__fpenv_leave(&env);
-    } else if (payload != output) {
-        if (operation->bytes >= COLL__STREAM_BYTES)
-            coll__copy_stream(output, payload, length);
-        else
-            coll__copy(output, payload, length);
-    }
+    if (step->kind == COLL_STEP_RECV_REDUCE)
+        return add(operation, step, at, run->input + offset, length, payload);
+    if (operation->output_form.loops > 0)
+        coll__form_scatter(&operation->output_form, operation->output, at, length, payload,
+                           operation->bytes >= COLL__STREAM_BYTES);
+    else if (payload == output)
+        return COLL_OK;
+    else if (operation->bytes >= COLL__STREAM_BYTES)
+        coll__copy_stream(output, payload, length);
+    else
+        coll__copy(output, payload, length);
     return COLL_OK;
 }
 

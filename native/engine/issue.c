@@ -42,6 +42,39 @@ static bool in_place(const struct coll_call *call, const struct coll__extents *e
     }
 }
 
+static bool is_same(const struct coll__form *a, const struct coll__form *b)
+{
+    return a->loops == b->loops && (a->loops == 0 || a->run == b->run) &&
+           memcmp(a->counts, b->counts, a->loops * sizeof *a->counts) == 0 &&
+           memcmp(a->steps, b->steps, a->loops * sizeof *a->steps) == 0;
+}
+
+/* Where the buffers are, and whether the one is in the way of the other. */
+static coll_status check_places(const struct coll_call *call, const struct coll__extents *extents,
+                                size_t element)
+{
+    struct coll__form input, output;
+    int64_t low, high, output_low, output_high;
+    COLL_TRY(coll__form_make(&input, call->input_strides, extents->input, element));
+    COLL_TRY(coll__form_make(&output, call->output_strides, extents->output, element));
+    if (extents->output > 0 && !coll__form_is_distinct(&output))
+        return coll__error(COLL_INVALID_ARGUMENT,
+                           "elements of the output share memory; pass an array in which each has a "
+                           "place of its own");
+    if (extents->input == 0 || extents->output == 0)
+        return COLL_OK;
+    coll__form_reach(&input, extents->input * element, &low, &high);
+    coll__form_reach(&output, extents->output * element, &output_low, &output_high);
+    const intptr_t from = (intptr_t)call->input, to = (intptr_t)call->output;
+    bool strided = input.loops > 0 || output.loops > 0;
+    bool same = in_place(call, extents) && is_same(&input, &output) &&
+                !(strided && coll__has_blocks(call->kind));
+    if (from + low < to + output_high && to + output_low < from + high && !same)
+        return coll__error(COLL_INVALID_ARGUMENT,
+                           "input and output overlap; they must be the same or apart");
+    return COLL_OK;
+}
+
 static coll_status check_call(const struct coll__view *view, const struct coll_call *call,
                               struct coll__extents *extents)
 {
@@ -74,13 +107,7 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
                            (unsigned long long)call->count);
     if ((extents->input > 0 && !call->input) || (extents->output > 0 && !call->output))
         return coll__error(COLL_INVALID_ARGUMENT, "input and output must not be NULL");
-    const uint8_t *input = call->input;
-    const uint8_t *output = call->output;
-    if (input < output + extents->output * element && output < input + extents->input * element &&
-        !in_place(call, extents))
-        return coll__error(COLL_INVALID_ARGUMENT,
-                           "input and output overlap; they must be the same or apart");
-    return COLL_OK;
+    return check_places(call, extents, element);
 }
 
 /* What the call is in every view. */
@@ -91,10 +118,15 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     bool reduces = coll__reduces(call->kind);
     bool moves = call->kind != COLL_BARRIER && call->kind != COLL_SYNC;
     bool uneven = coll__has_blocks(call->kind) && call->counts;
+    size_t element = moves ? coll_dtype_size(call->dtype) : 1;
     operation->issued = true;
     operation->asked = *call;
     operation->asked.counts = operation->asked.counts_from = NULL; /* they are the caller's */
     operation->asked.peers = NULL;
+    operation->asked.input_strides = operation->asked.output_strides = NULL;
+    /* They were made before, when the call was checked. */
+    (void)coll__form_make(&operation->input_form, call->input_strides, extents->input, element);
+    (void)coll__form_make(&operation->output_form, call->output_strides, extents->output, element);
     if (coll__has_blocks(call->kind) && !(call->flags & COLL_RESIZE))
         operation->asked.flags |= COLL_NO_REPEAT;
     if (coll__kind_is_rooted(call->kind))
@@ -113,7 +145,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     if (uneven && call->kind != COLL_ALL_TO_ALL)
         operation->call.digest = coll__crc32c(0, call->counts,
                                               call->peer_count * sizeof *call->counts);
-    operation->element = moves ? (uint32_t)coll_dtype_size(call->dtype) : 1;
+    operation->element = (uint32_t)element;
     operation->bytes = extents->whole * operation->element;
     operation->output_bytes = extents->output * operation->element;
     operation->input = call->input;
@@ -166,6 +198,7 @@ static coll_status take_scratch(struct coll_operation *operation)
     operation->scratch_bytes = (end - begin) * operation->element;
     COLL_TRY(coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
     operation->output = operation->scratch;
+    operation->output_form.loops = 0;
     return COLL_OK;
 }
 
@@ -189,8 +222,25 @@ static coll_status choose_plan(struct coll_operation *operation)
     return COLL_OK;
 }
 
+/* The same where one of them is not in one piece. */
+static coll_status copy_forms(struct coll_operation *operation, const struct coll__run *own)
+{
+    uint8_t *packed = coll__take(operation->engine, COLL__SMALL_BYTES);
+    if (!packed)
+        return COLL_NO_MEMORY;
+    for (uint64_t at = 0; at < own->bytes; at += COLL__SMALL_BYTES) {
+        uint64_t left = own->bytes - at;
+        uint64_t part = left < COLL__SMALL_BYTES ? left : COLL__SMALL_BYTES;
+        coll__form_gather(&operation->input_form, operation->input, own->input + at, part, packed);
+        coll__form_scatter(&operation->output_form, operation->output, own->output + at, part,
+                           packed, operation->bytes >= COLL__STREAM_BYTES);
+    }
+    coll__give(operation->engine, packed);
+    return COLL_OK;
+}
+
 /* What comes from this rank itself: its own block, or all in a view of one. */
-static void copy_own(struct coll_operation *operation)
+static coll_status copy_own(struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
     const struct coll__descriptor *call = &operation->call;
@@ -201,17 +251,17 @@ static void copy_own(struct coll_operation *operation)
     case COLL_REDUCE:
     case COLL_REDUCE_SCATTER:
         if (view->size > 1)
-            return;
+            return COLL_OK;
         break;
     case COLL_BROADCAST:
         segment = COLL_ALL_SEGMENTS;
         if (!root)
-            return;
+            return COLL_OK;
         break;
     case COLL_GATHER:
     case COLL_SCATTER:
         if (!root)
-            return;
+            return COLL_OK;
         break;
     case COLL_ALL_TO_ALL:
         segment = view->rank * view->size + view->rank;
@@ -224,11 +274,14 @@ static void copy_own(struct coll_operation *operation)
     const uint8_t *from = operation->input + own.input;
     uint8_t *to = operation->output + own.output;
     if (own.bytes == 0 || from == to)
-        return;
+        return COLL_OK;
+    if (operation->input_form.loops > 0 || operation->output_form.loops > 0)
+        return copy_forms(operation, &own);
     if (operation->bytes >= COLL__STREAM_BYTES)
         coll__copy_stream(to, from, own.bytes);
     else
         coll__copy(to, from, own.bytes);
+    return COLL_OK;
 }
 
 /* Announce what only we can: credit to those who will send us much, answers to those who asked. */
@@ -275,7 +328,7 @@ static coll_status start(struct coll_operation *operation)
     operation->idle = operation->bytes == 0 || (operation->pending_bytes == 0 && !gives);
     announce(operation);
     if (operation->plan)
-        copy_own(operation);
+        COLL_TRY(copy_own(operation));
     COLL_TRY(coll__take_early(operation));
     coll__operation_progress(operation);
     return COLL_OK;

@@ -89,19 +89,20 @@ static void reduce_segment(struct coll_operation *operation, uint32_t segment, u
     coll__reduce_many(&reduction, sinks, sink_count, ordered, n, length / operation->element);
 }
 
-/* The whole buffer is small, and goes to one place. */
-static void reduce_all(struct coll_operation *operation, uint64_t offset, uint64_t length,
-                       uint8_t *output)
+/* The whole buffer is small, and goes to one place. The sources are `offset` bytes in it. */
+static void reduce_all(struct coll_operation *operation, uint64_t offset, uint64_t skip,
+                       uint64_t length, uint8_t *output)
 {
     uint32_t segments = operation->plan->info.segments;
+    uint64_t first = offset + skip, last = first + length;
     for (uint32_t segment = 0; segment < segments; segment++) {
         uint64_t begin, end;
         coll_segment_range(operation->call.count, segments, segment, &begin, &end);
         begin *= operation->element;
         end *= operation->element;
-        begin = begin > offset ? begin : offset;
-        end = end < offset + length ? end : offset + length;
-        const struct coll__sink sink = {.at = output + (begin - offset)};
+        begin = begin > first ? begin : first;
+        end = end < last ? end : last;
+        const struct coll__sink sink = {.at = output + (begin - first)};
         if (begin < end)
             reduce_segment(operation, segment, begin - offset, end - begin, &sink, 1);
     }
@@ -126,32 +127,82 @@ static bool advance(struct coll_operation *operation, uint32_t reduce, uint64_t 
     return intact;
 }
 
+/* `length` bytes of what a step reduces, `skip` bytes behind where the sources are; it is `at` in the
+ * output, and in one piece. */
+static void reduce_piece(struct coll_operation *operation, const struct coll_step *step,
+                         uint64_t offset, uint64_t skip, uint64_t length,
+                         const struct coll__sink *sinks, size_t sink_count)
+{
+    if (step->segment == COLL_ALL_SEGMENTS)
+        reduce_all(operation, offset, skip, length, sinks[0].at);
+    else
+        reduce_segment(operation, step->segment, skip, length, sinks, sink_count);
+}
+
+/* Where our input or our output is not in one piece: piece by piece, or by way of the cache if the
+ * pieces are short. The result may take the place of our input there. */
+static coll_status reduce_forms(struct coll_operation *operation, const struct coll_step *step,
+                                uint64_t offset, uint64_t length, const struct coll__run *run,
+                                uint8_t *staged, bool stream_staged)
+{
+    const struct coll__form *from = &operation->input_form, *to = &operation->output_form;
+    const bool coarse = coll__form_is_coarse(from) && coll__form_is_coarse(to);
+    const bool stream = operation->bytes >= COLL__STREAM_BYTES;
+    uint8_t *packed = coarse ? NULL : coll__take(operation->engine, length);
+    if (!coarse && !packed)
+        return COLL_NO_MEMORY;
+    const uint8_t **own = &operation->sources[operation->view->rank];
+    if (!coarse)
+        coll__form_gather(from, operation->input, run->input + offset, length, packed);
+    for (uint64_t done = 0, part; done < length; done += part) {
+        part = length - done;
+        uint8_t *output = packed ? packed + done
+                                 : coll__form_piece(to, operation->output,
+                                                    run->output + offset + done, &part);
+        const uint8_t *input = packed ? packed + done
+                                      : coll__form_piece(from, (uint8_t *)operation->input,
+                                                         run->input + offset + done, &part);
+        *own = input - done; /* the others are where the first byte is */
+        const struct coll__sink sinks[2] = {
+            {.at = output, .stream = stream && !packed},
+            {.at = staged + (staged ? done : 0), .stream = stream_staged}};
+        reduce_piece(operation, step, offset, done, part, sinks, staged ? 2 : 1);
+    }
+    if (packed)
+        coll__form_scatter(to, operation->output, run->output + offset, length, packed, stream);
+    coll__give(operation->engine, packed);
+    return COLL_OK;
+}
+
 static coll_status reduce_next(struct coll_operation *operation, uint32_t index, uint64_t length)
 {
     const struct coll_step *step = &operation->plan->steps[index];
     struct coll__run *run = &operation->run[index];
     struct coll__host *host = &operation->engine->host;
     uint64_t offset = run->arrived, at = run->output + offset;
-    struct coll__sink sinks[2] = {
-        {.at = operation->output + at, .stream = operation->bytes >= COLL__STREAM_BYTES}};
     COLL_TRY(coll__execute_save(operation, at, length));
     /* Where the others read it, and to the caller, at once. */
     const struct coll__transport *local = operation->plan->relations[index].first_dependent >= 0
                                               ? operation->view->local
                                               : NULL;
-    uint8_t *staged = local ? local->stage(host, length, &sinks[1].stream) : NULL;
-    sinks[1].at = staged;
+    bool stream = false;
+    uint8_t *staged = local ? local->stage(host, length, &stream) : NULL;
+    const struct coll__sink sinks[2] = {
+        {.at = operation->output + at, .stream = operation->bytes >= COLL__STREAM_BYTES},
+        {.at = staged, .stream = stream}};
+    coll_status status = COLL_OK;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
-    if (step->segment == COLL_ALL_SEGMENTS)
-        reduce_all(operation, offset, length, operation->output + at);
+    if (operation->input_form.loops == 0 && operation->output_form.loops == 0)
+        reduce_piece(operation, step, offset, 0, length, sinks, staged ? 2 : 1);
     else
-        reduce_segment(operation, step->segment, 0, length, sinks, staged ? 2 : 1);
+        status = reduce_forms(operation, step, offset, length, run, staged, stream);
     coll__fpenv_leave(&env);
     run->arrived += length;
     coll__reached(operation, COLL_PHASE_BETWEEN);
-    coll_status status = COLL_CLOSED;
-    if (advance(operation, index, run->arrived))
+    if (!advance(operation, index, run->arrived))
+        status = COLL_CLOSED;
+    else if (status == COLL_OK)
         status = coll__execute_follow(operation, index, offset, length, staged);
     if (staged)
         local->unstage(host, staged);

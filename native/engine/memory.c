@@ -5,11 +5,13 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "reduce/copy.h"
+#include "wire/crc32c.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { KEPT_BLOCKS = 0, KEPT_BYTES = 0 }; /* it is to see who uses what was given back */
 #else
-enum { KEPT_BLOCKS = 64, KEPT_BYTES = 1 << 20 }; /* of each size; what comes first */
+enum { KEPT_BLOCKS = 64, KEPT_BYTES = 4 << 20 }; /* of each size; what comes first */
 #endif
 enum { LEAST_BLOCK = 256 };
 
@@ -112,6 +114,42 @@ void coll__slice_release(struct coll__host *host, struct coll__slice *slice)
     coll__give(engine, slice);
 }
 
+static const uint8_t *base_of(const struct coll__slice *slice)
+{
+    const struct coll_operation *operation = slice->operation;
+    return slice->form == &operation->input_form ? operation->input : operation->output;
+}
+
+void coll__slice_copy(const struct coll__slice *slice, uint64_t length, uint8_t *to, bool stream)
+{
+    if (slice->form)
+        coll__form_gather(slice->form, base_of(slice), (uint64_t)(slice->payload - base_of(slice)),
+                          length, to);
+    else if (stream)
+        coll__copy_stream(to, slice->payload, length);
+    else
+        coll__copy(to, slice->payload, length);
+}
+
+uint32_t coll__slice_copy_summed(const struct coll__slice *slice, uint8_t *to)
+{
+    const uint32_t length = slice->frame.length;
+    if (slice->form && !coll__form_is_coarse(slice->form)) {
+        coll__slice_copy(slice, length, to, false);
+        return coll__crc32c(0, to, length);
+    }
+    uint32_t crc = 0;
+    for (uint64_t done = 0, part; done < length; done += part) {
+        part = length - done;
+        const uint8_t *from = slice->payload + done;
+        if (slice->form)
+            from = coll__form_piece(slice->form, (uint8_t *)base_of(slice),
+                                    (uint64_t)(from - base_of(slice)), &part);
+        crc = coll__crc32c_copy(crc, to + done, from, part);
+    }
+    return crc;
+}
+
 void coll__slice_detach(struct coll__host *host, struct coll__slice *slice)
 {
     if (!slice->borrow_link)
@@ -119,9 +157,10 @@ void coll__slice_detach(struct coll__host *host, struct coll__slice *slice)
     coll__slice_return(slice);
     slice->owned = coll__take(coll__engine_of(host), slice->frame.length);
     if (slice->owned)
-        memcpy(slice->owned, slice->payload, slice->frame.length);
+        coll__slice_copy(slice, slice->frame.length, slice->owned, false);
     else
         coll__slice_void(slice);
+    slice->form = NULL;
     slice->payload = slice->owned;
 }
 

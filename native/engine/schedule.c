@@ -177,12 +177,34 @@ static bool may_go(struct coll__link *link, struct coll__flow *flow, uint32_t le
     return false;
 }
 
+/* What is not in one piece is packed, unless the link copies it anyway. False: no memory. */
+static bool pack(struct coll__slice *slice, const struct coll__link *link)
+{
+    if (!slice->form || link->transport->copies)
+        return true;
+    uint8_t *packed = coll__take(link->engine, slice->frame.length);
+    if (!packed)
+        return false;
+    if (link->host->options.no_checksums) {
+        coll__slice_copy(slice, slice->frame.length, packed, false);
+    } else {
+        slice->summed = 1;
+        slice->frame.payload_crc = coll__slice_copy_summed(slice, packed);
+    }
+    coll__slice_return(slice);
+    slice->form = NULL;
+    slice->payload = slice->owned = packed;
+    return true;
+}
+
 /* The first `length` bytes of the flow, as a slice of their own. NULL: no memory. */
 static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
 {
     struct coll__slice *head = flow->head;
     head->frame.length = length;
     if (head->range == length) {
+        if (!pack(head, flow->link))
+            return NULL;
         pop(flow);
         return head;
     }
@@ -195,7 +217,12 @@ static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
     slice->paced = head->paced;
     slice->fan = head->fan;
     slice->payload = head->payload;
+    slice->form = head->form;
     coll__slice_borrow(slice, &slice->operation->borrowed);
+    if (!pack(slice, flow->link)) {
+        coll__slice_release(&slice->operation->engine->host, slice);
+        return NULL;
+    }
     coll__slice_unstage(head);
     head->payload += length;
     head->frame.offset += length;

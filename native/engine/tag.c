@@ -96,7 +96,8 @@ coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation 
     retained->number = operation->number;
     retained->view = operation->info.view;
     retained->length = operation->output_bytes;
-    memcpy(retained->payload, operation->output, operation->output_bytes);
+    coll__form_gather(&operation->output_form, operation->output, 0, operation->output_bytes,
+                      retained->payload);
     /* Nearly always in order; a result that was supplied may be older than others. */
     struct coll__retained **at = &tag->retained;
     if (tag->retained_tail != &tag->retained) {

@@ -52,6 +52,8 @@ struct coll__slice {
                                          * from the operation's buffers */
     struct coll__slice *borrow_next, **borrow_link; /* in operation->borrowed, if borrowed */
     struct coll__frame frame;
+    const struct coll__form *form; /* payload is a place in an array of this form, for
+                                    * coll__slice_copy; NULL: it is in one piece */
     const struct coll__run *paced; /* of the step whose arrivals it may be only so far ahead of */
     uint64_t range; /* while it waits in a flow: how much it stands for, cut when it is pulled */
     struct coll__serve *serve; /* whose answer it is a part of, else NULL */
@@ -167,6 +169,8 @@ void coll__slice_release(struct coll__host *host, struct coll__slice *slice);
 /* The payload that the slice must now carry itself, because its operation's buffers are going
  * away: copies it. On lack of memory the payload is dropped (the frame becomes VOID). */
 void coll__slice_detach(struct coll__host *host, struct coll__slice *slice);
+/* Its first `length` bytes, for transports that copy. `stream`: past the cache, if it can be. */
+void coll__slice_copy(const struct coll__slice *slice, uint64_t length, uint8_t *to, bool stream);
 /* Before a payload is received. Not called for duplicates. */
 void coll__place(struct coll__link *link, const struct coll__frame *frame,
                  struct coll__placement *placement);

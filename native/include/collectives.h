@@ -404,6 +404,14 @@ enum coll_flags {
 /* The tag of operations that have none; only what messages say depends on it. */
 #define COLL_UNTAGGED 4294967295
 
+/* How an array lies in memory that is not one piece: `strides` are the bytes from one index to the
+ * next, for each dimension, the last one fastest. */
+struct coll_strides {
+    uint32_t dims;
+    const uint64_t *shape;
+    const int64_t *strides;
+};
+
 /* What a rank calls. all_reduce, reduce and broadcast have `count` elements in the input and in the
  * output (reduce: in the root's). The others have blocks, one per rank of the caller's view:
  *
@@ -426,6 +434,10 @@ struct coll_call {
     const uint64_t *counts_from; /* all_to_all, with counts: of what comes from each rank */
     const void *input;
     void *output;
+    /* NULL: in one piece. Elements are in the order of their indices, so that ranks may call with
+     * arrays that lie differently. An operation in place has the same for both; those with blocks
+     * are not in place. */
+    const struct coll_strides *input_strides, *output_strides;
     uint64_t timeout_ns; /* from issue; 0: none */
     const uint8_t
         *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:

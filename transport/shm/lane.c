@@ -97,8 +97,8 @@ static uint32_t provide(struct shm *shm, const struct coll__slice *slice)
     unit = coll__shm_units_take(shm, slice->frame.length);
     if (unit == SHM_UNITS)
         return SHM_UNITS;
-    (shm->units[unit].streamed ? coll__copy_stream : coll__copy)(
-        shm->segment->units[unit], slice->payload, slice->frame.length);
+    coll__slice_copy(slice, slice->frame.length, shm->segment->units[unit],
+                     shm->units[unit].streamed);
     coll__shm_fan_keep(shm, &fan, unit);
     return unit;
 }
@@ -126,7 +126,7 @@ static bool publish(struct shm_link *link, struct coll__slice *slice)
     entry->number = ++shm->numbers;
     entry->frame = *frame;
     if (here && frame->length > 0)
-        coll__copy(entry + 1, slice->payload, frame->length);
+        coll__slice_copy(slice, frame->length, (uint8_t *)(entry + 1), false);
     if (!here) {
         link->outstanding[link->outstanding_count++] = (struct shm_outstanding){
             .unit = (uint16_t)unit, .number = entry->number, .bytes = frame->length};
