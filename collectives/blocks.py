@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,7 @@ class Common:
 
 def reduce(issuer: Issuer, array: Any, op: str, root: int, out: Any, common: Common) -> Any:
     """Fill in a ``reduce``; the value is where the root's result goes, None elsewhere."""
+    issuer.checked_root(root)
     mine = root == issuer.mine.rank
     if out is not None and not mine:
         raise InvalidArgument(f"out is for the root's result; rank {root} is the root")
@@ -97,6 +99,8 @@ def all_gather(
     root: int | None = None,
 ) -> Any:
     """Fill in an ``all_gather``, or a ``gather`` to ``root``; the value has the blocks of all."""
+    if root is not None:
+        issuer.checked_root(root)
     here = root is None or root == issuer.mine.rank
     if out is not None and not here:
         raise InvalidArgument(f"out is for the root's result; rank {root} is the root")
@@ -131,7 +135,7 @@ def scatter(
 ) -> Any:
     """Fill in a ``scatter``; the value is this rank's block."""
     size = issuer.mine.size
-    if root == issuer.mine.rank:
+    if issuer.checked_root(root) == issuer.mine.rank:
         given = buffer_of(array, "array", writable=False)
         rows, width = _rows(array)
         blocks = _blocks(issuer, counts, rows, "array")
@@ -190,7 +194,7 @@ def _prepare(issuer: Issuer, kind: int, common: Common, root: int | None = None)
     call.peers = issuer.mine.ids
     call.peer_count = issuer.mine.size
     if root is not None:
-        call.root = issuer.checked_root(root)
+        call.root = root
     return call
 
 
@@ -210,7 +214,10 @@ def _fill(
 
 
 def _sizes(blocks: Sequence[int], width: int) -> Any:
-    return ffi.new("uint64_t[]", [rows * width for rows in blocks])
+    sizes = [rows * width for rows in blocks]
+    if sum(sizes) > sys.maxsize:
+        raise InvalidArgument(f"blocks of {list(blocks)} rows are more than there can be")
+    return ffi.new("uint64_t[]", sizes)
 
 
 def _rows(array: Any) -> tuple[int, int]:
@@ -235,11 +242,11 @@ def _blocks(issuer: Issuer, counts: Sequence[int] | None, rows: int, what: str) 
 
 
 def _checked(counts: Sequence[int], size: int, what: str) -> tuple[int, ...]:
-    blocks = tuple(int(count) for count in counts)
+    blocks = tuple(operator.index(count) for count in counts)
     if len(blocks) != size:
         raise InvalidArgument(f"{what} has {len(blocks)} entries for {size} ranks")
-    if any(count < 0 for count in blocks):
-        raise InvalidArgument(f"{what} is {list(blocks)}; none may be below 0")
+    if any(not 0 <= count <= sys.maxsize for count in blocks):
+        raise InvalidArgument(f"{what} is {list(blocks)}; each is a number of rows, from 0")
     return blocks
 
 

@@ -8,6 +8,7 @@ operations of an old one can still be asked how they ended.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import uuid
 from collections.abc import Callable
 from typing import ClassVar
@@ -161,7 +162,14 @@ class Incarnation:
         """The name of the peer because of which the group is broken; "": nobody in particular."""
         if self.closed:
             return ""
-        return self._known.get(self.native.state()[1], "")
+        status, peer = self.native.state()
+        if status == lib.COLL_PEER_LOST and not any(peer):
+            # Somebody called what needs a peer that a verdict before had left out: the first one.
+            for before, after in itertools.pairwise(self.agent.state.views):
+                for lost in before.peers:
+                    if after.rank_of(lost.id) is None:
+                        return lost.name
+        return self._known.get(peer, "")
 
     @property
     def out(self) -> bool:

@@ -329,7 +329,9 @@ class Work:
         if status != lib.COLL_OK:
             try:
                 # An operation may fail for a loss before the view in which it was issued.
-                raise_operation(self._handle, status, names, self._root or self._owner.culprit())
+                rootless = self._root is not None and self._root not in names
+                lost = self._root if rootless else self._owner.culprit()
+                raise_operation(self._handle, status, names, lost)
             except errors.CollectiveError as error:
                 self._owner.has_failed(error)
                 raise

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import collectives
+from calls import LARGE, SMALL, Call, data_of, ring_sum
 from collectives.membership import ledger, messages
 from collectives.membership.server import Coordinator
 from crew import DEADLINE, Member
-from mortals import LARGE, NOTICED, SMALL, Case, Mortals, arm, data_of, go_on, ring_sum
+from mortals import NOTICED, Case, Mortals, arm, go_on
 
 
 class Hooked(Coordinator):
@@ -57,7 +58,7 @@ MISSED = [("auto", "issued"), ("auto", "reduce_scatter"), ("tcp", "between"), ("
 @pytest.mark.parametrize(("transport", "phase"), MISSED)
 def test_all_raise_the_same_when_fewer_are_left_than_they_want(mortals, transport, phase):
     died = ((1, phase),)
-    case = Case(3, "all_reduce", LARGE, victims=died, min_size=3, transport=transport)
+    case = Case(3, Call("all_reduce", LARGE), victims=died, min_size=3, transport=transport)
     records = mortals.run(case)
     for record in records:
         assert record.outcome[0] == "TooFewPeers"
@@ -67,7 +68,7 @@ def test_all_raise_the_same_when_fewer_are_left_than_they_want(mortals, transpor
 @pytest.mark.parametrize(("transport", "phase"), MISSED[1:3])
 def test_two_are_enough_for_who_wants_two(mortals, transport, phase):
     died = ((0, phase), (3, phase))
-    case = Case(4, "all_reduce", LARGE, victims=died, min_size=2, transport=transport)
+    case = Case(4, Call("all_reduce", LARGE), victims=died, min_size=2, transport=transport)
     records = mortals.run(case)
     assert [len(record.outcome[1]) for record in records] == [2, 2]
 
@@ -76,7 +77,7 @@ def test_two_are_enough_for_who_wants_two(mortals, transport, phase):
 @pytest.mark.parametrize("count", [SMALL, LARGE])
 def test_the_last_one_goes_on_alone(mortals, count, transport, phase):
     died = tuple((rank, phase) for rank in range(4))
-    (record,) = mortals.run(Case(5, "all_reduce", count, victims=died, transport=transport))
+    (record,) = mortals.run(Case(5, Call("all_reduce", count), victims=died, transport=transport))
     assert len(record.outcome[1]) == 1
 
 

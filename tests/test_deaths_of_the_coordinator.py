@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import collectives
+from calls import LARGE, SMALL, Call
 from crew import DEADLINE
-from mortals import LARGE, SMALL, Case, Mortals, go_on
+from mortals import Case, Mortals, go_on
 from nursery import Nursery
 from rulers import STEPS, Ruler
 
@@ -51,7 +52,7 @@ def test_no_one_is_lost_with_a_coordinator_that_dies_in_a_round(
             ruler.again()
             return time.time()
 
-        case = Case(4, "all_reduce", count, True, on_failure, died, patience=BACK)
+        case = Case(4, Call("all_reduce", count, on_failure=on_failure), died, patience=BACK)
         records = mortals.run(case, restart)
         print(f"{max(record.at for record in records):.3f}", records[0].outcome)
         assert ruler.status()["term"] == 2

@@ -25,9 +25,10 @@ import collectives
 import crew
 import mortals
 import raw_shm
+from calls import LARGE, SMALL, TINY, data_of, ring_sum
 from collectives._native import lib
 from crew import DEADLINE, Crew, Member
-from mortals import LARGE, SMALL, TINY, Mortals, data_of, ring_sum
+from mortals import Mortals
 from pool import Pool
 from raw_peer import Pair, is_closed, until
 from raw_shm import RING_BYTES, SIZE, UNIT_BYTES, UNITS, RawShm, make_segment

@@ -49,7 +49,8 @@ class Entry:
         retained: it counts as success where its result is held.
         repeatable: it may run again without those who went.
         root: the rank, in the sealed view, without which it cannot; None: there is none.
-        idle: nothing is to come for it at this peer: that it is complete says nothing of others.
+        idle: nothing is to come for it at this peer: that it is complete says nothing of
+            the others.
     """
 
     tag: int

@@ -35,19 +35,29 @@ static void mismatch(struct coll_operation *operation)
     int length = snprintf(text, sizeof text, "ranks called different things as %s:", name);
     const char *separator = " ";
     int32_t culprit = -1;
+    for (uint32_t rank = 0; rank < view->size && culprit < 0; rank++)
+        if (operation->seen[rank] && !coll__agrees(operation, rank, &operation->calls[rank]))
+            culprit = (int32_t)rank;
+    const struct coll__descriptor ours = culprit < 0 ? operation->call
+                                                     : call_from(operation, (uint32_t)culprit);
+    const bool pair = culprit >= 0 && ours.kind == COLL_ALL_TO_ALL &&
+                      operation->calls[culprit].kind == COLL_ALL_TO_ALL;
     for (uint32_t rank = 0; rank < view->size; rank++) {
         bool mine = rank == view->rank;
-        if (!mine && !operation->seen[rank])
+        /* Of other pairs' counts in an all_to_all there is nothing to say. */
+        if (!mine && (!operation->seen[rank] || (pair && rank != (uint32_t)culprit)))
             continue;
-        if (!mine && !coll__agrees(operation, rank, &operation->calls[rank]) && culprit < 0)
-            culprit = (int32_t)rank;
-        coll__call_describe(mine ? &operation->call : &operation->calls[rank], call, sizeof call);
+        coll__call_describe(mine ? &ours : &operation->calls[rank], call, sizeof call);
         if (length < (int)sizeof text)
             length += snprintf(text + length, sizeof text - (size_t)length,
                                "%s'%s' (rank %u) called %s", separator, view->members[rank].name,
                                rank, call);
         separator = ", ";
     }
+    if (length < (int)sizeof text && pair)
+        length += snprintf(text + length, sizeof text - (size_t)length,
+                           ", where count is of what goes from rank %d to rank %u", culprit,
+                           view->rank);
     if (length < (int)sizeof text)
         snprintf(text + length, sizeof text - (size_t)length,
                  "; every rank must make the same calls in the same order");

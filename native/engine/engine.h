@@ -130,7 +130,7 @@ struct coll_operation {
     bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
     struct coll__form input_form, output_form;
-    uint8_t *scratch; /* a reduce's output where the caller has none; else NULL */
+    uint8_t *scratch; /* a reduce's output where the caller has none, or an input in safety; else NULL */
     uint64_t scratch_bytes;
     bool idle; /* nothing is to come for it here, so that being complete says nothing */
     coll__reduce_fn reduce;
@@ -428,8 +428,13 @@ struct coll__extents {
 bool coll__extents(const struct coll_call *call, uint32_t rank, uint32_t size,
                    struct coll__extents *extents);
 coll_status coll__layout_make(struct coll_operation *operation, const struct coll_call *call);
-/* Whether the view has the members that the blocks are of. */
+/* Whether the view has the members that the blocks are of; with COLL_RESIZE, none but them. */
 bool coll__layout_fits(const struct coll_operation *operation);
+/* What all ranks of the view must have called the same, and how many bytes it is, now that blocks of
+ * the lost do not count: whoever called it before a loss and whoever did after it agree. */
+void coll__layout_enter(struct coll_operation *operation);
+/* Bytes of this rank's block, and where the call has it among all. */
+uint64_t coll__layout_own(const struct coll_operation *operation, uint64_t *offset);
 /* Elements of what goes to a rank of the view, or comes from it. */
 uint64_t coll__layout_block(const struct coll_operation *operation, uint32_t rank, bool to);
 /* Where a segment of the plan is; see coll_plan_make. */

@@ -152,11 +152,11 @@ static coll_status hear_supply(struct coll_operation *operation, const struct co
 {
     if (operation->agree.phase != COLL__AWAITING)
         return COLL_OK;
-    if (frame->length != operation->output_bytes)
+    if (frame->length != operation->bytes)
         return COLL_INVALID_ARGUMENT;
     if (!operation->let_go)
-        coll__form_scatter(&operation->output_form, operation->output, 0, operation->output_bytes,
-                           payload, false);
+        coll__form_scatter(&operation->output_form, operation->output, 0, operation->bytes, payload,
+                           false);
     coll__agree_supplied(&operation->agree);
     operation->info.view = frame->offset;
     coll__operation_finish(operation, COLL_OK, -1, NULL);

@@ -7,7 +7,6 @@
 #include "engine/moment.h"
 #include "plan/plan.h"
 #include "reduce/copy.h"
-#include "wire/crc32c.h"
 
 /* Who the caller is among the ranks that it names, and how many there are. */
 static void caller(const struct coll__view *view, const struct coll_call *call, uint32_t *rank,
@@ -142,15 +141,11 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
                  : moves ? call->count
                          : 0,
     };
-    if (uneven && call->kind != COLL_ALL_TO_ALL)
-        operation->call.digest = coll__crc32c(0, call->counts,
-                                              call->peer_count * sizeof *call->counts);
     operation->element = (uint32_t)element;
     operation->bytes = extents->whole * operation->element;
     operation->output_bytes = extents->output * operation->element;
     operation->input = call->input;
     operation->output = call->output;
-    operation->small = operation->bytes <= COLL__SMALL_BYTES;
     if (reduces) {
         operation->reduce = coll__reduce_select(call->dtype, call->op, engine->host.options.isa);
         if (call->op == COLL_AVG)
@@ -187,18 +182,32 @@ static enum coll_algorithm choose_algorithm(const struct coll_operation *operati
     }
 }
 
-/* A reduce whose caller wants no result needs room for the part that this rank reduces. */
+/* A reduce whose caller wants no result needs room for the part that this rank reduces. An input in
+ * its place among the outputs is put in safety where others' blocks come to lie there, since those of
+ * the lost are left out. */
 static coll_status take_scratch(struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
-    if (operation->call.kind != COLL_REDUCE || view->rank == operation->call.root)
-        return COLL_OK;
+    const uint32_t kind = operation->call.kind;
     uint64_t begin, end;
-    coll_segment_range(operation->call.count, view->size, 0, &begin, &end); /* the longest */
-    operation->scratch_bytes = (end - begin) * operation->element;
-    COLL_TRY(coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
-    operation->output = operation->scratch;
-    operation->output_form.loops = 0;
+    if (kind == COLL_REDUCE && view->rank != operation->call.root) {
+        coll_segment_range(operation->call.count, view->size, 0, &begin, &end); /* the longest */
+        operation->scratch_bytes = (end - begin) * operation->element;
+        COLL_TRY(
+            coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
+        operation->output = operation->scratch;
+        operation->output_form.loops = 0;
+    }
+    if ((kind == COLL_ALL_GATHER || kind == COLL_GATHER) && operation->output_bytes > 0 &&
+        operation->layout.size > view->size) {
+        uint64_t bytes = coll__layout_own(operation, &begin);
+        if (bytes == 0 || operation->input != operation->output + begin)
+            return COLL_OK;
+        operation->scratch_bytes = bytes;
+        COLL_TRY(coll__shadow_take(operation->engine, bytes, &operation->scratch));
+        memcpy(operation->scratch, operation->input, bytes);
+        operation->input = operation->scratch;
+    }
     return COLL_OK;
 }
 
@@ -300,23 +309,26 @@ static void announce(struct coll_operation *operation)
 }
 
 /* Whether having its result proves that all take part with the same call: it depends on every rank's
- * input, and all have the same one. Everything else needs the tokens. */
+ * input, and all have the same one. Everything else needs the tokens. By what is the same on all ranks
+ * alone, too. */
 static bool proves_itself(const struct coll_operation *operation)
 {
     if (!operation->small || operation->bytes == 0)
         return false;
-    if (operation->call.kind == COLL_ALL_REDUCE)
-        return true;
-    return operation->call.kind == COLL_ALL_GATHER && !operation->layout.to &&
-           !(operation->asked.flags & COLL_RESIZE);
+    return operation->call.kind == COLL_ALL_REDUCE ||
+           (operation->call.kind == COLL_ALL_GATHER && !operation->layout.to);
 }
 
 static coll_status start(struct coll_operation *operation)
 {
     const struct coll_call *asked = &operation->asked;
+    operation->input = asked->input;
     operation->output = asked->output;
-    coll__agree_issue(&operation->agree,
-                      proves_itself(operation) || operation->engine->host.options.no_agreement);
+    if (operation->layout.size > 0)
+        coll__layout_enter(operation);
+    operation->small = operation->bytes <= COLL__SMALL_BYTES;
+    coll__agree_issue(&operation->agree, proves_itself(operation) ||
+                                             operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
     COLL_TRY(take_scratch(operation));
@@ -373,7 +385,7 @@ static void veto_shape(struct coll_operation *operation)
 void coll__operation_start(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
-    operation->started = true;
+    /* What cannot be called in this view is not compared with what others call. */
     if (coll__kind_is_rooted(operation->call.kind)) {
         operation->call.root = coll__rank_of(view, operation->root);
         if (operation->call.root == view->size) {
@@ -381,11 +393,11 @@ void coll__operation_start(struct coll_operation *operation)
             return;
         }
     }
-    if (operation->layout.size > 0 && !(operation->asked.flags & COLL_RESIZE) &&
-        !coll__layout_fits(operation)) {
+    if (operation->layout.size > 0 && !coll__layout_fits(operation)) {
         veto_shape(operation);
         return;
     }
+    operation->started = true;
     coll_status status = start(operation);
     if (status != COLL_OK)
         coll__operation_veto(operation, status, (int32_t)view->rank,

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "plan/plan.h"
+#include "wire/crc32c.h"
 
 /* Elements of a rank's block. */
 static uint64_t block_of(const uint64_t *counts, uint64_t count, uint32_t rank)
@@ -119,10 +120,16 @@ bool coll__layout_fits(const struct coll_operation *operation)
 {
     const struct coll__layout *layout = &operation->layout;
     const struct coll__view *view = operation->view;
-    bool fits = layout->size == view->size;
-    for (uint32_t rank = 0; fits && rank < view->size; rank++)
-        fits = memcmp(layout->peers[rank], view->members[rank].id, 16) == 0;
-    return fits;
+    const bool resize = operation->asked.flags & COLL_RESIZE;
+    uint32_t at = 0;
+    for (uint32_t rank = 0; rank < view->size; rank++, at++) {
+        while (resize && at < layout->size &&
+               memcmp(layout->peers[at], view->members[rank].id, 16) != 0)
+            at++;
+        if (at == layout->size || memcmp(layout->peers[at], view->members[rank].id, 16) != 0)
+            return false;
+    }
+    return resize || at == layout->size;
 }
 
 /* The rank that a member of the view had when the operation was called. */
@@ -168,6 +175,33 @@ uint64_t coll__layout_block(const struct coll_operation *operation, uint32_t ran
     uint64_t begin, end;
     block_range(layout, to ? layout->to : layout->from, called(operation, rank), &begin, &end);
     return end - begin;
+}
+
+void coll__layout_enter(struct coll_operation *operation)
+{
+    const struct coll__layout *layout = &operation->layout;
+    uint64_t to = 0, from = 0;
+    uint32_t digest = 0;
+    for (uint32_t rank = 0; rank < operation->view->size; rank++) {
+        const uint64_t block = coll__layout_block(operation, rank, true);
+        digest = coll__crc32c(digest, &block, sizeof block);
+        to += block;
+        from += coll__layout_block(operation, rank, false);
+    }
+    operation->bytes = (from > to ? from : to) * operation->element;
+    if (layout->to)
+        operation->call.count = to;
+    if (layout->to && operation->call.kind != COLL_ALL_TO_ALL)
+        operation->call.digest = digest;
+}
+
+uint64_t coll__layout_own(const struct coll_operation *operation, uint64_t *offset)
+{
+    uint64_t begin, end;
+    block_range(&operation->layout, operation->layout.from,
+                called(operation, operation->view->rank), &begin, &end);
+    *offset = begin * operation->element;
+    return (end - begin) * operation->element;
 }
 
 void coll__layout_segment(const struct coll_operation *operation, uint32_t segments,

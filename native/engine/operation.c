@@ -137,8 +137,15 @@ void coll__operation_quiesce(struct coll_operation *operation)
 /* The caller gets its input back, if it was overwritten. */
 static void restore(struct coll_operation *operation)
 {
-    if (operation->shadow && !operation->let_go)
+    if (operation->let_go)
+        return;
+    if (operation->shadow)
         coll__execute_restore(operation);
+    if (operation->scratch && operation->input == operation->scratch) {
+        uint64_t own;
+        uint64_t bytes = coll__layout_own(operation, &own);
+        memcpy(operation->output + own, operation->scratch, bytes);
+    }
 }
 
 static void drop_buffers(struct coll_operation *operation)

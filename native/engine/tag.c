@@ -89,14 +89,14 @@ void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
 coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation *operation)
 {
     struct coll__retained *retained = coll__take(operation->engine,
-                                                 sizeof *retained + operation->output_bytes);
+                                                 sizeof *retained + operation->bytes);
     if (!retained)
         return COLL_NO_MEMORY;
     retained->next = NULL;
     retained->number = operation->number;
     retained->view = operation->info.view;
-    retained->length = operation->output_bytes;
-    coll__form_gather(&operation->output_form, operation->output, 0, operation->output_bytes,
+    retained->length = operation->bytes;
+    coll__form_gather(&operation->output_form, operation->output, 0, operation->bytes,
                       retained->payload);
     /* Nearly always in order; a result that was supplied may be older than others. */
     struct coll__retained **at = &tag->retained;

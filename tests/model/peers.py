@@ -232,13 +232,13 @@ def seal(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[
         closed = rules.close(peer.seal, epoch)
         if closed is None or closed == peer.seal:
             continue
-        reports = (*messages.reports, (epoch, p, _report(config, rules, p, peer)))
+        reports = (*messages.reports, (epoch, p, _report(config, rules, peer, p)))
         after = with_peer(state, p, peer._replace(seal=closed))
         after = after._replace(messages=messages._replace(reports=tuple(sorted(reports))))
         yield f"peer {p} is sealed in round {epoch}", after
 
 
-def _report(config: Configuration, rules: Rules, p: int, peer: Peer) -> Told:
+def _report(config: Configuration, rules: Rules, peer: Peer, p: int) -> Told:
     settled = watermark_of(rules, peer)
     entries = []
     vetoes = []
