@@ -192,6 +192,22 @@ def test_survivors_agree_on_what_has_a_root_or_blocks_though_two_die(mortals, ca
     check(mortals, case)
 
 
+# Where the blocks of the first one are left out, those of others come to lie over inputs that are in
+# place, before these are sent, and before the second one dies.
+MOVED = [
+    Case(4, Call(kind, 1_000_000, 1, counts=counts, resize=True), victims, transport=transport)
+    for kind in ("all_gather", "gather")
+    for counts in ("", "uneven")
+    for victims in (((0, "issued"),), ((0, "issued"), (3, "tokens")))
+    for transport in TRANSPORTS
+]
+
+
+@pytest.mark.parametrize("case", MOVED, ids=str)
+def test_inputs_in_place_outlast_the_blocks_that_move_there(mortals, case):
+    check(mortals, case)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("size", [2, 3, 5])
