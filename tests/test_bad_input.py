@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,21 @@ CALLS: dict[str, Callable[[collectives.Group, list[np.ndarray]], Any]] = {
     "broadcast 1 x100": lambda g, kept: g.broadcast(keep(kept, array_of(100)), 1),
     "broadcast 0 x0": lambda g, kept: g.broadcast(keep(kept, array_of(0)), 0),
     "broadcast 0 x1000000": lambda g, kept: g.broadcast(keep(kept, array_of(1_000_000)), 0),
+    "reduce 0 x100": lambda g, kept: g.reduce(keep(kept, array_of(100)), 0),
+    "reduce 1 x100": lambda g, kept: g.reduce(keep(kept, array_of(100)), 1),
+    "max to 0 x100": lambda g, kept: g.reduce(keep(kept, array_of(100)), 0, "max"),
+    "scattered x48": lambda g, kept: g.reduce_scatter(keep(kept, array_of(48))),
+    "scattered x480000": lambda g, kept: g.reduce_scatter(keep(kept, array_of(480_000))),
+    "all_gather x12": lambda g, kept: g.all_gather(keep(kept, array_of(12))),
+    "all_gather x13": lambda g, kept: g.all_gather(keep(kept, array_of(13))),
+    "all_gather x0": lambda g, kept: g.all_gather(keep(kept, array_of(0))),
+    "all_gather x90000": lambda g, kept: g.all_gather(keep(kept, array_of(90_000))),
+    "gather 0 x12": lambda g, kept: g.gather(keep(kept, array_of(12)), 0),
+    "gather 1 x12": lambda g, kept: g.gather(keep(kept, array_of(12)), 1),
+    "scatter 0 x12": lambda g, kept: scatter(g, kept, 0, 12),
+    "scatter 1 x12": lambda g, kept: scatter(g, kept, 1, 12),
+    "scatter 1 x13": lambda g, kept: scatter(g, kept, 1, 13),
+    "all_to_all x48": lambda g, kept: g.all_to_all(keep(kept, array_of(48))),
     "barrier": lambda g, kept: g.barrier(),
     "sync": lambda g, kept: g.sync(timeout=FOREVER),
 }
@@ -53,6 +69,12 @@ CALLS: dict[str, Callable[[collectives.Group, list[np.ndarray]], Any]] = {
 def keep(kept: list[np.ndarray], array: np.ndarray) -> np.ndarray:
     kept += [array, array.copy()]
     return array
+
+
+def scatter(group: collectives.Group, kept: list[np.ndarray], root: int, rows: int) -> Any:
+    if group.rank == root:
+        return group.scatter(keep(kept, array_of(rows * group.size)), root)
+    return group.scatter(None, root, out=np.empty(rows, np.float32))
 
 
 DESCRIBED = {
@@ -68,6 +90,21 @@ DESCRIBED = {
     "broadcast 1 x100": "broadcast(dtype=f32, count=100, root=1)",
     "broadcast 0 x0": "broadcast(dtype=f32, count=0, root=0)",
     "broadcast 0 x1000000": "broadcast(dtype=f32, count=1000000, root=0)",
+    "reduce 0 x100": "reduce(dtype=f32, op=sum, count=100, root=0)",
+    "reduce 1 x100": "reduce(dtype=f32, op=sum, count=100, root=1)",
+    "max to 0 x100": "reduce(dtype=f32, op=max, count=100, root=0)",
+    "scattered x48": "reduce_scatter(dtype=f32, op=sum, count={48})",
+    "scattered x480000": "reduce_scatter(dtype=f32, op=sum, count={480000})",
+    "all_gather x12": "all_gather(dtype=f32, count=12)",
+    "all_gather x13": "all_gather(dtype=f32, count=13)",
+    "all_gather x0": "all_gather(dtype=f32, count=0)",
+    "all_gather x90000": "all_gather(dtype=f32, count=90000)",
+    "gather 0 x12": "gather(dtype=f32, count=12, root=0)",
+    "gather 1 x12": "gather(dtype=f32, count=12, root=1)",
+    "scatter 0 x12": "scatter(dtype=f32, count=12, root=0)",
+    "scatter 1 x12": "scatter(dtype=f32, count=12, root=1)",
+    "scatter 1 x13": "scatter(dtype=f32, count=13, root=1)",
+    "all_to_all x48": "all_to_all(dtype=f32, count={48})",
     "barrier": "barrier()",
     "sync": "sync()",
 }
@@ -127,6 +164,23 @@ MISMATCHES = [
     ("sync", "f32 x1000000"),
     ("sync", "barrier"),
     ("broadcast 0 x100", "sync"),
+    ("reduce 0 x100", "reduce 1 x100"),
+    ("reduce 0 x100", "max to 0 x100"),
+    ("reduce 1 x100", "f32 x100"),
+    ("scattered x48", "f32 x100"),
+    ("scattered x48", "scattered x480000"),
+    ("all_gather x12", "all_gather x13"),
+    ("all_gather x0", "all_gather x12"),
+    ("all_gather x90000", "all_gather x12"),
+    ("all_gather x12", "gather 0 x12"),
+    ("gather 0 x12", "gather 1 x12"),
+    ("gather 1 x12", "scatter 1 x12"),
+    ("scatter 0 x12", "scatter 1 x12"),
+    ("scatter 1 x12", "scatter 1 x13"),
+    ("all_to_all x48", "scattered x48"),
+    ("all_to_all x48", "barrier"),
+    ("broadcast 0 x100", "scatter 0 x12"),
+    ("sync", "all_gather x90000"),
 ]
 
 
@@ -139,11 +193,90 @@ def test_all_ranks_are_told_who_called_what(pool: Pool, one: str, other: str):
             assert "every rank must make the same calls in the same order" in said
             # Two that differ, by name, rank and call, at least.
             told = [
-                f"'{names[rank]}' (rank {rank}) called {DESCRIBED[call]}"
+                f"'{names[rank]}' (rank {rank}) called {described(call, len(calls))}"
                 for rank, call in enumerate(calls)
             ]
             found = {calls[rank] for rank, text in enumerate(told) if text in said}
             assert found == {one, other}, (calls, said)
+
+
+def described(call: str, size: int) -> str:
+    """In braces: what is cut into as many blocks as there are ranks."""
+    before, brace, after = DESCRIBED[call].partition("{")
+    count, _, after = after.partition("}")
+    return before + (str(int(count) // size) if brace else "") + after
+
+
+def counts_of(kind: str, size: int, odd: bool) -> list[int]:
+    """As many in all, whether odd or not."""
+    counts = [10 + rank for rank in range(size)]
+    return counts[::-1] if odd else counts
+
+
+def call_with_counts(group: collectives.Group, kind: str, odd: int) -> tuple[float, str]:
+    """One rank says something else of the blocks than the others do."""
+    counts = counts_of(kind, group.size, odd=group.rank == odd)
+    mine, root = counts[group.rank], {"root": 0} if kind in ("gather", "scatter") else {}
+    array: Any = array_of(mine if "gather" in kind else sum(counts))
+    out = None
+    if kind == "scatter" and group.rank != 0:
+        array, out = None, np.empty(mine, np.float32)
+    before = None if array is None else array.copy()
+    began = time.monotonic()
+    try:
+        getattr(group, kind)(array, out=out, counts=counts, **root)
+    except MismatchError as error:
+        assert before is None or array.tobytes() == before.tobytes()
+        took = time.monotonic() - began
+        group.sync(timeout=FOREVER)
+        assert group.all_gather(array_of(3)).value.size == 3 * group.size
+        return took, str(error)
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("kind", ["reduce_scatter", "all_gather", "gather", "scatter"])
+def test_all_ranks_are_told_of_other_counts(pool: Pool, kind: str):
+    for size, odd in ((2, 1), (3, 0), (3, 2)):
+        for took, said in pool.get(size, call_with_counts, kind, odd):
+            assert took < PROMPTLY
+            assert len(set(re.findall(rf"called {kind}\([^)]*(counts=#[0-9a-f]+)", said))) == 2, (
+                said
+            )
+
+
+def call_with_pairs(group: collectives.Group, rows: int, source: int, target: int) -> str:
+    """Of what goes from one rank to another, each of them says something else."""
+    to, come = [5] * group.size, [5] * group.size
+    if group.rank == source:
+        to[target] = rows
+    array = array_of(sum(to))
+    try:
+        group.all_to_all(array, counts=to, out_counts=come)
+    except MismatchError as error:
+        assert (array == array_of(sum(to))).all()
+        group.sync(timeout=FOREVER)
+        return str(error)
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("rows", [0, 4, 60_000])
+def test_all_ranks_are_told_of_a_pair_that_disagrees(pool: Pool, rows: int):
+    for size, source, target in ((2, 0, 1), (3, 2, 0), (4, 1, 2)):
+        for said in pool.get(size, call_with_pairs, rows, source, target):
+            assert f"(rank {target}) called all_to_all(dtype=f32, count=5)" in said
+            assert f"(rank {source}) called all_to_all(dtype=f32, count={rows})" in said
+            assert f"count is of what goes from rank {source} to rank {target};" in said
+
+
+def test_equal_blocks_are_the_same_with_counts_in_an_all_to_all(pool: Pool):
+    for right in pool.get(3, exchange_with_or_without_counts):
+        assert right
+
+
+def exchange_with_or_without_counts(group: collectives.Group) -> bool:
+    array = np.full(6, group.rank)
+    counts = {"counts": [2] * 3, "out_counts": [2] * 3} if group.rank == 1 else {}
+    return list(group.all_to_all(array, **counts).value) == [0, 0, 1, 1, 2, 2]
 
 
 def mismatch_in_a_tag(group: collectives.Group) -> str:
@@ -334,6 +467,73 @@ def test_roots_outside_the_view_are_refused(alone: collectives.Group):
     for root in (-1, 1, 2**40):
         with refused(InvalidArgument, f"root is {root}", "ranks of this view are 0 to 0"):
             alone.broadcast(np.ones(3), root)
+
+
+def wrong_blocks(group: collectives.Group) -> list[str]:
+    """Calls that make no sense, on all ranks of three; then one that does, which is the next."""
+    rank, f = group.rank, np.float32
+    at = np.arange(12, dtype=f)
+    block, wide = at[:4], at.reshape(6, 2)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: group.reduce_scatter(np.ones(13, f)), "13 rows, which are no equal blocks for 3"),
+        (lambda: group.reduce_scatter(at, counts=[4, 8]), "counts has 2 entries for 3 ranks"),
+        (lambda: group.reduce_scatter(at, counts=[4, 4, 3]), "12 rows, counts are 11 in all"),
+        (lambda: group.reduce_scatter(at, counts=[8, 8, -4]), "each is a number of rows, from 0"),
+        (lambda: group.reduce_scatter(at, counts=[2**64, 0, 0]), "each is a number of rows"),
+        (lambda: group.reduce_scatter(at, out=np.ones(5, f)), "out has 5 elements of f32, the"),
+        (lambda: group.reduce_scatter(at, out=np.ones(4)), "out has 4 elements of f64, the"),
+        (lambda: group.reduce_scatter(at, "mean"), "op is 'mean'"),
+        (lambda: group.reduce_scatter(at, out=at[1:5]), "overlap"),
+        (lambda: group.reduce_scatter(wide[:, :1]), "not contiguous"),
+        (lambda: group.all_gather(wide[::2]), "not contiguous"),
+        (lambda: group.all_gather(block, out=at[::-1]), "out of shape (12,) is not contiguous"),
+        (lambda: group.all_gather(block, out=np.ones(11, f)), "out has 11 elements of f32"),
+        (
+            lambda: group.all_gather(block, counts=[5, 5, 5]),
+            f"counts says 5 for this rank ({rank})",
+        ),
+        (lambda: group.all_gather(block, counts=[4] * 4), "counts has 4 entries for 3 ranks"),
+        (lambda: group.all_gather(at[1:5], out=at), "overlap"),
+        (lambda: group.gather(block, 3), "root is 3; the ranks of this view are 0 to 2"),
+        (lambda: group.gather(block, (rank + 1) % 3, out=at), "out is for the root's result"),
+        (lambda: group.reduce(at, (rank + 1) % 3, out=at), "out is for the root's result"),
+        (lambda: group.reduce(at, -1), "root is -1"),
+        (lambda: group.reduce(at, rank, out=np.ones(3, f)), "out has 3 elements"),
+        (lambda: group.scatter(at, 7), "root is 7"),
+        (lambda: group.scatter(at, (rank + 1) % 3, out=block), "array is the root's to pass"),
+        (lambda: group.scatter(None, (rank + 1) % 3), "scatter needs out="),
+        (lambda: group.scatter(None, rank), "array is a NoneType"),
+        (lambda: group.scatter(at[:7], rank), "7 rows, which are no equal blocks"),
+        (lambda: group.all_to_all(at, counts=[4] * 3), "pass both"),
+        (lambda: group.all_to_all(at, out=at), "overlap"),
+        (lambda: group.all_to_all(at, counts=[4] * 3, out_counts=[4]), "out_counts has 1 entries"),
+        (lambda: group.all_to_all(at, counts=[4] * 3, out_counts=[-1] * 3), "out_counts is [-1"),
+        (lambda: group.all_to_all(at[:11]), "11 rows, which are no equal blocks"),
+    ]
+    wrong = []
+    for number, (call, words) in enumerate(calls):
+        try:
+            call()
+        except InvalidArgument as error:
+            if words not in str(error):
+                wrong.append(f"{number}: {error}")
+        else:
+            wrong.append(f"{number}: nothing was raised")
+    for counts in ([4.0, 4.0, 4.0], "abc", [None] * 3):
+        try:
+            group.all_gather(block, counts=counts)  # type: ignore[arg-type]
+        except TypeError:
+            continue
+        wrong.append(f"counts {counts!r} is no TypeError")
+    before = group._native.last_operation()
+    group.reduce_scatter(at)
+    if group._native.last_operation() != before + 1 or (at != np.arange(12)).any():
+        wrong.append("something was begun")
+    return wrong
+
+
+def test_blocks_that_make_no_sense_are_refused_before_anything_is_sent(pool: Pool):
+    assert pool.get(3, wrong_blocks) == [[]] * 3
 
 
 def test_tags_and_timeouts_that_make_no_sense_are_refused(alone: collectives.Group):
