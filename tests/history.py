@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 import collectives
+from calls import COLLECTIVES, Call
 from crew import Member
-from mortals import arm, data_of, ring_sum
+from mortals import arm
 from nursery import Nursery
 from rulers import Ruler
 
@@ -90,29 +91,30 @@ class Journal:
         os.write(self._fd, (json.dumps(fields) + "\n").encode())
 
 
-def operate(group: collectives.Group, seed: int, step: int) -> list[Any]:
-    """The operation of a step, checked; contributors, view, and a digest of the result."""
+def call_of(seed: int, step: int, size: int) -> Call:
+    """The operation of a step, for all peers the same."""
     common = random.Random(seed * 1_000_003 + step)
-    kind = common.choice(("all_reduce",) * 4 + ("apart", "broadcast", "barrier"))
-    count = common.choice((10, 3_000, 30_000))
-    how: dict[str, Any] = {"on_failure": "raise" if common.random() < 0.15 else "retry"}
-    if kind == "barrier":
-        result = group.barrier(**how)
-        return [result.contributors, result.view, 0]
-    mine = data_of(group.name, count, seed + step)
-    array = mine.copy()
-    out = np.empty_like(array) if kind == "apart" else None
-    try:
-        if kind == "broadcast":
-            result = group.broadcast(array, common.randrange(100) % group.size, **how)
-        else:
-            result = group.all_reduce(array, out=out, **how)
-    except collectives.CollectiveError:
-        assert array.tobytes() == mine.tobytes(), "the input is not as before"
-        raise
-    wanted = ring_sum([data_of(name, count, seed + step) for name in result.contributors])
-    assert result.value.tobytes() == wanted.tobytes(), f"wrong bits in step {step}"
-    return [result.contributors, result.view, zlib.crc32(result.value)]
+    return Call(
+        # All-reduces go on after each death, so that what follows is not all errors.
+        common.choice(("all_reduce",) * 4 + ("barrier",) + COLLECTIVES),
+        common.choice((10, 3_000, 30_000)),
+        common.randrange(100) % size,
+        in_place=common.random() < 0.5,
+        counts=common.choice(("", "uneven", "zeros")),
+        resize=common.random() < 0.7,
+        on_failure="raise" if common.random() < 0.15 else "retry",
+        seed=seed + step,
+    )
+
+
+def operate(group: collectives.Group, seed: int, step: int) -> list[Any]:
+    """The operation of a step, checked; what it is, contributors, view, and a digest of the result,
+    if that is the same for all."""
+    call = call_of(seed, step, group.size)
+    result = call.make(group)
+    same = call.kind in ("all_reduce", "broadcast", "all_gather")
+    digest = zlib.crc32(result.value) if same else 0
+    return [call.kind, result.contributors, result.view, digest]
 
 
 def cycle(group: collectives.Group, journal: Journal, plan: Plan, fate: Fate, step: int) -> int:
@@ -263,6 +265,5 @@ def check(plan: Plan, ends: dict[str, str], folder: Path) -> collections.Counter
     for step, found in outcomes.items():
         (first, *others) = found.values()
         assert all(other == first for other in others), f"step {step}: {found}"
-        if first[0] == "PeerLost":
-            happened["errors"] += 1
+        happened["errors" if first[0] == "PeerLost" else first[0]] += 1
     return happened

@@ -192,8 +192,8 @@ def test_survivors_agree_on_what_has_a_root_or_blocks_though_two_die(mortals, ca
     check(mortals, case)
 
 
-# Where the blocks of the first one are left out, those of others come to lie over inputs that are in
-# place, before these are sent, and before the second one dies.
+# Where the blocks of the first one are left out, those of others come to lie over inputs that are
+# in place, before these are sent, and before the second one dies.
 MOVED = [
     Case(4, Call(kind, 1_000_000, 1, counts=counts, resize=True), victims, transport=transport)
     for kind in ("all_gather", "gather")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from calls import COLLECTIVES
 from history import check, plan_of, play
 from nursery import Nursery
 
@@ -41,3 +42,4 @@ def test_all_agree_in_random_histories(count):
     print(dict(happened))
     # A driver that does nothing would not fail otherwise.
     assert happened["died"] >= count // 4 and happened["steps"] > 30 * count
+    assert all(happened[kind] > count // 2 for kind in (*COLLECTIVES, "barrier"))

@@ -124,7 +124,27 @@ def decide(
             for order in orders
         }
         for decision in sorted(decisions):
+            _check_stands(config, state, reports, decision[0])
             yield _decided(state, reports, decision)
+
+
+def _check_stands(
+    config: Configuration,
+    state: State,
+    reports: tuple[tuple[int, Told], ...],
+    stands: tuple[tuple[int, int], ...],
+) -> None:
+    """What stands because all survivors are complete was issued by all members.
+
+    Where something comes to everybody it could not be complete otherwise.
+    """
+    complete = [{e[0] for e in told[1] if e[1] == core.COMPLETE} for _, told in reports]
+    for number, _ in stands:
+        if not config.ops[number - 1].may_idle or not all(number in found for found in complete):
+            continue
+        for p in members_of(state.coordinator.members):
+            if state.peers[p].issued < number:
+                raise Disagreement(f"operation {number} stands, which peer {p} never issued")
 
 
 def _decided(state: State, reports: tuple[tuple[int, Told], ...], decision: Decision) -> Step:

@@ -62,8 +62,11 @@ def check(state: State, survivors: list[int]) -> bool:
     return ended
 
 
-def forget(rules: Rules, state: State) -> State | None:
+def forget(rules: Rules, state: State, issued: bool = False) -> State | None:
     """The state without what cannot matter; None: all survivors know all, nothing can change.
+
+    Args:
+        issued: what the dead had issued matters until a verdict leaves them out.
 
     Raises:
         Disagreement: it breaks a rule.
@@ -81,7 +84,10 @@ def forget(rules: Rules, state: State) -> State | None:
             tidied.append(_left(rules, peer) if peer.life == LEFT else _tidy(rules, peers, peer))
         else:
             unnoticed = state.coordinator.members & ~state.coordinator.gone & 1 << p
-            tidied.append(_gone(peer, int(bool(peer.dead and unnoticed))))
+            gone = _gone(peer, int(bool(peer.dead and unnoticed)))
+            if issued and state.coordinator.members >> p & 1:
+                gone = gone._replace(issued=peer.issued)
+            tidied.append(gone)
     coordinator = state.coordinator
     done = _done(tidied, coordinator)
     if done:

@@ -14,6 +14,7 @@ from model.state import Configuration, Faults, Kind
 SMALL = Kind(retained=True)
 LARGE = Kind(retained=False)
 FROM_2 = Kind(retained=True, root=2)
+TO_2 = Kind(retained=False, root=2, gathers=True, repeatable=False)
 
 
 class NoSealing(Rules):
@@ -166,6 +167,19 @@ class SettledFalls(Rules):
         return tuple(one for one in stands if one[1] >= 0 or one[0] not in incomplete), error
 
 
+class IdleCounts(Rules):
+    """That all survivors are complete is enough, also if nothing had to come to any of them."""
+
+    name = "a verdict that trusts the idle"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        busy = tuple(
+            (peer, (settled, tuple((*entry[:5], False) for entry in entries), vetoes))
+            for peer, (settled, entries, vetoes) in reports
+        )
+        return super().decide(busy, order, lost, too_few, broken)
+
+
 def _of(*ops: Kind, peers: int = 2, **faults: int) -> Configuration:
     return Configuration("", peers, ops, Faults(**faults))
 
@@ -187,5 +201,6 @@ MUTANTS: tuple[tuple[Rules, Configuration], ...] = (
     (TokensOfAnyView(), _of(LARGE, rounds=2)),
     (OneCompleteStands(), _of(LARGE, rounds=1)),
     (SettledFalls(), _of(LARGE, rounds=1)),
+    (IdleCounts(), _of(TO_2, peers=3, deaths=1)),
     (RootlessRaises(), _of(SMALL, FROM_2, peers=3, deaths=1, vetoes=1)),
 )

@@ -14,8 +14,8 @@ from collectives.membership.verdict import judge
 from model import core
 from model.core import Epoch, Seal
 
-Entries = tuple[tuple[int, int, bool, bool, int], ...]
-"""(number, standing, retained, repeatable, root or -1) of each operation in a report."""
+Entries = tuple[tuple[int, int, bool, bool, int, bool], ...]
+"""(number, standing, retained, repeatable, root or -1, idle) of each operation in a report."""
 Told = tuple[int, Entries, tuple[int, ...]]
 """A report: watermark, entries, numbers of the vetoed operations."""
 Decision = tuple[tuple[tuple[int, int], ...], int]

@@ -28,6 +28,11 @@ class Kind(NamedTuple):
     empty: bool = False
     gathers: bool = False
 
+    @property
+    def may_idle(self) -> bool:
+        """Whether somebody can be complete of whom, and to whom, nothing has come."""
+        return self.empty or self.gathers
+
     def is_idle(self, peer: int) -> bool:
         """Whether nothing comes to the peer."""
         return self.empty or (self.gathers and peer != self.root)

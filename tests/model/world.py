@@ -57,7 +57,7 @@ class World:
 
     def after(self, step: Step) -> State | None:
         """The state as it is kept; None: an end, nothing can go wrong any more."""
-        return forget(self.rules, step[1])
+        return forget(self.rules, step[1], any(kind.may_idle for kind in self.config.ops))
 
     def undecided(self, state: State) -> str:
         """Who still waits, in words."""
