@@ -130,7 +130,7 @@ struct coll_operation {
     bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
     struct coll__form input_form, output_form;
-    uint8_t *scratch; /* a reduce's output where the caller has none, or an input in safety; else NULL */
+    uint8_t *scratch; /* a reduce's output where the caller has none; an input in safety; or NULL */
     uint64_t scratch_bytes;
     bool idle; /* nothing is to come for it here, so that being complete says nothing */
     coll__reduce_fn reduce;
