@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collectives.bench import kernels, messages, report, sweep, table
+from collectives.bench.collective import COLLECTIVES, Part
 from collectives.bench.config import BenchConfig, parse_bytes, parse_sizes
 from collectives.bench.messages import Block
-from collectives.bench.pattern import DTYPES, OPS, Pattern, poison
+from collectives.bench.pattern import DTYPES, Pattern, poison
 from collectives.bench.ranks import BenchError, Ranks
 from collectives.bench.report import Figure
 from collectives.errors import CollectiveError, InvalidArgument, UnsupportedError
@@ -60,6 +61,10 @@ def test_sizes_that_make_no_sense_are_refused(text: str) -> None:
         ({"compare": ("nccl",)}, "cannot compare with nccl"),
         ({"compare": ("gloo",), "op": "avg"}, "Gloo has no avg"),
         ({"compare": ("mpi",), "dtype": "float16"}, "Open MPI has no float16"),
+        ({"operation": "all_reduce_scatter"}, "unknown operation 'all_reduce_scatter'"),
+        ({"operation": "all_gather"}, "all_gather needs 'none'"),
+        ({"op": "none"}, "all_reduce needs a reduction"),
+        ({"operation": "broadcast", "op": "none", "in_place": False}, "left to measure of broadc"),
         ({"transport": "rdma"}, "unknown transport 'rdma'"),
         ({"iterations": 0}, "0 iterations"),
         ({"timeout": 0.0}, "timeout"),
@@ -77,6 +82,7 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, object], mess
         ({"op": "mean"}, "unknown op"),
         ({"dtype": "int8", "op": "prod", "ranks": 9}, "cannot hold"),
         ({"dtype": "float64", "sizes": (4,)}, "less than one element"),
+        ({"operation": "reduce_scatter", "sizes": (64, 7)}, "7 bytes .* for each of 2 ranks"),
     ],
 )
 def test_a_run_that_cannot_be_checked_does_not_start(
@@ -118,7 +124,7 @@ def filled(pattern: Pattern, count: int) -> list[np.ndarray]:
     return buffers
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", COMBINE)
 @pytest.mark.parametrize("dtype", NUMPY_DTYPES)
 def test_a_right_result_has_no_wrong_element_however_often_in_place(dtype: str, op: str) -> None:
     for ranks in (1, 2, 3, 5):
@@ -128,7 +134,7 @@ def test_a_right_result_has_no_wrong_element_however_often_in_place(dtype: str, 
         for call in range(1, calls + 1):
             values = [combine(op, values)] * ranks
             assert np.all(np.isfinite(values[0].astype(np.float64)))
-            assert pattern.count_wrong(values[0], call) == 0
+            assert pattern.count_wrong(values[0], calls=call) == 0
         backwards = combine(op, filled(pattern, 300)[::-1])
         assert pattern.count_wrong(backwards) == 0
 
@@ -167,7 +173,7 @@ def test_every_element_of_a_wrong_sum_is_seen(
         doubled = combine("sum", [*inputs, inputs[rank]])
     assert pattern.count_wrong(missing) == count
     assert pattern.count_wrong(doubled) == count
-    if (31 * (rank - other)) % pattern.period:
+    if (rank - other) % pattern.period:
         swapped = combine("sum", [*inputs[:other], inputs[rank], *inputs[other + 1 :]])
         assert pattern.count_wrong(swapped) == count
 
@@ -197,11 +203,35 @@ def test_bytes_in_the_place_of_another_slice_are_wrong() -> None:
     assert pattern.count_wrong(result) >= slice_elements // 2
 
 
+def block_of(pattern: Pattern, rank: int, block: int) -> np.ndarray:
+    buffer = np.empty(100, pattern.storage)
+    pattern.fill(buffer, rank, block)
+    return buffer
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8, 64])
+def test_no_block_has_an_element_of_another(ranks: int) -> None:
+    copied, reduced = (Pattern("float32", op, ranks) for op in ("none", "sum"))
+    every = np.stack([block_of(copied, r, b) for r in range(ranks) for b in range(ranks)])
+    assert all(len(np.unique(place)) == ranks * ranks for place in every.T)
+    total = [sum(block_of(reduced, r, b) for r in range(ranks)) for b in range(ranks)]
+    assert all(len(np.unique(place)) == ranks for place in np.stack(total).T)
+
+
+def test_a_block_in_the_place_of_another_is_wrong_everywhere() -> None:
+    pattern = Pattern("float32", "none", 3)
+    parts = [(rank, block) for rank in range(3) for block in range(3)]
+    for part in parts:
+        for other in parts:
+            wrong = pattern.count_wrong(block_of(pattern, *other), Part([part[0]], part[1]))
+            assert wrong == (0 if other == part else 100)
+
+
 # ---- the figures -------------------------------------------------------------------------------
 
 
 def test_a_figure_follows_the_conventions_of_nccl_tests() -> None:
-    figure = Figure.of([10.0, 30.0, 20.0, 40.0], size=100_000, ranks=4, checked=8, wrong=1)
+    figure = Figure.of([10.0, 30.0, 20.0, 40.0], size=100_000, bus_factor=1.5, checked=8, wrong=1)
     assert (figure.iterations, figure.mean_us, figure.median_us, figure.min_us) == (4, 25, 25, 10)
     assert math.isclose(figure.algbw, 4.0)
     assert math.isclose(figure.busbw, 6.0)
@@ -209,7 +239,7 @@ def test_a_figure_follows_the_conventions_of_nccl_tests() -> None:
 
 
 def test_a_figure_has_the_cpu_time_of_all_ranks_and_the_peak_of_the_worst() -> None:
-    calls = report.Calls(size=1_000_000, ranks=2)
+    calls = report.Calls(size=1_000_000, bus_factor=1.0)
     warm = messages.BlockResult((9, 9), 10, 0, cpu_ns=5, cpu_calls=2, peak_bytes=7)
     calls.took([warm, warm])
     calls.forget_times()
@@ -227,15 +257,35 @@ def test_a_figure_has_the_cpu_time_of_all_ranks_and_the_peak_of_the_worst() -> N
 
 def test_the_bound_counts_two_passes_out_of_place_and_three_in_place() -> None:
     memory = report.Bandwidth(24e9, "whole", processes=2)
-    assert memory.bound(in_place=False) == 6e9
-    assert memory.bound(in_place=True) == 4e9
+    bounds = memory.bounds(COLLECTIVES["all_reduce"])
+    assert bounds == {"out_of_place": 6e9, "in_place": 4e9}
     size = report.BEYOND_CACHE
     figure = Figure.of([size / 3e3], size, 2, 1, 0)  # 3 GB/s
-    row = report.Row(size, size // 4, figure, figure, None, None, None).bounded(memory)
+    row = report.Row(size, size // 4, figure, figure, None, None, None).bounded(bounds)
     assert row.bound_out_of_place == pytest.approx(0.5)
     assert row.bound_in_place == pytest.approx(0.75)
     small = dataclasses.replace(row, bytes=size - 1, bound_in_place=None, bound_out_of_place=None)
-    assert small.bounded(memory) == small
+    assert small.bounded(bounds) == small
+
+
+# What nccl-tests says of busbw, and what each byte of the buffer costs in memory, of 4 ranks.
+FACTORS = {
+    "all_reduce": (1.5, 8, 12),
+    "broadcast": (1, None, None),
+    "reduce": (1, None, None),
+    "reduce_scatter": (0.75, 5, None),
+    "all_gather": (0.75, 5, None),
+    "gather": (0.75, None, None),
+    "scatter": (0.75, None, None),
+    "all_to_all": (0.75, 8, None),
+}
+
+
+def test_every_operation_has_the_factors_of_nccl_tests() -> None:
+    assert {
+        name: (c.bus_factor(4), c.traffic(4, in_place=False), c.traffic(4, in_place=True))
+        for name, c in COLLECTIVES.items()
+    } == FACTORS
 
 
 @pytest.mark.parametrize("compare", [(), ("gloo",), ("mpi",), ("gloo", "mpi")])
@@ -246,6 +296,7 @@ def test_the_table_has_as_many_columns_as_its_head(
     figure = Figure.of([10.0], 1024, 2, 1, 0)
     row = report.Row(1024, 256, figure, figure, figure, 2.0, 3.0, figure, figure, 4.0, 5.0)
     shown = table.Table(BenchConfig(compare=compare, in_place=in_place))
+    assert shown.row(row).split()[3:5] == ["sum", "-1"]
     titles, names, units = shown.head()
     line = shown.row(row)
     assert len(names) == len(line) >= max(len(titles), len(units))
@@ -315,12 +366,69 @@ def test_a_run_checks_every_element_and_finds_none_wrong(transport: str) -> None
     assert len(result.congestion["collectives"]) == (transport == "tcp")
 
 
-def test_a_planted_wrong_result_is_counted() -> None:
-    config = dataclasses.replace(TINY, sizes=(1024,), plant_wrong=3, ranks=3, in_place=False)
+# How many elements all ranks together get to check, of a buffer of n blocks; out and in place.
+RESULTS = {
+    "all_reduce": lambda n: n,
+    "broadcast": lambda n: n,
+    "reduce": lambda n: 1,
+    "reduce_scatter": lambda n: 1,
+    "all_gather": lambda n: n,
+    "gather": lambda n: 1,
+    "scatter": lambda n: 1,
+    "all_to_all": lambda n: n,
+}
+WAYS = {"broadcast": {"in_place"}, "all_to_all": {"out_of_place"}}
+
+
+def config_of(operation: str, **fields: object) -> BenchConfig:
+    op = "sum" if COLLECTIVES[operation].reduces else "none"
+    return dataclasses.replace(TINY, operation=operation, op=op, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("operation", COLLECTIVES)
+def test_every_operation_is_right_in_every_element(
+    operation: str, ranks: int, transport: str
+) -> None:
+    config = config_of(operation, ranks=ranks, transport=transport, iterations=3)
+    result = sweep.run(config)
+    assert (result.operation, result.wrong) == (operation, 0)
+    for row, size in zip(result.sizes, config.sizes, strict=True):
+        blocks = ranks if COLLECTIVES[operation].has_blocks else 1
+        assert row.count == size // 4 // blocks * blocks
+        assert row.bytes == 4 * row.count
+        assert row.named.keys() == WAYS.get(operation, {"out_of_place", "in_place"})
+        for figure in row.named.values():
+            assert figure.iterations == 3
+            # Warm-up and two blocks.
+            assert figure.checked == 3 * RESULTS[operation](ranks) * row.count
+
+
+@pytest.mark.parametrize("operation", COLLECTIVES)
+def test_a_planted_wrong_element_is_seen_in_every_operation(operation: str) -> None:
+    check_planted(config_of(operation, sizes=(1024,), ranks=3, plant_wrong=3))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("operation", COLLECTIVES)
+def test_a_planted_wrong_element_is_seen_in_every_library(operation: str) -> None:
+    pytest.importorskip("mpi4py")
+    pytest.importorskip("torch")
+    check_planted(
+        config_of(operation, sizes=(1024,), ranks=3, plant_wrong=3, compare=("gloo", "mpi"))
+    )
+
+
+def check_planted(config: BenchConfig) -> None:
     (row,) = sweep.run(config).sizes
-    assert row.out_of_place is not None
-    # Warm-up and two blocks, three elements, on all three ranks.
-    assert row.out_of_place.wrong == 3 * 3 * 3
+    # Those of rank 0's first block: every rank gets them, or rank 0 alone.
+    seen = 1 if config.operation == "all_to_all" else RESULTS[config.operation](3)
+    # Warm-up and two blocks, three elements.
+    assert {name: figure.wrong for name, figure in row.named.items()} == dict.fromkeys(
+        row.named, 3 * 3 * seen
+    )
+    assert len(row.named) >= len(config.libraries)
 
 
 @pytest.mark.full

@@ -11,6 +11,7 @@ import pytest
 
 import strip
 from collectives.bench import report
+from collectives.bench.collective import COLLECTIVES, SIDES
 
 
 def bench(*arguments: str) -> str:
@@ -35,7 +36,7 @@ def test_a_row_beyond_the_cache_has_its_share_of_the_bound_and_a_picture(tmp_pat
     small, large = found["sizes"]
     for side in ("out_of_place", "in_place"):
         assert small[f"bound_{side}"] is None
-        share = large[side]["median_algbw"] * 1e9 / memory.bound(in_place=side == "in_place")
+        share = large[side]["median_algbw"] * 1e9 / memory.bounds(COLLECTIVES["all_reduce"])[side]
         assert large[f"bound_{side}"] == pytest.approx(share)
     assert "share of the bound" in said
     assert "# Memory: 2 processes copy" in said
@@ -72,6 +73,49 @@ def test_latencies_stand_side_by_side() -> None:
     assert [row.split()[0] for row in rows] == ["8", "1024"]
     assert all(float(median) > 0 for row in rows for median in row.split()[1:])
     assert last == "# Wrong elements: 0"
+
+
+def test_an_operation_that_reduces_nothing_has_no_op_and_the_same_outputs(tmp_path: Path) -> None:
+    figures, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    said = bench(
+        *("scatter", "--ranks", "3", "--sizes", "1K", "--iterations", "3"),
+        *("--json", str(figures), "--plot", str(picture)),
+    )
+    (row,) = [line.split("|")[0].split() for line in said.splitlines() if line[0] != "#"]
+    assert row == ["1020", "255", "float32", "none", "0"]
+    assert "bound" not in said
+    found = json.loads(figures.read_text())
+    assert (found["operation"], found["options"]["op"]) == ("scatter", "none")
+    assert found["wrong"] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused = subprocess.run(
+        [sys.executable, "-m", "collectives.cli", "bench", "scatter", "--op", "sum"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "No such option" in refused.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("operation", COLLECTIVES)
+def test_all_libraries_are_right_in_every_operation(operation: str, tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    pytest.importorskip("torch")
+    path = tmp_path / "bench.json"
+    bench(
+        *(operation, "--ranks", "3", "--sizes", "1K,1M", "--iterations", "4"),
+        *("--compare", "gloo,mpi", "--json", str(path)),
+    )
+    found = json.loads(path.read_text())
+    assert (found["operation"], found["wrong"]) == (operation, 0)
+    for row in found["sizes"]:
+        assert row["gloo"]["checked"] > 0
+        for side in COLLECTIVES[operation].sides:
+            name = SIDES[side]
+            assert row[f"mpi_{name}"]["checked"] == row[name]["checked"] == row["gloo"]["checked"]
+            assert row[f"ratio_{name}"] == pytest.approx(
+                row["gloo"]["median_us"] / row[name]["median_us"]
+            )
 
 
 @pytest.mark.full

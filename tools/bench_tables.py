@@ -1,4 +1,4 @@
-"""Print the figures of ``collectives bench all_reduce --json`` as tables for docs/performance.md.
+"""Print the figures of ``collectives bench OPERATION --json`` as tables for docs/performance.md.
 
 ``bench_tables.py FILE...``: a heading and two tables for each file, times and costs.
 """
@@ -70,9 +70,10 @@ def document(found: dict[str, Any]) -> list[str]:
     options, memory = found["options"], found["bandwidth"]
     checked = sum(row[name]["checked"] for row in found["sizes"] for name in FIGURES if row[name])
     lines = [
-        f"### {options['ranks']} ranks, transport {options['transport']}",
+        f"### {found['operation']}, {options['ranks']} ranks, transport {options['transport']}",
         "",
-        f"{options['dtype']} {options['op']}; {found['machine']['cpu']},"
+        f"{options['dtype']}{'' if options['op'] == 'none' else ' ' + options['op']};"
+        f" {found['machine']['cpu']},"
         f" {found['machine']['cores']} cores, Linux {found['machine']['kernel']}."
         f" {found['wrong']} wrong of {checked} elements.",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from collectives.bench.collective import COLLECTIVES, SIDES, Collective
 from collectives.errors import InvalidArgument
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -69,17 +70,19 @@ class BenchConfig:
     """The settings of one run of the bench.
 
     Attributes:
+        operation: a name of `COLLECTIVES`.
         ranks: how many processes take part.
-        sizes: bytes of payload per rank, one row each.
+        sizes: bytes of the buffer, which is the larger of input and output; one row each.
         dtype: a name of `pattern.DTYPES`.
-        op: reduction: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``.
+        op: reduction: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``; ``"none"`` if the
+            operation does not reduce.
         transport: ``"shm"`` or ``"tcp"`` between ranks on one host, for ours and MPI (Gloo has TCP
             only); ``"auto"``: as they choose.
         connections: TCP connections per pair of ranks (ours; Gloo has one).
         congestion: TCP congestion control of all libraries; None: the library's choice for ours,
             the system's default for the others.
-        out_of_place: whether to measure with ``out=``.
-        in_place: whether to measure in place.
+        out_of_place: whether to measure with ``out=``, if the operation has that.
+        in_place: whether to measure in place, likewise.
         compare: libraries to measure beside ours in the same run: ``"gloo"``, ``"mpi"`` (Open MPI).
         iterations: timed calls per figure; None: as many as fit `seconds`.
         seconds: time to spend per figure where `iterations` is None.
@@ -98,6 +101,7 @@ class BenchConfig:
     sizes: tuple[int, ...] = parse_sizes("1K:256M")
     dtype: str = "float32"
     op: str = "sum"
+    operation: str = "all_reduce"
     transport: str = "auto"
     connections: int = 1
     congestion: str | None = "cubic"
@@ -113,12 +117,21 @@ class BenchConfig:
     plant_wrong: int = 0
 
     def __post_init__(self) -> None:
+        if self.operation not in COLLECTIVES:
+            raise InvalidArgument(
+                f"unknown operation {self.operation!r}; known are {', '.join(COLLECTIVES)}"
+            )
+        if (self.op == "none") == self.collective.reduces:
+            need = "a reduction" if self.collective.reduces else "'none': it reduces nothing"
+            raise InvalidArgument(f"op is {self.op!r}; {self.operation} needs {need}")
         if not 1 <= self.ranks <= 64:
             raise InvalidArgument(f"{self.ranks} ranks; the bench can start 1 to 64")
         if not self.sizes:
             raise InvalidArgument("there is no size to measure")
-        if not (self.out_of_place or self.in_place):
-            raise InvalidArgument("neither out of place nor in place is left to measure")
+        if not self.sides("collectives"):
+            raise InvalidArgument(
+                f"neither out of place nor in place is left to measure of {self.operation}"
+            )
         if self.iterations is not None and self.iterations < 1:
             raise InvalidArgument(f"{self.iterations} iterations; at least 1 is needed")
         if self.blocks < 1:
@@ -141,6 +154,18 @@ class BenchConfig:
                 raise InvalidArgument(f"{PEERS[name]} has no avg; compare with --op sum")
         if "mpi" in self.compare and self.dtype in ("float16", "bfloat16"):
             raise InvalidArgument(f"{PEERS['mpi']} has no {self.dtype}; compare with gloo")
+
+    @property
+    def collective(self) -> Collective:
+        """The operation."""
+        return COLLECTIVES[self.operation]
+
+    def sides(self, library: str) -> tuple[bool, ...]:
+        """Whether a library is measured out of place (False) and in place (True)."""
+        if library == "gloo":
+            # torch offers one way: with a buffer for the result where that is of another size.
+            return (not self.collective.has_blocks,)
+        return tuple(side for side in self.collective.sides if getattr(self, SIDES[side]))
 
     @property
     def libraries(self) -> tuple[str, ...]:

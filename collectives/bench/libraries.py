@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,21 +13,32 @@ from numpy.typing import NDArray
 
 import collectives
 from collectives.bench import sockets
+from collectives.bench.collective import ROOT
 from collectives.bench.messages import Start
 
 Array = NDArray[Any]
 
 
 class Library(Protocol):
-    """What the bench needs of a library."""
+    """What the bench needs of a library.
+
+    Attributes:
+        rank: of this process.
+        home: in place, which block of the buffer is this rank's.
+    """
 
     rank: int
+    home: int
 
     def barrier(self) -> object:
         """Return once all ranks have called it."""
 
     def call(self, source: Array, target: Array, in_place: bool) -> Callable[[], object]:
-        """Return the call to be timed: reduce `source` into `target`, or `target` in place."""
+        """Return the call to be timed.
+
+        `source` and `target` are what the operation takes and gives at this rank, empty where that
+        is nothing. In place they are one buffer, or one of them is the block `home` of the other.
+        """
 
     def sockets(self) -> set[int]:
         """Return the descriptors of the TCP connections that carry its data."""
@@ -61,18 +73,18 @@ class Ours:
         )
         self._config = config
         self._control = int(start.coordinator.rpartition(":")[2])
-        self.rank = self.group.rank
+        self.rank = self.home = self.group.rank
         self.barrier = self.group.barrier
         self.close = self.group.leave
 
     def call(self, source: Array, target: Array, in_place: bool) -> Callable[[], object]:
         """Return the call to be timed."""
-        all_reduce, op = self.group.all_reduce, self._config.op
-        out = typed(target, self._config.dtype)
-        if in_place:
-            return lambda: all_reduce(out, op=op)
-        array = typed(source, self._config.dtype)
-        return lambda: all_reduce(array, op=op, out=out)
+        config = self._config
+        options: dict[str, Any] = {"op": config.op} if config.collective.reduces else {}
+        if len(target) and target is not source:
+            options["out"] = typed(target, config.dtype)
+        array = typed(source, config.dtype) if len(source) else None
+        return partial(getattr(self.group, config.operation), array, **options)
 
     def sockets(self) -> set[int]:
         """Return the descriptors of its TCP connections."""
@@ -80,7 +92,7 @@ class Ours:
 
 
 class Gloo:
-    """torch.distributed over Gloo. It reduces in place only."""
+    """torch.distributed over Gloo. What has no blocks it does in place only, the rest never."""
 
     def __init__(self, rank: int, start: Start) -> None:
         if start.local:
@@ -100,26 +112,47 @@ class Gloo:
             world_size=config.ranks,
             timeout=limit,
         )
-        self.rank = rank
+        self.rank = self.home = rank
         self.barrier = dist.barrier
         self.close = dist.destroy_process_group
-        self._all_reduce, self._dtype, self._store = dist.all_reduce, config.dtype, int(port)
-        self._op = {
-            "sum": dist.ReduceOp.SUM,
-            "prod": dist.ReduceOp.PRODUCT,
-            "min": dist.ReduceOp.MIN,
-            "max": dist.ReduceOp.MAX,
-        }[config.op]
+        self._config, self._store = config, int(port)
 
     def call(self, source: Array, target: Array, in_place: bool) -> Callable[[], object]:
         """Return the call to be timed."""
         import torch
+        import torch.distributed as dist
 
-        tensor = typed(target, self._dtype)
-        if isinstance(tensor, np.ndarray):
-            tensor = torch.from_numpy(tensor)
-        all_reduce, op = self._all_reduce, self._op
-        return lambda: all_reduce(tensor, op=op)
+        def tensor(array: Array) -> Any:
+            found = typed(array, config.dtype)
+            return torch.from_numpy(found) if isinstance(found, np.ndarray) else found
+
+        def blocks(whole: Any) -> Any:
+            return [*whole.chunk(config.ranks)] if len(whole) else None
+
+        config = self._config
+        given, to = tensor(source), tensor(target)
+        names = {"sum": "SUM", "prod": "PRODUCT", "min": "MIN", "max": "MAX"}
+        op = getattr(dist.ReduceOp, names[config.op]) if config.collective.reduces else None
+        # New names since torch 2.13, where the old ones warn.
+        reduce_scatter, all_gather = (
+            getattr(dist, new, None) or getattr(dist, old)
+            for new, old in (
+                ("reduce_scatter_single", "reduce_scatter_tensor"),
+                ("all_gather_single", "all_gather_into_tensor"),
+            )
+        )
+        calls: dict[str, list[Any]] = {
+            "all_reduce": [dist.all_reduce, to, op],
+            "broadcast": [dist.broadcast, to, ROOT],
+            "reduce": [dist.reduce, to, ROOT, op],
+            "reduce_scatter": [reduce_scatter, to, given, op],
+            "all_gather": [all_gather, to, given],
+            "gather": [dist.gather, given, blocks(to), ROOT],
+            "scatter": [dist.scatter, to, blocks(given), ROOT],
+            "all_to_all": [dist.all_to_all_single, to, given],
+        }
+        function, *arguments = calls[config.operation]
+        return partial(function, *arguments)
 
     def sockets(self) -> set[int]:
         """Return the descriptors of its TCP connections."""
@@ -127,7 +160,7 @@ class Gloo:
 
 
 class Mpi:
-    """MPI_Allreduce, through mpi4py; in place is MPI_IN_PLACE."""
+    """Open MPI, through mpi4py; in place is MPI_IN_PLACE."""
 
     def __init__(self, rank: int, start: Start) -> None:
         from mpi4py import MPI
@@ -139,14 +172,29 @@ class Mpi:
         self.rank = self._world.rank
         self.barrier = self._world.Barrier
         self.close = MPI.Finalize
-        names = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
-        self._op = getattr(MPI, names[start.config.op])
+        self._operation = start.config.operation
+        # In place, MPI_Reduce_scatter_block leaves the result at the front.
+        self.home = 0 if self._operation == "reduce_scatter" else self.rank
+        reduces = start.config.collective.reduces
+        self._op = [getattr(MPI, start.config.op.upper())] if reduces else []
 
     def call(self, source: Array, target: Array, in_place: bool) -> Callable[[], object]:
         """Return the call to be timed."""
-        all_reduce, op = self._world.Allreduce, self._op
-        array = self._in_place if in_place else source
-        return lambda: all_reduce(array, target, op)
+        world, root = self._world, self.rank == ROOT
+        own = self._in_place if in_place else source
+        roots = own if root else source  # where only the root has something to do in place
+        calls: dict[str, list[Any]] = {
+            "all_reduce": [world.Allreduce, own, target],
+            "broadcast": [world.Bcast, target],
+            "reduce": [world.Reduce, roots, target],
+            "reduce_scatter": [world.Reduce_scatter_block, own, source if in_place else target],
+            "all_gather": [world.Allgather, own, target],
+            "gather": [world.Gather, roots, target],
+            "scatter": [world.Scatter, source, self._in_place if in_place and root else target],
+            "all_to_all": [world.Alltoall, source, target],
+        }
+        function, *arguments = calls[self._operation]
+        return partial(function, *arguments, *self._op)
 
     def sockets(self) -> set[int]:
         """Return the descriptors of its TCP connections."""

@@ -1,9 +1,9 @@
-"""The numbers that the bench reduces, and what must come out, exactly.
+"""The numbers that the bench sends and reduces, and what must come out, exactly.
 
-Each rank contributes small integers that differ between ranks at every element, so that a
-contribution that is missing, doubled or of the wrong rank changes the sum, and that differ along
-the buffer, so that bytes in the wrong place do too. All sums stay where the dtype is exact, so the
-check is for equal bits, whatever the order of the additions.
+Each rank contributes small integers that differ between ranks and between blocks at every element,
+so that a contribution that is missing, doubled, of the wrong rank or of the wrong block changes the
+result, and that differ along the buffer, so that bytes in the wrong place do too. All sums stay
+where the dtype is exact, so the check is for equal bits, whatever the order of the additions.
 
 The numbers repeat with a prime period: no power of two, and so no slice, is a multiple of it, and
 a buffer of any length is filled and checked a small block at a time.
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from collectives.bench.collective import Part
 from collectives.errors import InvalidArgument
 
 Array = NDArray[Any]
@@ -37,9 +38,11 @@ DTYPES: dict[str, tuple[str, int, float]] = {
     "uint32": ("<u4", (1 << 32) - 1, 0.0),
     "uint64": ("<u8", 1 << 53, 0.0),
 }
-OPS = ("sum", "avg", "prod", "min", "max")
+OPS = ("sum", "avg", "prod", "min", "max", "none")
 
 _PERIODS = (8191, 127, 31, 7, 3)
+# By so much the numbers of one rank or block are shifted against the next: no period divides it.
+_SHIFT = 37
 _LONGEST_CHAIN = 1 << 20
 # A piece that is filled or checked at a time: small enough to stay in the cache.
 _PIECE_ELEMENTS = 1 << 17
@@ -47,7 +50,7 @@ _PIECE_ELEMENTS = 1 << 17
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """Inputs and results of an all-reduce of `op` over `ranks` ranks.
+    """Inputs and results of `op` over `ranks` ranks; ``"none"``: nothing is reduced.
 
     Raises:
         InvalidArgument: unknown dtype or op, or no pattern stays exact for that many ranks.
@@ -92,15 +95,17 @@ class Pattern:
         """The NumPy dtype that holds the bytes."""
         return np.dtype(DTYPES[self.dtype][0])
 
-    def _numbers(self, rank: int) -> NDArray[np.float64]:
-        base = (np.arange(self.period) + 31 * rank) % self.period
+    def _numbers(self, rank: int, block: int) -> NDArray[np.float64]:
+        base = (np.arange(self.period) + _SHIFT * (rank + self.ranks * block)) % self.period
         if self.op == "prod":
             base &= 1
         scale = self.ranks if self.op == "avg" else 1
         return ((base + 1) * scale).astype(np.float64)
 
-    def _result(self, calls: int) -> NDArray[np.float64]:
-        inputs = np.stack([self._numbers(rank) for rank in range(self.ranks)])
+    def _result(self, part: Part, calls: int) -> NDArray[np.float64]:
+        inputs = np.stack([self._numbers(rank, part.block) for rank in part.ranks])
+        if self.op == "none":
+            return np.asarray(inputs[0])
         if self.op == "sum":
             return np.asarray(inputs.sum(axis=0) * float(self.ranks) ** (calls - 1))
         if self.op == "avg":
@@ -134,21 +139,27 @@ class Pattern:
             calls += 1
         return calls
 
-    def fill(self, buffer: Array, rank: int) -> None:
-        """Write the input of `rank` into a buffer of `storage`."""
-        block = self._encode(self._numbers(rank))
+    def fill(self, buffer: Array, rank: int, block: int = 0) -> None:
+        """Write a block of the input of `rank` into a buffer of `storage`."""
+        numbers = self._encode(self._numbers(rank, block))
         for piece in self._pieces(buffer):
-            _spread(piece, block)
+            _spread(piece, numbers)
 
-    def count_wrong(self, buffer: Array, calls: int = 1) -> int:
-        """Return how many elements are not the result of `calls` reductions, each on the last."""
-        block = self._encode(self._result(calls))
+    def count_wrong(self, buffer: Array, part: Part | None = None, calls: int = 1) -> int:
+        """Return how many elements are not what they have to be.
+
+        Args:
+            buffer: a result, or a piece of one.
+            part: what it is; None: block 0 of all ranks.
+            calls: reductions over all ranks that led to it, each on the last one's result.
+        """
+        numbers = self._encode(self._result(part or Part(range(self.ranks), 0), calls))
         wrong = 0
         for piece in self._pieces(buffer):
-            whole = len(piece) // len(block) * len(block)
-            rows, rest = piece[:whole].reshape(-1, len(block)), piece[whole:]
-            wrong += int(np.count_nonzero(rows != block))
-            wrong += int(np.count_nonzero(rest != block[: len(rest)]))
+            whole = len(piece) // len(numbers) * len(numbers)
+            rows, rest = piece[:whole].reshape(-1, len(numbers)), piece[whole:]
+            wrong += int(np.count_nonzero(rows != numbers))
+            wrong += int(np.count_nonzero(rest != numbers[: len(rest)]))
         return wrong
 
     def _pieces(self, buffer: Array) -> list[Array]:
@@ -156,10 +167,10 @@ class Pattern:
         return [buffer[i : i + step] for i in range(0, len(buffer), step)]
 
 
-def _spread(piece: Array, block: Array) -> None:
-    whole = len(piece) // len(block) * len(block)
-    piece[:whole].reshape(-1, len(block))[:] = block
-    piece[whole:] = block[: len(piece) - whole]
+def _spread(piece: Array, numbers: Array) -> None:
+    whole = len(piece) // len(numbers) * len(numbers)
+    piece[:whole].reshape(-1, len(numbers))[:] = numbers
+    piece[whole:] = numbers[: len(piece) - whole]
 
 
 def poison(buffer: Array) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from collectives.bench.collective import COLLECTIVES
 from collectives.bench.report import BEYOND_CACHE, Report
 
 _LOOK = {
     "out_of_place": ("collectives, out=", "C0", "-"),
     "in_place": ("collectives, in place", "C0", "--"),
-    "gloo": ("Gloo, in place", "C1", "--"),
+    "gloo": ("Gloo", "C1", "-"),
     "mpi_out_of_place": ("Open MPI", "C2", "-"),
     "mpi_in_place": ("Open MPI, in place", "C2", "--"),
 }
@@ -31,21 +32,22 @@ def draw(report: Report, path: Path) -> None:
             speed.plot(sizes, [row.named[name].median_algbw for row in rows], **look)
     far = [row.bytes for row in report.sizes if row.bytes >= BEYOND_CACHE]
     if report.bandwidth is not None and far:
-        for in_place, label in ((False, "bound, out="), (True, "bound, in place")):
-            bound = report.bandwidth.bound(in_place=in_place) / 1e9
-            style = "--" if in_place else "-"
-            speed.plot([far[0], far[-1]], [bound] * 2, color="0.5", linestyle=style, label=label)
+        for name, bound in report.bandwidth.bounds(COLLECTIVES[report.operation]).items():
+            label, _, style = _LOOK[name]
+            look = {"label": label.replace("collectives", "bound"), "linestyle": style}
+            speed.plot([far[0], far[-1]], [bound / 1e9] * 2, color="0.5", **look)
     time.set(yscale="log", ylabel="median time of a call (µs)")
     speed.set(ylabel="size / median time (GB/s)", ylim=(0, None))
     for axes in (time, speed):
-        axes.set(xscale="log", xlabel="bytes per rank")
+        axes.set(xscale="log", xlabel="bytes of the buffer")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _short(size)))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     options = report.options
     figure.suptitle(
-        f"all_reduce, {options['ranks']} ranks, {options['dtype']} {options['op']},"
+        f"{report.operation}, {options['ranks']} ranks, {options['dtype']}"
+        f"{'' if options['op'] == 'none' else ' ' + options['op']},"
         f" transport {options['transport']}, {report.machine['cores']} cores"
     )
     figure.savefig(path, dpi=120)

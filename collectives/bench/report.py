@@ -1,7 +1,7 @@
 """Figures: statistics of timed calls, and a run's report as JSON; `table` is for people.
 
-Times are microseconds. Bandwidths are GB/s with 1 GB = 1e9 bytes: algbw is the payload of one rank
-divided by the mean time, busbw is that times 2(n-1)/n, which is what each link carries.
+Times are microseconds. Bandwidths are GB/s with 1 GB = 1e9 bytes: algbw is the size of the buffer
+divided by the mean time, busbw is that times what each link carries of the buffer.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from collectives.bench.collective import SIDES, Collective
 from collectives.bench.messages import BlockResult
 
 SCHEMA = 1
-BEYOND_CACHE = 4 << 20  # bytes per rank from which the bound by the memory's speed is looked at
+BEYOND_CACHE = 4 << 20  # bytes of buffer from which the memory's speed is looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Figure:
     """One library, one size, one way of calling.
 
     Times are those of a call; `cpu_seconds_per_gb` is user and system time of all ranks together
-    per GB of one rank's payload; `peak_bytes` what the library had at most beyond the caller's
+    per GB of the buffer; `peak_bytes` what the library had at most beyond the caller's
     buffers, at the rank with most.
     """
 
@@ -45,13 +46,13 @@ class Figure:
         cls,
         times_us: Sequence[float],
         size: int,
-        ranks: int,
+        bus_factor: float,
         checked: int,
         wrong: int,
         cpu_seconds_per_gb: float = 0.0,
         peak_bytes: int = 0,
     ) -> Figure:
-        """Make the figure of calls that took `times_us`, on `size` bytes per rank."""
+        """Make the figure of calls that took `times_us`, on a buffer of `size` bytes."""
         times = sorted(times_us)
         mean = math.fsum(times) / len(times)
         median = quantile(times, 0.5)
@@ -63,7 +64,7 @@ class Figure:
             p99_us=quantile(times, 0.99),
             min_us=times[0],
             algbw=algbw,
-            busbw=algbw * 2 * (ranks - 1) / ranks,
+            busbw=algbw * bus_factor,
             median_algbw=size / median / 1e3,
             checked=checked,
             wrong=wrong,
@@ -75,8 +76,8 @@ class Figure:
 class Calls:
     """What the blocks of one figure came to, so far."""
 
-    def __init__(self, size: int, ranks: int) -> None:
-        self._size, self._ranks = size, ranks
+    def __init__(self, size: int, bus_factor: float) -> None:
+        self._size, self._bus_factor = size, bus_factor
         self._times: list[float] = []
         self._checked = self._wrong = self._cpu_ns = self._cpu_calls = self._peak = 0
 
@@ -104,7 +105,7 @@ class Calls:
         return Figure.of(
             self._times,
             self._size,
-            self._ranks,
+            self._bus_factor,
             self._checked,
             self._wrong,
             self._cpu_ns / 1e9 / gigabytes if gigabytes else 0.0,
@@ -122,19 +123,18 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Bandwidth:
-    """What so many processes reach together that copy memory: bytes read plus bytes written.
-
-    An all-reduce on one host moves at least 2nS bytes for n ranks with S bytes each, and one that
-    leaves the input as it was until all is well (in place, atomic) 3nS.
-    """
+    """What so many processes reach together that copy memory: bytes read plus bytes written."""
 
     bytes_per_second: float
     way: str
     processes: int
 
-    def bound(self, *, in_place: bool) -> float:
-        """Return the bytes of a rank's payload that can be reduced in a second."""
-        return self.bytes_per_second / ((3 if in_place else 2) * self.processes)
+    def bounds(self, collective: Collective) -> dict[str, float]:
+        """Return the bytes of buffer a second that it allows, for each of SIDES with a bound."""
+        found = {
+            name: collective.traffic(self.processes, in_place=side) for side, name in SIDES.items()
+        }
+        return {name: self.bytes_per_second / moved for name, moved in found.items() if moved}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +142,11 @@ class Row:
     """One size.
 
     Attributes:
-        bytes: of one rank's buffer.
+        bytes: of the buffer, the larger of a rank's input and output.
         count: elements in it.
         out_of_place: ours, with ``out=``.
         in_place: ours, in place.
-        gloo: Gloo, in place; it has nothing else.
+        gloo: Gloo, in the one way that it has.
         ratio_out_of_place: median time of Gloo divided by ours.
         ratio_in_place: the same.
         mpi_out_of_place: Open MPI, into another buffer.
@@ -177,19 +177,14 @@ class Row:
         figures = {name: getattr(self, name) for name in FIGURES}
         return {name: figure for name, figure in figures.items() if figure is not None}
 
-    def bounded(self, bandwidth: Bandwidth) -> Row:
-        """Return the row with the shares of the bound in it, if no cache holds its buffers."""
-
-        def share(figure: Figure | None, in_place: bool) -> float | None:
-            if figure is None or self.bytes < BEYOND_CACHE:
-                return None
-            return figure.median_algbw * 1e9 / bandwidth.bound(in_place=in_place)
-
-        return dataclasses.replace(
-            self,
-            bound_out_of_place=share(self.out_of_place, False),
-            bound_in_place=share(self.in_place, True),
-        )
+    def bounded(self, bounds: dict[str, float]) -> Row:
+        """Return the row with the shares of the bounds in it, if no cache holds its buffers."""
+        shares: dict[str, Any] = {
+            f"bound_{name}": self.named[name].median_algbw * 1e9 / bound
+            for name, bound in bounds.items()
+            if name in self.named and self.bytes >= BEYOND_CACHE
+        }
+        return dataclasses.replace(self, **shares)
 
 
 # What a row has figures of, and how they are called in headings.

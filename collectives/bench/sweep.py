@@ -44,9 +44,10 @@ def check(config: BenchConfig) -> Pattern:
         UnsupportedError: something that is not installed is needed.
     """
     pattern = Pattern(config.dtype, config.op, config.ranks)
-    small = [size for size in config.sizes if size < pattern.storage.itemsize]
-    if small:
-        raise InvalidArgument(f"{small[0]} bytes are less than one element of {config.dtype}")
+    if 0 in (counts := _counts(config, pattern)):
+        each = f" for each of {config.ranks} ranks" if config.collective.has_blocks else ""
+        size = config.sizes[counts.index(0)]
+        raise InvalidArgument(f"{size} bytes are less than one element of {config.dtype}{each}")
     for option, module, extra in (
         (f"--dtype {config.dtype}", "torch" if config.dtype == "bfloat16" else "", "torch"),
         ("--compare gloo", "torch" if "gloo" in config.compare else "", "torch"),
@@ -60,13 +61,19 @@ def check(config: BenchConfig) -> Pattern:
     return pattern
 
 
+def _counts(config: BenchConfig, pattern: Pattern) -> list[int]:
+    """Return how many elements fit into the sizes, in equal blocks."""
+    blocks = config.ranks if config.collective.has_blocks else 1
+    return [size // pattern.storage.itemsize // blocks * blocks for size in config.sizes]
+
+
 def run(
     config: BenchConfig,
     on_row: OnRow = lambda row: None,
     on_progress: OnProgress = lambda done, total, what: None,
     meeting: Meeting | None = None,
 ) -> Report:
-    """Measure all-reduce and return the report; the callbacks are told as it goes on.
+    """Measure an operation and return the report; the callbacks are told as it goes on.
 
     With a `meeting`, the ranks are those that come there instead of processes started here.
 
@@ -78,7 +85,8 @@ def run(
     pattern = check(config)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     begin = time.monotonic()
-    kinds = _kinds(config)
+    kinds = [(library, side) for library in config.libraries for side in config.sides(library)]
+    counts = _counts(config, pattern)
     total = len(kinds) * len(config.sizes)
     rows: list[Row] = []
     rates: list[Bandwidth] = []
@@ -88,15 +96,21 @@ def run(
         on_progress(0, total, "starting the ranks")
         ranks.ready()
         # The bound is for ranks that share one memory, and for sizes that no cache holds.
-        bounded = ranks.local and max(config.sizes) >= BEYOND_CACHE
+        bounded = (
+            ranks.local
+            and max(counts) * pattern.storage.itemsize >= BEYOND_CACHE
+            and any(
+                config.collective.traffic(config.ranks, in_place=side)
+                for side in config.sides("collectives")
+            )
+        )
         if bounded:
             on_progress(0, total, "speed of the memory")
             rates += _bandwidths(config, ranks)
-        for size in config.sizes:
-            count = size // pattern.storage.itemsize
-            done = len(rows) * len(kinds)
+        for count in counts:
+            done, size = len(rows) * len(kinds), count * pattern.storage.itemsize
             on_progress(done, total, f"{size} bytes")
-            row, last = _size(config, ranks, count, count * pattern.storage.itemsize, kinds)
+            row, last = _size(config, ranks, count, size, kinds)
             rows.append(row)
             on_row(row)
             for library, result in last.items():
@@ -108,7 +122,7 @@ def run(
         on_progress(total, total, "done")
     best = max(rates, key=lambda rate: rate.bytes_per_second, default=None)
     return Report(
-        operation="all_reduce",
+        operation=config.operation,
         options={**dataclasses.asdict(config), "sizes": list(config.sizes)},
         congestion=congestion,
         sockets=sockets,
@@ -116,25 +130,12 @@ def run(
         versions=versions(),
         started=started,
         seconds=time.monotonic() - begin,
-        sizes=[row if best is None else row.bounded(best) for row in rows],
+        sizes=[row.bounded(best.bounds(config.collective)) for row in rows] if best else rows,
         bandwidth=best,
     )
 
 
 Kind = tuple[str, bool]  # (library, in place)
-
-
-def _kinds(config: BenchConfig) -> list[Kind]:
-    wanted = [in_place for in_place in (False, True) if getattr(config, _SIDES[in_place])]
-    return [
-        (library, in_place)
-        for library in config.libraries
-        # torch offers Gloo's all-reduce in place only; both of our columns are compared with that.
-        for in_place in ([True] if library == "gloo" else wanted)
-    ]
-
-
-_SIDES = {False: "out_of_place", True: "in_place"}
 
 
 def _bandwidths(config: BenchConfig, ranks: Ranks) -> list[Bandwidth]:
@@ -153,7 +154,8 @@ def _size(
     config: BenchConfig, ranks: Ranks, count: int, size: int, kinds: list[Kind]
 ) -> tuple[Row, dict[str, BlockResult]]:
     """Measure one size: blocks of calls, all libraries in turn. With each library's last block."""
-    found: dict[Kind, Calls] = {kind: Calls(size, config.ranks) for kind in kinds}
+    factor = config.collective.bus_factor(config.ranks)
+    found: dict[Kind, Calls] = {kind: Calls(size, factor) for kind in kinds}
     last: dict[str, BlockResult] = {}
 
     def block(kind: Kind, calls: int, settle: bool) -> list[float]:
@@ -181,7 +183,8 @@ def _size(
 
     figures = {kind: calls.figure() for kind, calls in found.items()}
     out, inside = figures.get(("collectives", False)), figures.get(("collectives", True))
-    gloo = figures.get(("gloo", True))
+    # Both of our columns are compared with its only one.
+    gloo = next((figure for (library, _), figure in figures.items() if library == "gloo"), None)
     mpi_out, mpi_inside = figures.get(("mpi", False)), figures.get(("mpi", True))
     row = Row(
         bytes=size,

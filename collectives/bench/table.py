@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
+from collectives.bench.collective import COLLECTIVES, ROOT, SIDES
 from collectives.bench.config import BenchConfig
 from collectives.bench.report import FIGURES, Figure, Overhead, Report, Row
 
@@ -30,6 +31,7 @@ class Table:
 
     def __init__(self, config: BenchConfig) -> None:
         dtype, op = config.dtype, config.op
+        root = ROOT if config.collective.rooted else -1
         self._sections: list[Section] = [
             (
                 "",
@@ -38,11 +40,11 @@ class Table:
                     Column("count", "(elements)", 10, lambda row: str(row.count)),
                     Column("type", "", 8, lambda row: dtype),
                     Column("redop", "", 6, lambda row: op),
-                    Column("root", "", 5, lambda row: "-1"),
+                    Column("root", "", 5, lambda row: str(root)),
                 ],
             )
         ]
-        sides = [side for side in ("out_of_place", "in_place") if getattr(config, side)]
+        sides = [SIDES[side] for side in config.sides("collectives")]
         for side in sides:
             self._sections.append((side.replace("_", "-"), _ours(side)))
         if "gloo" in config.compare:
@@ -132,11 +134,13 @@ def foot(report: Report) -> list[str]:
     lines += _costs(report)
     if report.bandwidth is not None:
         memory = report.bandwidth
-        out, inside = (memory.bound(in_place=side) / 1e9 for side in (False, True))
+        bounds = [
+            f"{bound / 1e9:.2f} GB/s {side.replace('_', ' ')}"
+            for side, bound in memory.bounds(COLLECTIVES[report.operation]).items()
+        ]
         lines.append(
             f"# Memory: {memory.processes} processes copy {memory.bytes_per_second / 1e9:.2f} GB/s"
-            f" (read + written, {memory.way}); so the bound is {out:.2f} GB/s out of place,"
-            f" {inside:.2f} in place"
+            f" (read + written, {memory.way}); so the bound is {', '.join(bounds)}"
         )
     for library, names in report.congestion.items():
         if report.sockets[library]:
@@ -154,17 +158,18 @@ def foot(report: Report) -> list[str]:
 def _costs(report: Report) -> list[str]:
     """Return what a size costs besides time: CPU and memory, and how near the bound it comes."""
     names = [name for name in FIGURES if any(name in row.named for row in report.sizes)]
-    head = [
-        ("share of the bound", [name for name in names if name in ("out_of_place", "in_place")]),
-        ("CPU s per GB", names),
-        ("peak memory, MiB", names),
+    bounds = [name for name in names if any(getattr(r, f"bound_{name}", 0) for r in report.sizes)]
+    groups: list[tuple[str, list[str], Callable[[str], Cell]]] = [
+        ("share of the bound", bounds, lambda name: _number(f"bound_{name}", "{:.1%}")),
+        ("CPU s per GB", names, lambda name: _of(name, lambda f: f"{f.cpu_seconds_per_gb:.2f}")),
+        (
+            "peak memory, MiB",
+            names,
+            lambda name: _of(name, lambda f: f"{f.peak_bytes / 2**20:.1f}"),
+        ),
     ]
-    shows: list[Callable[[Row, str], str]] = [
-        lambda row, name: _number(f"bound_{name}", "{:.1%}")(row),
-        lambda row, name: _of(name, lambda figure: f"{figure.cpu_seconds_per_gb:.2f}")(row),
-        lambda row, name: _of(name, lambda figure: f"{figure.peak_bytes / (1 << 20):.1f}")(row),
-    ]
-    wide = [max(len(title), 9 * len(some) - 1) for title, some in head]
+    groups = [group for group in groups if group[1]]
+    wide = [max(len(title), 9 * len(some) - 1) for title, some, _ in groups]
 
     def joined(parts: list[list[str]]) -> str:
         return " | ".join(
@@ -172,14 +177,13 @@ def _costs(report: Report) -> list[str]:
             for some, width in zip(parts, wide, strict=True)
         )
 
+    titles = [f"{title:^{width}}" for (title, _, _), width in zip(groups, wide, strict=True)]
     lines = [
-        f"#{'':>11} | " + " | ".join(f"{t:^{w}}" for (t, _), w in zip(head, wide, strict=True)),
-        f"#{'size':>11} | " + joined([[FIGURES[name] for name in some] for _, some in head]),
+        f"#{'':>11} | {' | '.join(titles)}",
+        f"#{'size':>11} | " + joined([[FIGURES[name] for name in some] for _, some, _ in groups]),
     ]
     for row in report.sizes:
-        parts = [
-            [show(row, name) for name in some] for show, (_, some) in zip(shows, head, strict=True)
-        ]
+        parts = [[show(name)(row) for name in some] for _, some, show in groups]
         lines.append(f"#{row.bytes:>11} | {joined(parts)}")
     return [line.rstrip() for line in lines]
 

@@ -15,9 +15,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from collectives.bench.pattern import Pattern, poison
 from collectives.errors import UnsupportedError
 
 _CONNECT_SECONDS = 60.0
+T = TypeVar("T")
 
 
 class Bench:
@@ -43,7 +44,7 @@ class Bench:
         # Kept for the whole run: faulting in a fresh buffer would be what is measured.
         self._source, self._target = (
             np.empty(most if needed else 0, self._pattern.storage)
-            for needed in (config.out_of_place and name != "gloo", True)
+            for needed in (False in config.sides(name), True)
         )
         # What checks need is in the first figure of memory, so that none of it is in the second.
         for buffer in (self._source, self._target):
@@ -54,6 +55,9 @@ class Bench:
     def enter(self, library: Library) -> None:
         """Use a library that has just been joined."""
         self._library = library
+        collective, ranks = self._config.collective, self._config.ranks
+        self._inputs = collective.inputs(library.rank, ranks)
+        self._outputs = collective.outputs(library.rank, ranks)
         library.barrier()
 
     def handle(self, command: Any) -> Any:
@@ -67,21 +71,14 @@ class Bench:
         return self.run(command)
 
     def run(self, block: Block) -> BlockResult:
-        """Carry out one block, in as many chains of calls as it takes to keep results exact."""
-        target = self._target[: block.count]
-        source = target if block.in_place else self._source[: block.count]
-        if not block.in_place:
-            self._fill(source)
+        """Carry out one block, in as many chains of calls as it takes to check them."""
+        source, target = self._buffers(block)
         times: list[int] = []
         checked = wrong = cpu = cpu_calls = peak = 0
-        while len(times) < block.calls:
-            longest = self._pattern.chain() if block.in_place else block.calls + 1
-            settle = 1 if block.settle and longest > 1 else 0
-            calls = min(longest, block.calls - len(times) + settle)
-            if block.in_place:
-                self._fill(target)
-            else:
-                poison(target)
+        for calls, settle, known in self._chains(block):
+            # In place they have bytes in common: first what must not be left, then the input.
+            poison(target)
+            self._fill(source)
             usage.forget_peak()
             self._library.barrier()
             begin = time.process_time_ns()
@@ -89,17 +86,52 @@ class Bench:
             cpu += time.process_time_ns() - begin
             cpu_calls += calls
             peak = max(peak, usage.peak() - self._resident)
-            checked += block.count
-            wrong += self._pattern.count_wrong(target, calls if block.in_place else 1)
+            for part, piece in _cut(target, self._outputs if known else []):
+                checked += len(piece)
+                wrong += self._pattern.count_wrong(piece, part, calls if block.in_place else 1)
         count, names = self._sockets()
         return BlockResult(
             tuple(times), checked, wrong, cpu, cpu_calls, max(0, peak), count, tuple(names)
         )
 
-    def _fill(self, buffer: Array) -> None:
-        self._pattern.fill(buffer, self._library.rank)
+    def _buffers(self, block: Block) -> tuple[Array, Array]:
+        """Return what this rank passes and where its result goes, in place or apart."""
+        collective, whole = self._config.collective, self._target[: block.count]
+        unit = block.count // self._config.ranks if collective.has_blocks else block.count
+        takes, gives = len(self._inputs), len(self._outputs)
+        if not block.in_place:
+            return self._source[: takes * unit], self._target[: gives * unit]
+        if not collective.has_blocks:
+            return whole, whole
+        start = self._library.home * unit
+        own = whole[start : start + unit]
+        source, target = (whole if parts > 1 else own[: parts * unit] for parts in (takes, gives))
+        return source, target
+
+    def _chains(self, block: Block) -> Iterator[tuple[int, int, bool]]:
+        """Yield how many calls have one input, the first how many settle, and if it can be checked.
+
+        In place each call finds the last one's result, so a chain ends before sums are no longer
+        exact; and where that result is not known, the last call of a block is a chain of its own.
+        """
+        left, settle = block.calls, int(block.settle)
+        if block.in_place and not self._config.collective.repeats:
+            if left > 1:
+                yield left - 1 + settle, settle, False
+            yield 1, 0, True
+            return
+        longest = self._pattern.chain() if block.in_place else left + settle
+        settle = min(settle, longest - 1)
+        while left > 0:
+            calls = min(longest, left + settle)
+            yield calls, settle, True
+            left -= calls - settle
+
+    def _fill(self, source: Array) -> None:
+        for number, piece in _cut(source, self._inputs):
+            self._pattern.fill(piece, self._library.rank, number)
         if self._library.rank == 0:
-            spoiled = buffer[: self._config.plant_wrong].view(np.uint8)
+            spoiled = source[: self._config.plant_wrong].view(np.uint8)
             spoiled ^= 1
 
     def _sockets(self) -> tuple[int, list[str]]:
@@ -120,6 +152,11 @@ class Bench:
                 " it (net.ipv4.tcp_allowed_congestion_control); take another one or auto"
             )
         return len(found), names
+
+
+def _cut(buffer: Array, parts: Sequence[T]) -> Iterator[tuple[T, Array]]:
+    """Return the parts of which a buffer is made, each with its piece of it."""
+    return zip(parts, buffer.reshape(max(1, len(parts)), -1), strict=False)
 
 
 def _timed(call: Callable[[], object], calls: int) -> list[int]:

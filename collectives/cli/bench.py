@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from collectives.bench.collective import COLLECTIVES
+
 app = typer.Typer(
     no_args_is_help=True, help="Measure operations, with every element checked in the same run."
 )
 
 
-@app.command("all_reduce")
-def all_reduce(
+def _measure(
+    operation: str,
     ranks: Annotated[
         int | None,
         typer.Option("--ranks", help="Processes that take part; 2, or as many as were launched."),
@@ -65,7 +69,7 @@ def all_reduce(
         ),
     ] = None,
 ) -> None:
-    """Measure all-reduce over sizes. Exit status 1 if any element was wrong."""
+    """Measure an operation over sizes."""
     # Here and not above: `collectives bench --help` needs neither NumPy nor the core.
     from collectives.bench import config as settings
     from collectives.bench import launcher, overhead, report, sweep, table
@@ -81,6 +85,7 @@ def all_reduce(
         sizes=settings.parse_sizes(sizes),
         dtype=dtype,
         op=op,
+        operation=operation,
         transport=transport,
         connections=connections,
         congestion=None if congestion == "auto" else congestion,
@@ -118,6 +123,28 @@ def all_reduce(
         draw(result, plot)
     if result.wrong:
         raise typer.Exit(1)
+
+
+def _command(operation: str, *, reduces: bool) -> Callable[..., None]:
+    """Return the command of one operation: `_measure`, with --op only where it reduces."""
+    fixed: dict[str, Any] = (
+        {"operation": operation} if reduces else {"operation": operation, "op": "none"}
+    )
+
+    @wraps(_measure)
+    def command(**options: Any) -> None:
+        _measure(**fixed, **options)
+
+    whole = inspect.signature(_measure, eval_str=True)
+    options = [p for name, p in whole.parameters.items() if name not in fixed]
+    vars(command)["__signature__"] = whole.replace(parameters=options)
+    return command
+
+
+for _name, _collective in COLLECTIVES.items():
+    app.command(_name, help=f"Measure {_name} over sizes. Exit status 1 if any element was wrong.")(
+        _command(_name, reduces=_collective.reduces)
+    )
 
 
 @app.command("state")
