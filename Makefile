@@ -7,7 +7,7 @@
 #   make histories   10,000 random histories of the control plane (COLLECTIVES_SEED: from where on)
 #   make soak        random faults in real runs for 20 minutes (COLLECTIVES_SEED: from where on)
 #   make model       explore every history of a few peers: the agreement, for half an hour
-#   make bench       measure beside Gloo and Open MPI: tables and plots in report/bench
+#   make bench       measure beside Gloo and Open MPI: tables and plots in report/bench (OPERATION=)
 #   make bench-peers install what that comparison needs; no root
 #   make lint        format, types, warnings, import and include direction
 #   make build       compile the C core into the checkout
@@ -40,6 +40,7 @@ FUZZ_RUNS ?= 10000000
 JOBS ?= 3
 SANITIZE ?= address
 # What `make bench` measures; BENCH="--sizes 1M --time 0.2" for a short one.
+OPERATION ?= all_reduce
 BENCH ?=
 BENCH_RANKS ?= 2 4 8
 BENCH_TRANSPORTS ?= shm tcp
@@ -135,9 +136,9 @@ bench-peers: $(STAMPS)/bench-peers
 bench: build bench-peers
 	@mkdir -p report/bench
 	@set -e; for transport in $(BENCH_TRANSPORTS); do for ranks in $(BENCH_RANKS); do \
-	    to=report/bench/$$transport-$$ranks; \
-	    echo "== $$ranks ranks, $$transport"; \
-	    $(VENV)/bin/collectives bench all_reduce --ranks $$ranks --transport $$transport \
+	    to=report/bench/$(OPERATION)-$$transport-$$ranks; \
+	    echo "== $(OPERATION), $$ranks ranks, $$transport"; \
+	    $(VENV)/bin/collectives bench $(OPERATION) --ranks $$ranks --transport $$transport \
 	        --compare gloo,mpi --json $$to.json --plot $$to.png $(BENCH); \
 	done; done
 	@$(PY) tools/bench_tables.py report/bench/*.json > report/bench/tables.md

@@ -296,7 +296,6 @@ def test_the_table_has_as_many_columns_as_its_head(
     figure = Figure.of([10.0], 1024, 2, 1, 0)
     row = report.Row(1024, 256, figure, figure, figure, 2.0, 3.0, figure, figure, 4.0, 5.0)
     shown = table.Table(BenchConfig(compare=compare, in_place=in_place))
-    assert shown.row(row).split()[3:5] == ["sum", "-1"]
     titles, names, units = shown.head()
     line = shown.row(row)
     assert len(names) == len(line) >= max(len(titles), len(units))
@@ -306,6 +305,25 @@ def test_the_table_has_as_many_columns_as_its_head(
     headings = [len(part.split()) for part in names[1:].split("|")]
     assert headings == [len(part.split()) for part in line.split("|")]
     assert len(headings) == sections
+
+
+@pytest.mark.parametrize(
+    ("operation", "op", "root", "sections"),
+    [
+        ("all_gather", "none", "-1", ["out-of-place", "in-place", "gloo"]),
+        ("broadcast", "none", "0", ["in-place", "gloo"]),
+        ("all_to_all", "none", "-1", ["out-of-place", "gloo"]),
+        ("reduce", "sum", "0", ["out-of-place", "in-place", "gloo"]),
+    ],
+)
+def test_the_table_has_what_the_operation_has(
+    operation: str, op: str, root: str, sections: list[str]
+) -> None:
+    shown = table.Table(BenchConfig(operation=operation, op=op, compare=("gloo",)))
+    assert shown.head()[0].replace("|", " ").split()[1:] == sections
+    figure = Figure.of([10.0], 1024, 2, 1, 0)
+    row = report.Row(1024, 256, figure, figure, figure, 2.0, 3.0)
+    assert shown.row(row).split()[3:5] == [op, root]
 
 
 def test_messages_arrive_as_they_were_sent() -> None:
