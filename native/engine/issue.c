@@ -327,8 +327,8 @@ static coll_status start(struct coll_operation *operation)
     if (operation->layout.size > 0)
         coll__layout_enter(operation);
     operation->small = operation->bytes <= COLL__SMALL_BYTES;
-    coll__agree_issue(&operation->agree, proves_itself(operation) ||
-                                             operation->engine->host.options.no_agreement);
+    coll__agree_issue(&operation->agree,
+                      proves_itself(operation) || operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
     COLL_TRY(take_scratch(operation));
