@@ -473,7 +473,7 @@ def wrong_blocks(group: collectives.Group) -> list[str]:
     """Calls that make no sense, on all ranks of three; then one that does, which is the next."""
     rank, f = group.rank, np.float32
     at = np.arange(12, dtype=f)
-    block, wide = at[:4], at.reshape(6, 2)
+    block = at[:4]
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: group.reduce_scatter(np.ones(13, f)), "13 rows, which are no equal blocks for 3"),
         (lambda: group.reduce_scatter(at, counts=[4, 8]), "counts has 2 entries for 3 ranks"),
@@ -484,9 +484,7 @@ def wrong_blocks(group: collectives.Group) -> list[str]:
         (lambda: group.reduce_scatter(at, out=np.ones(4)), "out has 4 elements of f64, the"),
         (lambda: group.reduce_scatter(at, "mean"), "op is 'mean'"),
         (lambda: group.reduce_scatter(at, out=at[1:5]), "overlap"),
-        (lambda: group.reduce_scatter(wide[:, :1]), "not contiguous"),
-        (lambda: group.all_gather(wide[::2]), "not contiguous"),
-        (lambda: group.all_gather(block, out=at[::-1]), "out of shape (12,) is not contiguous"),
+        (lambda: group.all_gather(block, out=at[::-1]), "overlap"),
         (lambda: group.all_gather(block, out=np.ones(11, f)), "out has 11 elements of f32"),
         (
             lambda: group.all_gather(block, counts=[5, 5, 5]),
