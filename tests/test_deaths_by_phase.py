@@ -209,11 +209,16 @@ def test_inputs_in_place_outlast_the_blocks_that_move_there(mortals, case):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("count", PHASES)
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("kind", ["reduce", *SHAPED])
-def test_survivors_agree_on_all_that_has_a_root_or_blocks(mortals, kind, size, transport):
-    cases = [c for c in shaped() if (c.kind, c.size, c.transport) == (kind, size, transport)]
-    pairs = [c for c in two_of_shaped() if (c.kind, c.size, c.transport) == (kind, size, transport)]
-    for case in (*cases, *some(pairs, min(len(pairs), 50))):
+def test_survivors_agree_on_all_that_has_a_root_or_blocks(mortals, kind, size, count, transport):
+    def of(cases: Iterable[Case]) -> list[Case]:
+        wanted = kind, size, count, transport
+        return [c for c in cases if (c.kind, c.size, c.call.count, c.transport) == wanted]
+
+    pairs = of(two_of_shaped())
+    for case in (*of(shaped()), *some(pairs, min(len(pairs), 20))):
         check(mortals, case)
