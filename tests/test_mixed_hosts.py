@@ -19,11 +19,12 @@ import pytest
 
 import collectives
 import mortals
+from calls import LARGE, TINY, Call, ring_sum
 from collectives import incarnation
 from collectives.chaos import namespaces
 from collectives.chaos.veth import Switch
 from crew import DEADLINE, Member
-from mortals import LARGE, TINY, Case, Mortals, ring_sum
+from mortals import Case, Mortals
 from raw_peer import until
 from test_lifecycle import shared_memory
 
@@ -190,7 +191,7 @@ SOME = [0, 4, 8, 12, 17]  # each death, each moment
 )
 def test_survivors_on_both_hosts_agree_after_a_death(world, who, count, phase, tmp_path):
     members = world.band()
-    case = Case(size=len(members), count=count, seed=count)
+    case = Case(len(members), Call("all_reduce", count, seed=count))
     for member in members:
         member.start(die, case, DEATHS[who], phase, str(tmp_path))
     outcomes = {f"{HOSTS[member.index]}{member.index}": member.result() for member in members}
