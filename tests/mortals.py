@@ -141,10 +141,21 @@ def arm(
     group._fault_at(phase, number, tag, action, journal_fd=fd)
 
 
+def assemble(folder: str, rank: int, size: int) -> None:
+    """Wait until all are back from what was before: a death would have them repeat it, and make
+    their call in another view."""
+    Path(folder, f"{rank}.ready").touch()
+    deadline = time.monotonic() + DEADLINE
+    while len(list(Path(folder).glob("*.ready"))) < size:
+        assert time.monotonic() < deadline, "not all are ready"
+        time.sleep(0.001)
+
+
 def play(_: Any, address: str, name: str, me: str, case: Case, folder: str) -> Record:
     group = enter(address, name, me, case.size, case.min_size, transport=case.transport)
     rank, mine, members = group.rank, group.name, tuple(peer.name for peer in group.peers)
     group.barrier(timeout=DEADLINE)
+    assemble(folder, rank, case.size)
     for victim, phase in case.victims:
         if victim == rank:
             arm(group, phase, folder)
@@ -268,7 +279,7 @@ class Mortals:
                 member.start(play, self.coordinator.address, name, who, case, folder)
             since = meanwhile()
             outcomes = [member.result() for member in members]
-            died = {int(path.name): path for path in Path(folder).iterdir()}
+            died = {int(path.name): path for path in Path(folder).glob("[0-9]")}
             lines = {rank: path.read_text() for rank, path in died.items()}
             when = max((path.stat().st_mtime for path in died.values()), default=since)
         dead = [outcome for outcome in outcomes if outcome.error == "Died"]
