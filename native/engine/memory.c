@@ -8,11 +8,7 @@
 #include "reduce/copy.h"
 #include "wire/crc32c.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-enum { KEPT_BLOCKS = 0, KEPT_BYTES = 0 }; /* it is to see who uses what was given back */
-#else
 enum { KEPT_BLOCKS = 64, KEPT_BYTES = 4 << 20 }; /* of each size; what comes first */
-#endif
 enum { LEAST_BLOCK = 256 };
 
 struct block { /* what the owner of a block does not see */
@@ -52,14 +48,23 @@ void *coll__take_zeroed(struct coll_engine *engine, size_t bytes)
     return taken;
 }
 
+static bool is_worth_keeping(const struct coll__blocks *blocks, size_t size)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    return (void)blocks, (void)size, false; /* it is to see who uses what was given back */
+#else
+    return size < COLL__BLOCK_SIZES && blocks->count < KEPT_BLOCKS &&
+           (size_t)blocks->count * LEAST_BLOCK << size < KEPT_BYTES;
+#endif
+}
+
 void coll__give(struct coll_engine *engine, void *taken)
 {
     if (!taken)
         return;
     struct block *block = (struct block *)taken - 1;
     struct coll__blocks *blocks = &engine->blocks[block->size];
-    if (block->size == COLL__BLOCK_SIZES || blocks->count >= KEPT_BLOCKS ||
-        (size_t)blocks->count * LEAST_BLOCK << block->size >= KEPT_BYTES) {
+    if (!is_worth_keeping(blocks, block->size)) {
         free(block);
         return;
     }
