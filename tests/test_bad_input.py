@@ -392,6 +392,8 @@ def test_an_output_whose_elements_share_memory_is_refused(alone: collectives.Gro
         result = np.zeros(array.shape, np.float32)
         alone.all_reduce(array, out=result)  # to read they are fine
         assert (result == 1).all()
+    with refused(InvalidArgument, "strides that no memory has"):
+        alone.all_reduce(as_strided(base, (2,), (2**61,)))
 
 
 def test_strided_arrays_that_overlap_are_refused(alone: collectives.Group):

@@ -39,6 +39,10 @@ coll_status coll__form_make(struct coll__form *form, const struct coll_strides *
         all *= length;
         if (length == 1)
             continue;
+        const int64_t most = INT64_MAX / 64 /
+                             (int64_t)length; /* all dimensions together fit, too */
+        if (step > most || step < -most)
+            return coll__error(COLL_INVALID_ARGUMENT, "strides that no memory has");
         if (form->loops == 0 && step == (int64_t)form->run)
             form->run *= length;
         else if (form->loops > 0 && step == form->steps[0] * (int64_t)form->counts[0])
