@@ -136,6 +136,7 @@ def band_of_three() -> Iterator[Mortals]:
 def storm(group: collectives.Group, count: int, folder: str) -> int:
     """All-reduces until a file says so, every byte checked; how many turns it took."""
     turn, progress = 0, Path(folder, group.name)
+    being_written = progress.with_suffix(".new")
     while True:
         word = np.array([turn, Path(folder, "over").exists()])
         group.all_reduce(word, "max", timeout=DEADLINE)
@@ -149,14 +150,15 @@ def storm(group: collectives.Group, count: int, folder: str) -> int:
             wanted = ring_sum([data_of(name, count, turn + tag) for name in names])
             assert arrays[tag].tobytes() == wanted.tobytes(), f"wrong bits in turn {turn}"
         turn += 1
-        progress.write_text(str(turn))
+        being_written.write_text(str(turn))
+        being_written.replace(progress)  # never found empty, which would read as "not begun"
 
 
 PHASES = ("any", "reduce_scatter", "all_gather", "complete")
 
 
 def turns(folder: Path, name: str) -> int:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(FileNotFoundError):
         return int((folder / name).read_text())
     return 0
 
