@@ -19,7 +19,7 @@ import numpy as np
 from collectives._native import ffi, lib
 from collectives.arrays import Buffer, buffer_of
 from collectives.errors import InvalidArgument
-from collectives.issue import Issuer, code_of, dtype_name, flags_of
+from collectives.issue import Issuer, algorithm_code, code_of, dtype_name, flags_of
 from collectives.work import Packed
 
 
@@ -29,6 +29,7 @@ class Common:
 
     tag: int | None
     timeout: float | None
+    algorithm: str | None = None
     on_failure: str = "retry"
     resize: bool = False
     atomic: bool = True
@@ -191,6 +192,8 @@ def all_to_all(
 def _prepare(issuer: Issuer, kind: int, common: Common, root: int | None = None) -> Any:
     call = issuer.prepare(kind, common.tag, common.timeout)
     call.flags = common.flags
+    if common.algorithm is not None:
+        call.algorithm = algorithm_code(common.algorithm)
     call.peers = issuer.mine.ids
     call.peer_count = issuer.mine.size
     if root is not None:

@@ -42,7 +42,7 @@ class GroupCouncil:
 
     def exchange(self, slots: np.ndarray, timeout: float) -> None:
         """Sum ``slots`` over all members, in place."""
-        self._issuer.reduction(slots, "sum", None, None, timeout, 0, STATE_TAG)
+        self._issuer.reduction(slots, "sum", None, None, timeout, 0, reserved=STATE_TAG)
         self._issuer.blocking(slots)
 
     def meet(self, timeout: float) -> None:
@@ -52,7 +52,7 @@ class GroupCouncil:
     def exchange_later(self, slots: np.ndarray) -> None:
         """Take part in the next exchange without waiting for it."""
         with contextlib.suppress(errors.CollectiveError):  # it is broken already
-            self._issuer.reduction(slots, "sum", None, None, None, 0, STATE_TAG)
+            self._issuer.reduction(slots, "sum", None, None, None, 0, reserved=STATE_TAG)
             self._issuer.issue(slots, (slots,))
 
     def go(self, reason: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from collectives import errors
 from collectives._native import ffi, lib
-from collectives._native.engine import nanoseconds, raise_status, text
+from collectives._native.engine import ALGORITHMS, nanoseconds, raise_status, text
 from collectives.arrays import buffer_of
 from collectives.incarnation import Incarnation
 from collectives.step import Step
@@ -161,6 +161,7 @@ class Issuer:
         tag: int | None,
         timeout: float | None,
         flags: int,
+        algorithm: str | None = None,
         reserved: int | None = None,
     ) -> None:
         """Fill in this thread's structure for an ``all_reduce``; ``reserved`` is a tag, too."""
@@ -175,6 +176,8 @@ class Issuer:
         call.flags = flags
         if strides is not None:
             call.input_strides = call.output_strides = self.scratch.keep("input", strides).struct
+        if algorithm is not None:
+            call.algorithm = algorithm_code(algorithm)
         if out is None and self.step is not None:
             self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype), strides)
         if out is not None:
@@ -190,7 +193,13 @@ class Issuer:
             )
 
     def copying(
-        self, array: Any, root: int, tag: int | None, timeout: float | None, flags: int
+        self,
+        array: Any,
+        root: int,
+        tag: int | None,
+        timeout: float | None,
+        flags: int,
+        algorithm: str | None = None,
     ) -> None:
         """Fill in this thread's structure for a ``broadcast``."""
         here = root == self.mine.rank
@@ -207,6 +216,8 @@ class Issuer:
         call.flags = flags
         if strides is not None:
             call.input_strides = call.output_strides = self.scratch.keep("input", strides).struct
+        if algorithm is not None:
+            call.algorithm = algorithm_code(algorithm)
         if not here and self.step is not None:
             self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype), strides)
 
@@ -335,6 +346,14 @@ def code_of(op: str) -> int:
     if code is None:
         raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
     return code
+
+
+def algorithm_code(name: str) -> int:
+    """An algorithm as a call names it; raises InvalidArgument if there is no such."""
+    code = ALGORITHMS.get(name)
+    if code is None:
+        raise errors.InvalidArgument(f"algorithm is {name!r}; known are {', '.join(ALGORITHMS)}")
+    return 1 + code
 
 
 def dtype_name(dtype: int) -> str:

@@ -28,6 +28,7 @@ class Operations:
         out: Any = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
     ) -> Result:
@@ -45,6 +46,10 @@ class Operations:
             tag: operations of a tag are matched in their own order; a thread that communicates
                 beside others uses its own. None: the untagged order.
             timeout: seconds until ``Timeout``; None: ``Options.timeout``.
+            algorithm: how it is carried out, the same on all ranks: ``"ring"``, ``"direct"``,
+                ``"whole"``, ``"chain"``, ``"star"``, ``"bidirectional_ring"``, ``"doubling"`` or
+                ``"hierarchical"``, if it does this operation; None: chosen by the operation and
+                its bytes. The order of additions depends on it.
             atomic: restore ``array`` if the operation fails in place. False is faster, and implies
                 ``on_failure="raise"``.
             on_failure: ``"retry"``: if a member is lost, the others repeat the operation without
@@ -62,7 +67,7 @@ class Operations:
             InvalidArgument, UnsupportedError: nothing was sent.
         """
         issuer = self._issuer
-        issuer.reduction(array, op, out, tag, timeout, flags_of(atomic, on_failure))
+        issuer.reduction(array, op, out, tag, timeout, flags_of(atomic, on_failure), algorithm)
         result = issuer.blocking(array if out is None else out)
         if issuer.step is not None:
             issuer.step.reduced(result)
@@ -76,6 +81,7 @@ class Operations:
         out: Any = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
     ) -> Work:
@@ -89,7 +95,9 @@ class Operations:
                 Waiting raises what ``all_reduce`` raises.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        self._issuer.reduction(array, op, out, tag, timeout, flags_of(atomic, on_failure))
+        self._issuer.reduction(
+            array, op, out, tag, timeout, flags_of(atomic, on_failure), algorithm
+        )
         return self._issuer.issue(array if out is None else out, (array, out))
 
     def broadcast(
@@ -99,6 +107,7 @@ class Operations:
         *,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
     ) -> Result:
@@ -110,6 +119,7 @@ class Operations:
             root: the rank whose array it is.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             atomic: as in ``all_reduce``.
             on_failure: as in ``all_reduce``; without its root it is not repeated in any case.
 
@@ -120,7 +130,7 @@ class Operations:
             PeerLost, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
                 UnsupportedError: as ``all_reduce``.
         """
-        self._issuer.copying(array, root, tag, timeout, flags_of(atomic, on_failure))
+        self._issuer.copying(array, root, tag, timeout, flags_of(atomic, on_failure), algorithm)
         return self._issuer.blocking(array)
 
     def broadcast_async(
@@ -130,6 +140,7 @@ class Operations:
         *,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
     ) -> Work:
@@ -142,7 +153,7 @@ class Operations:
             PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        self._issuer.copying(array, root, tag, timeout, flags_of(atomic, on_failure))
+        self._issuer.copying(array, root, tag, timeout, flags_of(atomic, on_failure), algorithm)
         return self._issuer.issue(array, (array,))
 
     def reduce(
@@ -154,6 +165,7 @@ class Operations:
         out: Any = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
     ) -> Result:
@@ -169,6 +181,7 @@ class Operations:
             out: on the root, where the result goes, of the same dtype and size; None: in place.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             atomic: as in ``all_reduce``.
             on_failure: as in ``all_reduce``; without its root it is not repeated in any case.
 
@@ -182,7 +195,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce(
-            issuer, array, op, root, out, Common(tag, timeout, on_failure, atomic=atomic)
+            issuer, array, op, root, out, Common(tag, timeout, algorithm, on_failure, atomic=atomic)
         )
         result = issuer.blocking(value)
         if issuer.step is not None:
@@ -198,6 +211,7 @@ class Operations:
         out: Any = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
     ) -> Work:
@@ -212,7 +226,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce(
-            issuer, array, op, root, out, Common(tag, timeout, on_failure, atomic=atomic)
+            issuer, array, op, root, out, Common(tag, timeout, algorithm, on_failure, atomic=atomic)
         )
         return issuer.issue(value, (array, out))
 
@@ -225,6 +239,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Result:
         """Reduce an array over all members, element by element; each gets its block of the result.
@@ -238,6 +253,7 @@ class Operations:
             counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             resize: if a member is lost, the others repeat the operation without it. False: they
                 all raise ``PeerLost``.
 
@@ -251,7 +267,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce_scatter(
-            issuer, array, op, out, counts, Common(tag, timeout, resize=resize)
+            issuer, array, op, out, counts, Common(tag, timeout, algorithm, resize=resize)
         )
         result = issuer.blocking(value)
         if issuer.step is not None:
@@ -267,6 +283,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Work:
         """Start a ``reduce_scatter``; its arguments are those.
@@ -280,7 +297,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce_scatter(
-            issuer, array, op, out, counts, Common(tag, timeout, resize=resize)
+            issuer, array, op, out, counts, Common(tag, timeout, algorithm, resize=resize)
         )
         return issuer.issue(value, (array, value))
 
@@ -292,6 +309,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Result:
         """Put the arrays of all members together; all get the same.
@@ -304,6 +322,7 @@ class Operations:
             counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             resize: if a member is lost, the others repeat the operation without it, with as many
                 blocks less. False: they
                 all raise ``PeerLost``.
@@ -316,7 +335,9 @@ class Operations:
                 UnsupportedError: as ``all_reduce``.
         """
         issuer = self._issuer
-        value = blocks.all_gather(issuer, array, out, counts, Common(tag, timeout, resize=resize))
+        value = blocks.all_gather(
+            issuer, array, out, counts, Common(tag, timeout, algorithm, resize=resize)
+        )
         return issuer.blocking(value)
 
     def all_gather_async(
@@ -327,6 +348,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Work:
         """Start an ``all_gather``; its arguments are those.
@@ -339,7 +361,9 @@ class Operations:
             InvalidArgument, UnsupportedError: nothing was sent.
         """
         issuer = self._issuer
-        value = blocks.all_gather(issuer, array, out, counts, Common(tag, timeout, resize=resize))
+        value = blocks.all_gather(
+            issuer, array, out, counts, Common(tag, timeout, algorithm, resize=resize)
+        )
         return issuer.issue(value, (array, value))
 
     def gather(
@@ -351,6 +375,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Result:
         """Put the arrays of all members together; the root gets them.
@@ -362,6 +387,7 @@ class Operations:
             counts: as in ``all_gather``.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             resize: if a member is lost, the others repeat the operation without it, with as many
                 blocks less. False: they
                 all raise ``PeerLost``.
@@ -375,7 +401,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.all_gather(
-            issuer, array, out, counts, Common(tag, timeout, resize=resize), root=root
+            issuer, array, out, counts, Common(tag, timeout, algorithm, resize=resize), root=root
         )
         return issuer.blocking(value)
 
@@ -388,6 +414,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Work:
         """Start a ``gather``; its arguments are those.
@@ -401,7 +428,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.all_gather(
-            issuer, array, out, counts, Common(tag, timeout, resize=resize), root=root
+            issuer, array, out, counts, Common(tag, timeout, algorithm, resize=resize), root=root
         )
         return issuer.issue(value, (array, value))
 
@@ -414,6 +441,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Result:
         """Give each member its block of the root's array.
@@ -427,6 +455,7 @@ class Operations:
             counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             resize: if a member is lost, the others repeat the operation without it. False: they
                 all raise ``PeerLost``.
 
@@ -439,7 +468,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.scatter(
-            issuer, array, root, out, counts, Common(tag, timeout, resize=resize)
+            issuer, array, root, out, counts, Common(tag, timeout, algorithm, resize=resize)
         )
         return issuer.blocking(value)
 
@@ -452,6 +481,7 @@ class Operations:
         counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Work:
         """Start a ``scatter``; its arguments are those.
@@ -465,7 +495,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.scatter(
-            issuer, array, root, out, counts, Common(tag, timeout, resize=resize)
+            issuer, array, root, out, counts, Common(tag, timeout, algorithm, resize=resize)
         )
         return issuer.issue(value, (array, value))
 
@@ -478,6 +508,7 @@ class Operations:
         out_counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Result:
         """Give each member a block, and get one from each.
@@ -491,6 +522,7 @@ class Operations:
                 not say the same of what goes between them get a ``MismatchError``.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
+            algorithm: as in ``all_reduce``.
             resize: if a member is lost, the others repeat the operation without it, with as many
                 blocks less. False: they
                 all raise ``PeerLost``.
@@ -504,7 +536,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.all_to_all(
-            issuer, array, out, counts, out_counts, Common(tag, timeout, resize=resize)
+            issuer, array, out, counts, out_counts, Common(tag, timeout, algorithm, resize=resize)
         )
         return issuer.blocking(value)
 
@@ -517,6 +549,7 @@ class Operations:
         out_counts: Sequence[int] | None = None,
         tag: int | None = None,
         timeout: float | None = None,
+        algorithm: str | None = None,
         resize: bool = False,
     ) -> Work:
         """Start an ``all_to_all``; its arguments are those.
@@ -530,7 +563,7 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.all_to_all(
-            issuer, array, out, counts, out_counts, Common(tag, timeout, resize=resize)
+            issuer, array, out, counts, out_counts, Common(tag, timeout, algorithm, resize=resize)
         )
         return issuer.issue(value, (array, value))
 

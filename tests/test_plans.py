@@ -66,7 +66,9 @@ ROOTED = ("broadcast", "reduce", "gather", "scatter")
 
 def make(kind: int, rank: int, size: int, root: int = 0, algorithm: Algorithm = RING) -> Plan:
     out = ffi.new("struct coll_plan **")
-    assert lib.coll_plan_make(kind, NUMBERS[algorithm], rank, size, root, out) == lib.COLL_OK
+    assert (
+        lib.coll_plan_make(kind, NUMBERS[algorithm], rank, size, root, ffi.NULL, out) == lib.COLL_OK
+    )
     plan = ffi.gc(out[0], lib.coll_plan_free)
     info = ffi.new("struct coll_plan_info *")
     lib.coll_plan_get_info(plan, info)
@@ -273,13 +275,13 @@ def test_an_algorithm_that_does_not_exist_or_does_not_do_the_kind_is_refused() -
 
 def refuse(kind: int, algorithm: int, rank: int, size: int, root: int) -> None:
     out = ffi.new("struct coll_plan **")
-    status = lib.coll_plan_make(kind, algorithm, rank, size, root, out)
+    status = lib.coll_plan_make(kind, algorithm, rank, size, root, ffi.NULL, out)
     assert status == lib.COLL_INVALID_ARGUMENT
     assert out[0] == ffi.NULL
 
 
 def test_making_a_plan_into_nothing_is_refused_and_freeing_nothing_is_fine() -> None:
-    status = lib.coll_plan_make(lib.COLL_ALL_REDUCE, lib.COLL_RING, 0, 2, 0, ffi.NULL)
+    status = lib.coll_plan_make(lib.COLL_ALL_REDUCE, lib.COLL_RING, 0, 2, 0, ffi.NULL, ffi.NULL)
     assert status == lib.COLL_INVALID_ARGUMENT
     lib.coll_plan_free(ffi.NULL)
 

@@ -257,7 +257,8 @@ def test_frames_that_make_no_sense_end_the_connection_and_are_counted(frame):
 def lib_plan(rank: int, size: int) -> list[tuple[int, int, int]]:
     made = ffi.new("struct coll_plan **")
     assert (
-        lib.coll_plan_make(lib.COLL_ALL_REDUCE, lib.COLL_RING, rank, size, 0, made) == lib.COLL_OK
+        lib.coll_plan_make(lib.COLL_ALL_REDUCE, lib.COLL_RING, rank, size, 0, ffi.NULL, made)
+        == lib.COLL_OK
     )
     info = ffi.new("struct coll_plan_info *")
     lib.coll_plan_get_info(made[0], info)

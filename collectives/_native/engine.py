@@ -213,6 +213,26 @@ class Engine:
             lib.coll_engine_destroy(handle)
 
 
+ALGORITHMS: dict[str, int] = {
+    text(lib.coll_algorithm_name(code)): code for code in range(lib.COLL_ALGORITHM_COUNT)
+}
+"""How operations can be carried out (``enum coll_algorithm``), by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Who is near whom in a view, and what follows from that; ``struct coll_topology``.
+
+    Attributes:
+        places: per level, the innermost first, the group of each rank; any numbers.
+        choices: rows of a kind (``COLL_ALL_REDUCE`` ...), the bytes up to which it holds, and a
+            number of ``ALGORITHMS``; the first row that fits an operation decides.
+    """
+
+    places: tuple[tuple[int, ...], ...] = ()
+    choices: tuple[tuple[int, int, int], ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class EnginePeer:
     """A member of a view as the core wants it; addresses are numeric."""
@@ -258,6 +278,20 @@ def _described(state: Any, peers: Any) -> dict[str, Any]:
     }
 
 
+def _topology(topology: Topology | None, size: int) -> tuple[Any, Any]:
+    """As the core wants it, and what it points to."""
+    if topology is None:
+        return ffi.NULL, None
+    if any(len(level) != size for level in topology.places):
+        raise errors.InvalidArgument(f"a level of a topology places all {size} ranks of the view")
+    c = ffi.new("struct coll_topology *")
+    places = ffi.new("uint32_t[]", [place for level in topology.places for place in level])
+    choices = ffi.new("struct coll_choice[]", list(topology.choices))
+    c.levels, c.places = len(topology.places), places
+    c.choice_count, c.choices = len(choices), choices
+    return c, (places, choices)
+
+
 class EngineGroup:
     """One group on an engine.
 
@@ -271,6 +305,7 @@ class EngineGroup:
         out = ffi.new("struct coll_group **")
         check(lib.coll_group_open(engine.handle, group_id, name.encode(), out))
         self.handle = out[0]
+        self._prepared = 0  # the size of that view
 
     def prepare(
         self,
@@ -302,10 +337,28 @@ class EngineGroup:
         view.peers = c_peers
         view.key = key
         check(lib.coll_group_prepare(self.handle, view))
+        self._prepared = len(peers)
 
-    def commit(self, term: int, number: int, first_operation: int) -> None:
-        """Make the prepared view the committed one (coll_group_commit)."""
-        check(lib.coll_group_commit(self.handle, term, number, first_operation))
+    def commit(
+        self, term: int, number: int, first_operation: int, topology: Topology | None = None
+    ) -> None:
+        """Make the prepared view the committed one (coll_group_commit).
+
+        Raises:
+            InvalidArgument: it was not prepared, or the topology makes no sense for it.
+        """
+        given, _keep = _topology(topology, self._prepared)
+        check(lib.coll_group_commit(self.handle, term, number, first_operation, given))
+
+    def nearby(self, size: int) -> tuple[bool, ...]:
+        """Which ranks of the prepared view are this process or reached by a local transport.
+
+        Raises:
+            InvalidArgument: no view of ``size`` peers is prepared.
+        """
+        flags = ffi.new("uint8_t[]", size)
+        check(lib.coll_group_nearby(self.handle, flags, size))
+        return tuple(bool(flag) for flag in flags)
 
     def discard(self) -> None:
         """Forget the prepared view (coll_group_discard)."""

@@ -127,7 +127,7 @@ def _form_view(engine: Any, group: Any, identity: bytes, timeout: float) -> None
             raise CollectiveError(f"a view of one peer was not ready within {timeout:g} s")
         if status == lib.COLL_IN_PROGRESS:
             time.sleep(0.001)
-    _check(lib.coll_group_commit(group, 1, 1, 1))
+    _check(lib.coll_group_commit(group, 1, 1, 1, ffi.NULL))
 
 
 def _check(status: int) -> None:

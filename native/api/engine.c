@@ -149,12 +149,28 @@ coll_status coll_group_prepare(struct coll_group *group, const struct coll_view 
 }
 
 coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
-                              uint64_t first_operation)
+                              uint64_t first_operation, const struct coll_topology *topology)
 {
     if (first_operation == 0)
         return coll__error(COLL_INVALID_ARGUMENT, "operations are numbered from 1");
     ENTER(group->engine);
-    coll_status status = coll__group_commit(group, term, number, first_operation);
+    coll_status status = coll__group_commit(group, term, number, first_operation, topology);
+    coll__unlock(group->engine);
+    return status;
+}
+
+coll_status coll_group_nearby(struct coll_group *group, uint8_t *flags, uint32_t size)
+{
+    ENTER(group->engine);
+    const struct coll__view *view = group->prepared;
+    coll_status status = view && view->size == size
+                             ? COLL_OK
+                             : coll__error(COLL_INVALID_ARGUMENT, "no view of %u peers is prepared",
+                                           size);
+    for (uint32_t rank = 0; status == COLL_OK && rank < size; rank++) {
+        const struct coll__link *link = view->members[rank].link;
+        flags[rank] = !link || link->transport->local;
+    }
     coll__unlock(group->engine);
     return status;
 }

@@ -56,6 +56,14 @@ const char *coll_kind_name(uint32_t kind)
     return kind < COLL_KIND_COUNT ? names[kind] : "unknown operation";
 }
 
+const char *coll_algorithm_name(uint32_t algorithm)
+{
+    static const char *const names[COLL_ALGORITHM_COUNT] = {
+        "ring",     "direct",      "whole", "chain", "star", "bidirectional_ring",
+        "doubling", "hierarchical"};
+    return algorithm < COLL_ALGORITHM_COUNT ? names[algorithm] : "unknown algorithm";
+}
+
 const char *coll_last_error(void)
 {
     return last_error;

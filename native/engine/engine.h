@@ -218,6 +218,7 @@ struct coll__view {
     uint8_t key[32];
     struct coll__planned *plans; /* made when they are needed; the last one used comes first */
     const struct coll__transport *local; /* of all links, if it moves bytes within the host */
+    struct coll_topology *topology; /* NULL: no levels and no choices */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
     struct coll__member members[];
@@ -334,7 +335,7 @@ void coll__gone_free(struct coll_group *group);
 void coll__group_tick(struct coll_group *group, uint64_t now);
 coll_status coll__group_prepare(struct coll_group *group, const struct coll_view *given);
 coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,
-                               uint64_t first_operation);
+                               uint64_t first_operation, const struct coll_topology *topology);
 void coll__group_discard(struct coll_group *group);
 void coll__group_close(struct coll_group *group);
 /* This peer is out: everything ends with `status`, and nothing is known of what others made of it. */
@@ -448,6 +449,14 @@ void coll__name_describe(const struct coll_operation *operation, char *text, siz
 /* Who is missing: those that have not issued it, else those whose data has not come. Returns the
  * rank that it is about, -1: none. */
 int32_t coll__missing_describe(const struct coll_operation *operation, char *text, size_t length);
+
+/* choose.c */
+/* By what is the same on all ranks alone. */
+enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operation);
+/* Whether an operation of the kind, with so many bytes, can be carried out so; the text of the error
+ * names what can. */
+coll_status coll__check_algorithm(uint32_t kind, uint32_t algorithm, uint64_t bytes);
+coll_status coll__check_topology(const struct coll_topology *topology, uint32_t size);
 
 /* issue.c */
 coll_status coll__issue(struct coll_group *group, const struct coll_call *call,

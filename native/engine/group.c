@@ -91,16 +91,24 @@ void coll__group_install(struct coll_group *group, struct coll__view *view)
 }
 
 coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,
-                               uint64_t first_operation)
+                               uint64_t first_operation, const struct coll_topology *topology)
 {
     struct coll__view *view = group->prepared;
     if (!view || view->term != term || view->number != number)
         return coll__error(COLL_INVALID_ARGUMENT, "view %llu of term %llu was not prepared",
                            (unsigned long long)number, (unsigned long long)term);
+    struct coll_topology *copy = NULL;
+    if (topology) {
+        COLL_TRY(coll__check_topology(topology, view->size));
+        copy = coll__topology_copy(topology, view->size, NULL, view->size);
+        if (!copy)
+            return coll__error(COLL_NO_MEMORY, "no memory for a view's topology");
+    }
     end_all(group, COLL_CANCELLED, -1, "the view changed while the operation was pending", false);
     group->prepared = NULL;
     coll__gone_free(group);
     view->first_operation = first_operation;
+    view->topology = copy;
     coll__group_install(group, view);
     coll__tags_enter(group, first_operation);
     if (group->last_operation < first_operation - 1)

@@ -81,6 +81,8 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
     *extents = (struct coll__extents){0};
     if (call->kind >= COLL_KIND_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no operation", call->kind);
+    if (call->algorithm > 0)
+        COLL_TRY(coll__check_algorithm(call->kind, call->algorithm - 1, 0));
     if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC)
         return COLL_OK;
     size_t element = coll_dtype_size(call->dtype);
@@ -104,6 +106,8 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
     if (!coll__extents(call, rank, size, extents) || extents->whole > SIZE_MAX / 2 / element)
         return coll__error(COLL_INVALID_ARGUMENT, "count %llu is too large",
                            (unsigned long long)call->count);
+    if (call->algorithm > 0)
+        COLL_TRY(coll__check_algorithm(call->kind, call->algorithm - 1, extents->whole * element));
     if ((extents->input > 0 && !call->input) || (extents->output > 0 && !call->output))
         return coll__error(COLL_INVALID_ARGUMENT, "input and output must not be NULL");
     return check_places(call, extents, element);
@@ -136,6 +140,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->call = (struct coll__descriptor){
         .kind = (uint8_t)call->kind,
         .dtype = moves ? (uint8_t)call->dtype : 0,
+        .algorithm = (uint8_t)call->algorithm,
         .op = reduces || call->kind == COLL_SYNC ? (uint8_t)call->op : 0,
         .count = uneven  ? extents->whole
                  : moves ? call->count
@@ -157,29 +162,6 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->stall_check = operation->info.entered_ns + COLL__STALL_NS;
     if (call->timeout_ns > 0)
         operation->deadline = operation->info.entered_ns + call->timeout_ns;
-}
-
-/* By what is the same on all ranks alone. */
-static enum coll_algorithm choose_algorithm(const struct coll_operation *operation)
-{
-    const struct coll__view *view = operation->view;
-    const bool close = view->local || operation->small;
-    switch (operation->call.kind) {
-    case COLL_ALL_REDUCE:
-    case COLL_REDUCE:
-        if (operation->small && operation->bytes * (view->size - 1) <= COLL__WHOLE_BYTES)
-            return COLL_WHOLE;
-        return view->local || operation->call.kind == COLL_REDUCE ? COLL_DIRECT : COLL_RING;
-    case COLL_ALL_GATHER:
-        return close ? COLL_DIRECT : COLL_RING;
-    case COLL_BROADCAST:
-        return close ? COLL_STAR : COLL_CHAIN;
-    case COLL_GATHER:
-    case COLL_SCATTER:
-        return COLL_STAR;
-    default:
-        return COLL_DIRECT;
-    }
 }
 
 /* A reduce whose caller wants no result needs room for the part that this rank reduces. An input in
@@ -216,7 +198,7 @@ static coll_status choose_plan(struct coll_operation *operation)
     const struct coll__descriptor *call = &operation->call;
     operation->plan = NULL;
     if (operation->bytes > 0)
-        COLL_TRY(coll__view_plan(operation->view, call->kind, choose_algorithm(operation),
+        COLL_TRY(coll__view_plan(operation->view, call->kind, coll__choose_algorithm(operation),
                                  coll__kind_is_rooted(call->kind) ? call->root : 0,
                                  &operation->plan));
     /* Those that overwrite their input, where it is not theirs alone any more. */

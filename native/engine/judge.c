@@ -62,6 +62,21 @@ static coll_status next_view(struct coll_group *group, const struct coll__verdic
     return status;
 }
 
+/* Those who stay are where they were. */
+static coll_status inherit(const struct coll__view *present, struct coll__view *next)
+{
+    if (!present->topology)
+        return COLL_OK;
+    uint32_t *ranks = calloc(next->size, sizeof *ranks);
+    if (!ranks)
+        return COLL_NO_MEMORY;
+    for (uint32_t rank = 0; rank < next->size; rank++)
+        ranks[rank] = coll__rank_of(present, next->members[rank].id);
+    next->topology = coll__topology_copy(present->topology, present->size, ranks, next->size);
+    free(ranks);
+    return next->topology ? COLL_OK : COLL_NO_MEMORY;
+}
+
 static void remember_gone(struct coll_group *group, const struct coll__view *next)
 {
     const struct coll__view *present = group->committed;
@@ -176,6 +191,11 @@ coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, si
     }
     struct coll__view *view;
     COLL_TRY(next_view(group, &verdict, &view));
+    coll_status status = inherit(group->committed, view);
+    if (status != COLL_OK) {
+        coll__view_retire(view);
+        return status;
+    }
     char error[COLL__TEXT];
     snprintf(error, sizeof error, "%.*s", (int)verdict.text_length, verdict.text);
     coll__group_discard(group);

@@ -49,6 +49,7 @@ void coll__view_release(struct coll__view *view)
         coll_plan_free(planned->plan);
         free(planned);
     }
+    free(view->topology);
     free(view);
 }
 
@@ -66,7 +67,7 @@ coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t alg
         if (!planned)
             return COLL_NO_MEMORY;
         coll_status status = coll_plan_make(kind, algorithm, view->rank, view->size, root,
-                                            &planned->plan);
+                                            view->topology, &planned->plan);
         if (status != COLL_OK) {
             free(planned);
             return status;

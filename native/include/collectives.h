@@ -105,6 +105,7 @@ COLL_API const char *coll_status_text(coll_status status);
 COLL_API const char *coll_dtype_name(uint32_t dtype);
 COLL_API const char *coll_redop_name(uint32_t op);
 COLL_API const char *coll_kind_name(uint32_t kind);
+COLL_API const char *coll_algorithm_name(uint32_t algorithm);
 /* Bytes per element; 0 for an unknown dtype. */
 COLL_API size_t coll_dtype_size(uint32_t dtype);
 /* The message of the last failed call on this thread ("" if none). Valid until the next call. */
@@ -162,7 +163,37 @@ enum coll_algorithm {
     COLL_WHOLE = 2, /* all_reduce, reduce: one step, all send everything to all (to the root) */
     COLL_CHAIN = 3, /* broadcast: from neighbour to neighbour */
     COLL_STAR = 4, /* broadcast, gather, scatter: the root speaks to each */
-    COLL_ALGORITHM_COUNT = 5
+    COLL_BIDIRECTIONAL_RING = 5, /* reserved */
+    COLL_DOUBLING = 6, /* reserved */
+    COLL_HIERARCHICAL = 7, /* reserved */
+    COLL_ALGORITHM_COUNT = 8
+};
+
+#define COLL_LEVELS_MAX 8
+#define COLL_CHOICES_MAX 1024
+
+/* A row of a table: operations of the kind, with up to so many bytes, are carried out so. The bytes
+ * are those of the larger one of all inputs and all outputs, as if each block lay there once. */
+struct coll_choice {
+    uint32_t kind;
+    uint64_t bytes;
+    uint32_t algorithm;
+};
+
+/* Who is near whom in a view, and what follows from that; the same on all its ranks.
+ *
+ *      rank            0   1   2   3   4
+ *      places[0]       0   0   1   2   2      level 0: hosts
+ *      places[1]       0   0   0   1   1      level 1: sites
+ *
+ * places[level * size + rank] names the group in which the rank is at that level, by any number. Two
+ * ranks that share a group share one at every outer level, too; above the last level all are one. */
+struct coll_topology {
+    uint32_t levels; /* COLL_LEVELS_MAX at most; 0: all are equally near */
+    const uint32_t *places;
+    const struct coll_choice
+        *choices; /* the first row that fits; without one, the engine's default */
+    uint32_t choice_count; /* COLL_CHOICES_MAX at most */
 };
 
 /* One step acts on one whole segment. The engine cuts it into slices; slice j of a SEND may start
@@ -187,8 +218,9 @@ struct coll_plan_info {
     uint32_t steps;
 };
 
-/* A plan of one rank. root is used by rooted kinds only. COLL_INVALID_ARGUMENT for kinds without a
- * plan (COLL_SYNC) and for algorithms that do not do the kind; a barrier's plan is empty.
+/* A plan of one rank. root is used by rooted kinds only; topology may be NULL: no levels.
+ * COLL_INVALID_ARGUMENT for kinds without a plan (COLL_SYNC), for algorithms that do not do the kind
+ * and for levels that are not within each other; a barrier's plan is empty.
  *
  * What the segments are: of all_reduce and reduce, `size` parts of the buffer, of which s ends at
  * rank s-1 first; of reduce_scatter, segment s is the block of rank s-1 (both modulo the size); of
@@ -197,7 +229,10 @@ struct coll_plan_info {
  * coll_plan_free. */
 struct coll_plan;
 COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
-                                    uint32_t root, struct coll_plan **plan);
+                                    uint32_t root, const struct coll_topology *topology,
+                                    struct coll_plan **plan);
+/* 1 if the algorithm does operations of the kind, else 0. */
+COLL_API int coll_plan_does(uint32_t kind, uint32_t algorithm);
 COLL_API void coll_plan_free(struct coll_plan *plan);
 COLL_API void coll_plan_get_info(const struct coll_plan *plan, struct coll_plan_info *info);
 /* Pointer to `steps` steps; valid as long as the plan. */
@@ -341,9 +376,17 @@ COLL_API coll_status coll_group_open(struct coll_engine *engine, uint32_t id, co
  * prepared view. The committed view goes on meanwhile. */
 COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view);
 /* Make the prepared view the committed one, at a sync. No operation may be outstanding; operations
- * that are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one. */
+ * that are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one.
+ * `topology` (NULL: no levels and no choices) is copied, and holds in the views that verdicts issue,
+ * too, for those who stay. COLL_INVALID_ARGUMENT, and nothing has changed: no such view was prepared,
+ * levels that are not within each other, or a choice that no operation could be carried out by. */
 COLL_API coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
-                                       uint64_t first_operation);
+                                       uint64_t first_operation,
+                                       const struct coll_topology *topology);
+/* flags[rank], for each rank of the prepared view: 1 if it is this process or is reached by a
+ * transport that stays within the host, else 0. COLL_INVALID_ARGUMENT if `size` is not that view's,
+ * or there is none. */
+COLL_API coll_status coll_group_nearby(struct coll_group *group, uint8_t *flags, uint32_t size);
 /* Forget the prepared view, if any. */
 COLL_API void coll_group_discard(struct coll_group *group);
 /* This peer is out of the view: pending operations, and later ones until the next commit, end with
@@ -428,6 +471,8 @@ struct coll_call {
     uint32_t kind, dtype, op, root;
     uint32_t tag; /* operations are numbered per tag, in the order of issue */
     uint32_t flags;
+    uint32_t algorithm; /* 0: chosen, see coll_choice; else 1 + enum coll_algorithm. Equal on all
+                         * ranks. COLL_UNSUPPORTED if it does not do the kind, or so many bytes */
     uint64_t count; /* elements of dtype; of blocks: of each, unless `counts` says otherwise */
     const uint64_t *counts; /* elements of each rank's block, the same on all ranks; NULL: `count`.
                              * all_to_all: of what goes to each rank */

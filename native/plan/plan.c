@@ -130,15 +130,37 @@ bool coll__kind_is_rooted(uint32_t kind)
            kind == COLL_SCATTER;
 }
 
+int coll_plan_does(uint32_t kind, uint32_t algorithm)
+{
+    static const uint32_t kinds[COLL_ALGORITHM_COUNT] = {
+        [COLL_RING] = 1u << COLL_ALL_REDUCE | 1u << COLL_ALL_GATHER,
+        [COLL_DIRECT] = 1u << COLL_ALL_REDUCE | 1u << COLL_REDUCE | 1u << COLL_REDUCE_SCATTER |
+                        1u << COLL_ALL_GATHER | 1u << COLL_ALL_TO_ALL,
+        [COLL_WHOLE] = 1u << COLL_ALL_REDUCE | 1u << COLL_REDUCE,
+        [COLL_CHAIN] = 1u << COLL_BROADCAST,
+        [COLL_STAR] = 1u << COLL_BROADCAST | 1u << COLL_GATHER | 1u << COLL_SCATTER,
+    };
+    return algorithm < COLL_ALGORITHM_COUNT && kind < COLL_KIND_COUNT &&
+           (kinds[algorithm] >> kind & 1);
+}
+
 static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
-                        uint32_t root, struct coll_plan **plan)
+                        uint32_t root, const struct coll_topology *topology,
+                        struct coll_plan **plan)
 {
     if (size == 0 || size > MAX_SIZE || rank >= size ||
         (coll__kind_is_rooted(kind) && root >= size)) {
         return COLL_INVALID_ARGUMENT;
     }
+    coll_status checked = topology == NULL ? COLL_OK : coll__topology_check(topology, size);
+    if (checked != COLL_OK) {
+        return checked;
+    }
     if (kind == COLL_BARRIER) {
         return coll__plan_new(rank, size, 1, 0, plan);
+    }
+    if (!coll_plan_does(kind, algorithm)) {
+        return COLL_INVALID_ARGUMENT;
     }
     switch ((enum coll_algorithm)algorithm) {
     case COLL_RING:
@@ -148,10 +170,12 @@ static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32
     case COLL_WHOLE:
         return coll__plan_whole(kind, rank, size, root, plan);
     case COLL_CHAIN:
-        return kind == COLL_BROADCAST ? coll__plan_chain(rank, size, root, plan)
-                                      : COLL_INVALID_ARGUMENT;
+        return coll__plan_chain(rank, size, root, plan);
     case COLL_STAR:
         return coll__plan_star(kind, rank, size, root, plan);
+    case COLL_BIDIRECTIONAL_RING:
+    case COLL_DOUBLING:
+    case COLL_HIERARCHICAL:
     case COLL_ALGORITHM_COUNT:
         break;
     }
@@ -159,11 +183,12 @@ static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32
 }
 
 coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
-                           uint32_t root, struct coll_plan **plan)
+                           uint32_t root, const struct coll_topology *topology,
+                           struct coll_plan **plan)
 {
     struct coll_plan *made = NULL;
     coll_status status = plan == NULL ? COLL_INVALID_ARGUMENT
-                                      : make(kind, algorithm, rank, size, root, &made);
+                                      : make(kind, algorithm, rank, size, root, topology, &made);
     if (status == COLL_OK) {
         status = relate(made);
     }

@@ -24,6 +24,14 @@ struct coll_plan {
 
 bool coll__kind_is_rooted(uint32_t kind);
 
+/* topology.c */
+/* Whether the levels are within each other. COLL_NO_MEMORY, too. */
+coll_status coll__topology_check(const struct coll_topology *topology, uint32_t size);
+/* A copy for some of the ranks: the i-th of `count` was ranks[i] of `size` (NULL: all were as they
+ * are). A caller owns it: free(). NULL: no memory. */
+struct coll_topology *coll__topology_copy(const struct coll_topology *topology, uint32_t size,
+                                          const uint32_t *ranks, uint32_t count);
+
 static inline bool coll__step_receives(const struct coll_step *step)
 {
     return step->kind != COLL_STEP_SEND && step->kind != COLL_STEP_REDUCE;

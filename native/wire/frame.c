@@ -36,7 +36,8 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
     coll__put64(out + 104, frame->call.count);
     coll__put32(out + 112, frame->place);
     coll__put32(out + 116, frame->call.digest);
-    memset(out + 120, 0, 4); /* reserved */
+    out[120] = frame->call.algorithm;
+    memset(out + 121, 0, 3); /* reserved */
     coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
 }
 
@@ -73,11 +74,13 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
     frame->call.count = coll__get64(in + 104);
     frame->place = coll__get32(in + 112);
     frame->call.digest = coll__get32(in + 116);
+    frame->call.algorithm = in[120];
     return COLL_OK;
 }
 
 bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b)
 {
     return a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->codec == b->codec &&
-           a->root == b->root && a->count == b->count && a->digest == b->digest;
+           a->root == b->root && a->count == b->count && a->digest == b->digest &&
+           a->algorithm == b->algorithm;
 }

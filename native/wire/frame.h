@@ -57,6 +57,7 @@ struct coll__descriptor {
     uint64_t
         count;  /* elements; of uneven blocks: of all. all_to_all: of what goes to the receiver */
     uint32_t digest; /* CRC-32C of the counts of uneven blocks; 0: there are none */
+    uint8_t algorithm; /* 1 + enum coll_algorithm; 0: left to the view */
 };
 
 struct coll__frame {

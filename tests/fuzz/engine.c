@@ -151,7 +151,8 @@ static void view_record(struct run *run)
     uint8_t what = take8(&run->input);
     switch (what & 7) {
     case 0:
-        coll_group_commit(run->group, 1, run->pending, 1 + coll_group_last_operation(run->group));
+        coll_group_commit(run->group, 1, run->pending, 1 + coll_group_last_operation(run->group),
+                          NULL);
         return;
     case 1:
         coll_group_discard(run->group);
@@ -328,7 +329,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     WORLD_CHECK(coll_group_open(run.engine, 1, "g", &run.group) == COLL_OK);
     prepare(&run, options & 16 ? 2 : 6);
     if (!(options & 32))
-        coll_group_commit(run.group, 1, run.pending, 1);
+        coll_group_commit(run.group, 1, run.pending, 1, NULL);
     for (int i = 0; i < RECORDS_MAX && run.input.left > 0; i++) {
         record(&run);
         check(&run);

@@ -8,7 +8,7 @@
 #include "wire/crc32c.h"
 #include "world.h"
 
-enum { MAGIC = 0xC011, CRC_AT = COLL__FRAME_BYTES - 4, RESERVED_AT = 116 };
+enum { MAGIC = 0xC011, CRC_AT = COLL__FRAME_BYTES - 4, RESERVED_AT = 121 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t capacity, unsigned seed);

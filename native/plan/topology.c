@@ -1,0 +1,62 @@
+/* Topologies: who is near whom. Levels are groups in groups; see struct coll_topology. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "plan/plan.h"
+
+struct placed {
+    uint32_t inner, outer;
+};
+
+static int by_place(const void *a, const void *b)
+{
+    const struct placed *one = a, *other = b;
+    return (one->inner > other->inner) - (one->inner < other->inner);
+}
+
+coll_status coll__topology_check(const struct coll_topology *topology, uint32_t size)
+{
+    if (topology->levels > COLL_LEVELS_MAX || topology->choice_count > COLL_CHOICES_MAX ||
+        (topology->levels > 0 && topology->places == NULL) ||
+        (topology->choice_count > 0 && topology->choices == NULL))
+        return COLL_INVALID_ARGUMENT;
+    if (topology->levels < 2)
+        return COLL_OK;
+    struct placed *placed = calloc(size, sizeof *placed);
+    if (placed == NULL)
+        return COLL_NO_MEMORY;
+    coll_status status = COLL_OK;
+    for (uint32_t level = 0; level + 1 < topology->levels; level++) {
+        const uint32_t *inner = topology->places + (size_t)level * size, *outer = inner + size;
+        for (uint32_t rank = 0; rank < size; rank++)
+            placed[rank] = (struct placed){inner[rank], outer[rank]};
+        qsort(placed, size, sizeof *placed, by_place);
+        for (uint32_t i = 1; i < size; i++)
+            if (placed[i].inner == placed[i - 1].inner && placed[i].outer != placed[i - 1].outer)
+                status = COLL_INVALID_ARGUMENT;
+    }
+    free(placed);
+    return status;
+}
+
+struct coll_topology *coll__topology_copy(const struct coll_topology *topology, uint32_t size,
+                                          const uint32_t *ranks, uint32_t count)
+{
+    /* One block, the widest alignment first. */
+    const size_t choices = topology->choice_count * sizeof *topology->choices;
+    const size_t places = (size_t)topology->levels * count * sizeof *topology->places;
+    struct coll_topology *copy = malloc(sizeof *copy + choices + places);
+    if (copy == NULL)
+        return NULL;
+    struct coll_choice *choice = (struct coll_choice *)(copy + 1);
+    uint32_t *place = (uint32_t *)(choice + topology->choice_count);
+    *copy = *topology;
+    copy->choices = choice;
+    copy->places = place;
+    if (choices > 0)
+        memcpy(choice, topology->choices, choices);
+    for (uint32_t level = 0; level < topology->levels; level++)
+        for (uint32_t i = 0; i < count; i++)
+            *place++ = topology->places[(size_t)level * size + (ranks ? ranks[i] : i)];
+    return copy;
+}

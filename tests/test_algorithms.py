@@ -1,0 +1,161 @@
+"""Which algorithm carries out an operation: what its call asks for, what the view's table says."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import collectives
+from collectives._native import lib
+from collectives._native.engine import ALGORITHMS, Engine, EngineGroup, EnginePeer, Topology
+from collectives.errors import InvalidArgument, MismatchError, UnsupportedError
+from collectives.options import Options
+from crew import DEADLINE, Crew
+
+SMALL = 64 << 10  # bytes
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Crew]:
+    choices = (
+        (lib.COLL_ALL_REDUCE, 6_000, ALGORITHMS["direct"]),
+        (lib.COLL_ALL_REDUCE, SMALL, ALGORITHMS["whole"]),
+        (lib.COLL_BROADCAST, 2**63, ALGORITHMS["star"]),
+    )
+    options = {"transport": "tcp", "bind": ("127.0.0.1",)}
+    with Crew(3, options, {"choices": choices}, joiner="levelled:join") as crew:
+        yield crew
+
+
+def traffic(group: collectives.Group, kind: str, count: int, algorithm: str | None) -> int:
+    """Bytes that this rank has sent for one operation."""
+    result = getattr(group, kind)(np.ones(count, np.float32), algorithm=algorithm, timeout=DEADLINE)
+    assert (result.value == (3 if kind == "all_reduce" else 1)).all()
+    return result.wire_bytes
+
+
+def rounded(crew: Crew, kind: str, count: int, algorithm: str | None) -> list[float]:
+    """The traffic of each rank, in buffers of that size; headers are less than a tenth."""
+    found = crew.get(traffic, kind, count, algorithm)
+    return [round(sent / (4 * count) - 0.03, 1) for sent in found]
+
+
+def test_the_first_row_of_the_table_that_fits_decides(three: Crew):
+    # By the engine's default this one would be whole.
+    assert all(sent < 1.7 for sent in rounded(three, "all_reduce", 1_500, None))
+    assert rounded(three, "all_reduce", 16_000, None) == [2.0] * 3  # whole
+    assert rounded(three, "all_reduce", 17_000, None) == [1.3] * 3  # no row: the ring
+    assert rounded(three, "broadcast", 100_000, None) == [2.0, 0.0, 0.0]
+
+
+def test_a_call_overrides_the_table(three: Crew):
+    assert rounded(three, "all_reduce", 16_000, "ring") == [1.3] * 3
+    assert rounded(three, "broadcast", 100_000, "chain") == [1.0, 1.0, 0.0]
+
+
+def ask(group: collectives.Group, kind: str, algorithms: list[str | None]) -> str:
+    try:
+        getattr(group, kind)(np.ones(6), algorithm=algorithms[group.rank], timeout=DEADLINE)
+    except MismatchError as error:
+        group.sync(timeout=DEADLINE)
+        return str(error)
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "all_gather"])
+@pytest.mark.parametrize("odd", [0, 2])
+def test_ranks_that_ask_for_different_algorithms_are_told(kind: str, odd: int):
+    for other in ("direct", None):
+        asked = [other if rank == odd else "ring" for rank in range(3)]
+        with Crew(3) as crew:
+            for said in crew.get(ask, kind, asked):
+                assert "algorithm=ring" in said and f"(rank {odd}) called" in said
+                assert ("algorithm=direct" in said) == (other == "direct")
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[collectives.Group]:
+    with (
+        collectives.Coordinator("127.0.0.1:0") as coordinator,
+        collectives.join(coordinator.address, timeout=DEADLINE) as group,
+    ):
+        yield group
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "algorithm", "error", "says"),
+    [
+        ("all_reduce", 4, "rings", InvalidArgument, "'rings'; known are ring, direct, whole"),
+        ("all_reduce", 4, "chain", UnsupportedError, "'chain' does no all_reduce; choose.* ring"),
+        ("broadcast", 4, "ring", UnsupportedError, "'ring' does no broadcast; choose.* chain"),
+        ("all_to_all", 4, "ring", UnsupportedError, "choose from: direct"),
+        ("scatter", 4, "ring", UnsupportedError, "choose from: star"),
+        ("all_reduce", SMALL, "whole", UnsupportedError, "up to 65536 bytes, and here are 524288"),
+        ("reduce", SMALL, "whole", UnsupportedError, "up to 65536 .*choose from: direct"),
+    ],
+)
+def test_what_an_algorithm_does_not_do_is_refused_by_name(
+    alone: collectives.Group,
+    kind: str,
+    count: int,
+    algorithm: str,
+    error: type[Exception],
+    says: str,
+):
+    with pytest.raises(error, match=says):
+        getattr(alone, kind)(np.ones(count), algorithm=algorithm)
+    with pytest.raises(error, match=says):
+        getattr(alone, f"{kind}_async")(np.ones(count), algorithm=algorithm)
+    alone.all_reduce(np.ones(4), algorithm="ring")  # and nothing was issued
+
+
+# ---- topologies ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared() -> Iterator[EngineGroup]:
+    """A view of four that waits for its commit; three of them are nowhere."""
+    me = uuid.uuid4()
+    engine = Engine(Options(bind=("127.0.0.1",)), me)
+    group = EngineGroup(engine, 1, "g")
+    peers = tuple(EnginePeer(uuid.uuid4() if rank else me, f"p{rank}", ()) for rank in range(4))
+    group.prepare(term=1, number=1, first_operation=1, rank=0, peers=peers, key=bytes(32))
+    yield group
+    group.close()
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("places", "choices", "says"),
+    [
+        (((0, 0, 1),), (), "places all 4 ranks"),
+        (((0, 0, 1, 1), (0, 1, 1, 1)), (), "each within the next"),
+        (((7, 5, 7, 5), (1, 1, 2, 1)), (), "each within the next"),
+        (((0, 1, 2, 3),) * 9, (), "at most 8 levels"),
+        ((), ((lib.COLL_ALL_REDUCE, 1, ALGORITHMS["ring"]),) * 1025, "at most 1024 choices"),
+        ((), ((lib.COLL_ALL_REDUCE, 1, ALGORITHMS["chain"]),), "'chain' does no all_reduce"),
+        ((), ((lib.COLL_ALL_REDUCE, 1, 99),), "99 is no algorithm"),
+        ((), ((lib.COLL_BARRIER, 1, 0),), "one way to do a barrier"),
+        ((), ((lib.COLL_ALL_REDUCE, SMALL + 1, ALGORITHMS["whole"]),), "up to 65536 bytes"),
+    ],
+)
+def test_a_topology_that_makes_no_sense_is_refused_and_changes_nothing(
+    prepared: EngineGroup, places: Any, choices: Any, says: str
+):
+    with pytest.raises(InvalidArgument, match=says):
+        prepared.commit(1, 1, 1, Topology(places, choices))
+    prepared.commit(1, 1, 1, Topology(((9, 9, 4, 4), (1, 1, 1, 1))))
+
+
+def test_levels_above_the_last_one_may_be_left_out(prepared: EngineGroup):
+    prepared.commit(1, 1, 1, Topology())
+
+
+def test_nobody_is_nearby_who_is_nowhere(prepared: EngineGroup):
+    assert prepared.nearby(4)[0]
+    with pytest.raises(InvalidArgument, match="no view of 3 peers is prepared"):
+        prepared.nearby(3)
