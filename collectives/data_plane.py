@@ -91,9 +91,9 @@ class EnginePlane:
         """Start to connect to the peers of a coming view."""
         _prepare(self._opened(), view, rank)
 
-    def commit(self, term: int, number: int, first_operation: int) -> None:
+    def commit(self, view: View) -> None:
         """Make the prepared view the one in which operations run."""
-        self._opened().commit(term, number, first_operation)
+        self._opened().commit(view.term, view.number, view.first_operation)
 
     def discard(self) -> None:
         """Forget the prepared view."""

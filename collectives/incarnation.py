@@ -89,6 +89,7 @@ class Incarnation:
                 addresses=_advertised(options, self.engine.addresses),
                 process=process_identity(),
                 visits=filling is not None,
+                site=options.chosen_site,
             )
             view = agent.join(timeout, None if filling is None else filling.run)
         except BaseException:

@@ -9,6 +9,7 @@ from collectives.errors import InvalidArgument
 
 TRANSPORTS = ("auto", "shm", "tcp")
 TRANSPORT_VARIABLE = "COLLECTIVES_TRANSPORT"
+SITE_VARIABLE = "COLLECTIVES_SITE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Options:
             TCP to others. With ``"shm"`` a peer elsewhere is unreachable. None:
             ``$COLLECTIVES_TRANSPORT``, and ``"auto"`` where that is not set. The result does not
             depend on it.
+        site: name of the place that this peer's host is in: a rack, a building, a cloud's region.
+            Hosts of one site are near each other; plans keep traffic within a site where they can.
+            None: ``$COLLECTIVES_SITE``, and none where that is not set. All peers of a host name
+            the same, and peers without one are taken to be at one site.
         connections: TCP connections to each peer, 1 to 64; 0: one, and on long links as many as
             raise the rate, up to 17.
         congestion: TCP congestion control for every connection (for example ``"cubic"``); None:
@@ -59,6 +64,7 @@ class Options:
     port_range: tuple[int, int] | None = None
     interface: str | None = None
     transport: str | None = None
+    site: str | None = None
     connections: int = 0
     congestion: str | None = None
     slice_bytes: int | None = None
@@ -109,6 +115,11 @@ class Options:
                 f"Options.detection is {self.detection}, less than four heartbeats of"
                 f" {self.heartbeat} s: a late one would look like a death"
             )
+
+    @property
+    def chosen_site(self) -> str:
+        """``site``, or what the environment says."""
+        return os.environ.get(SITE_VARIABLE, "") if self.site is None else self.site
 
     @property
     def chosen_transport(self) -> str:

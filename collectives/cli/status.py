@@ -61,6 +61,9 @@ def render(picture: dict[str, Any], where: str, console: Console) -> None:
         )
         table.add_column("rank", justify="right")
         table.add_column("name")
+        sited = any(peer.get("site") for peer in group["peers"])  # older coordinators say none
+        if sited:
+            table.add_column("site")
         table.add_column("doing")
         table.add_column("heard", justify="right")
         table.add_column("addresses")
@@ -68,12 +71,15 @@ def render(picture: dict[str, Any], where: str, console: Console) -> None:
             table.add_row(
                 "-" if peer["rank"] is None else str(peer["rank"]),
                 escape(peer["name"]),
+                *([escape(peer["site"])] if sited else []),
                 peer["doing"],
                 f"{peer['heard']:.1f} s ago",
                 escape(", ".join(peer["addresses"])),
             )
         console.print()
         console.print(table)
+        for line in _levels(group):
+            console.print(escape(line), soft_wrap=True, highlight=False)
         for sentence in group["waits_for"]:
             console.print(f"[yellow]waiting:[/] {escape(sentence)}", soft_wrap=True)
         if group["broken"]:
@@ -87,3 +93,18 @@ def render(picture: dict[str, Any], where: str, console: Console) -> None:
     if picture["refused"]:
         refused = ", ".join(f"{reason}: {n}" for reason, n in picture["refused"].items())
         console.print(f"\nrefused traffic: {escape(refused)}", soft_wrap=True)
+
+
+def _levels(group: dict[str, Any]) -> list[str]:
+    """Who is beside whom, a line for each level of the view, and which table it has."""
+    view = group["view"] or {}
+    names = {peer["rank"]: peer["name"] for peer in group["peers"] if peer["rank"] is not None}
+    lines = []
+    for level, places in enumerate(view.get("places", [])):
+        groups: dict[int, list[str]] = {}
+        for rank, place in enumerate(places):
+            groups.setdefault(place, []).append(names.get(rank, "?"))
+        lines.append(f"level {level}: {' | '.join(', '.join(group) for group in groups.values())}")
+    if view.get("table"):
+        lines.append(f"plans: a table of {len(view['table'])} rows")
+    return lines

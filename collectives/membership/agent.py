@@ -55,6 +55,7 @@ class Agent:
         addresses: ``HOST:PORT`` at which other peers reach the data plane.
         process: ``process_identity()``; empty: nobody sees it die at once.
         visits: it fetches from the members of the group before it is admitted: see ``join``.
+        site: where it is; empty: not said.
 
     Raises:
         InvalidArgument: an argument makes no sense; nothing was sent.
@@ -75,6 +76,7 @@ class Agent:
         addresses: tuple[str, ...] = (),
         process: str = "",
         visits: bool = False,
+        site: str = "",
         versions: tuple[int, int] = wire.VERSIONS,
     ) -> None:
         addresses_to_try = parse_addresses(address)
@@ -93,6 +95,7 @@ class Agent:
             versions=versions,
             process=process,
             visits=visits,
+            site=site,
         )
         _check(config)
         self._versions = versions
@@ -405,7 +408,7 @@ class Agent:
         elif isinstance(action, peer.PreparePlane):
             plane.prepare(action.view, action.rank)
         elif isinstance(action, peer.CommitPlane):
-            plane.commit(action.term, action.number, action.first_operation)
+            plane.commit(action.view)
         elif isinstance(action, peer.DiscardPlane):
             plane.discard()
         elif isinstance(action, peer.VisitPlane):
@@ -453,11 +456,17 @@ def _check(config: peer.PeerConfig) -> None:
     try:
         encode(
             messages.Hello(
-                config.id, config.group, config.name, config.addresses, config.min_size, config.unit
+                config.id,
+                config.group,
+                config.name,
+                config.addresses,
+                config.min_size,
+                config.unit,
+                site=config.site,
             )
         )
     except MalformedError as error:
         raise InvalidArgument(
-            f"{str(error).removeprefix('hello.')}; names of groups, peers and units have 1 to"
-            f" {wire.MAX_NAME} bytes and no control characters"
+            f"{str(error).removeprefix('hello.')}; names of groups, peers, units and sites have 1"
+            f" to {wire.MAX_NAME} bytes and no control characters"
         ) from None

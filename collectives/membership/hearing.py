@@ -132,7 +132,7 @@ def _about_preparation(
         return
     preparation.mark_knows(turn, name, peer)
     if isinstance(message, Prepared):
-        preparation.mark_ready(turn, name, peer)
+        preparation.mark_ready(turn, name, peer, message.nearby)
         formation.settle(turn, name)
     else:
         preparation.record_unreachable(turn, name, peer, message.pairs)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from collectives.membership.messages import Hello, Recollect, StatusQuery
 from collectives.membership.report import Epoch, Error, Report
-from collectives.membership.view import Peer, View
+from collectives.membership.view import Choice, Peer, View
 from collectives.membership.wire import Message
 
 MAX_GROUPS = 4096
@@ -123,14 +123,14 @@ class Preparation:
         since: when it was begun.
         knows: since when who is known to know of it. Until then nobody can connect to it, which
             is no fault of the network's.
-        ready: who has links to all others.
+        ready: who has links to all others, and the ranks that each of them reaches by memory.
         failed: who cannot reach whom, by the word of the first.
     """
 
     view: View
     since: float
     knows: Mapping[uuid.UUID, float] = dataclasses.field(default_factory=dict)
-    ready: frozenset[uuid.UUID] = frozenset()
+    ready: Mapping[uuid.UUID, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     failed: Mapping[tuple[uuid.UUID, uuid.UUID], Failure] = dataclasses.field(default_factory=dict)
 
 
@@ -322,6 +322,7 @@ class CoordinatorState:
         departed: peers whose UUID is used up, the oldest first.
         refused: how much traffic was refused, by reason.
         force: one member's word is enough to restore a run.
+        plans: the table of each view that is formed; empty: engines choose by themselves.
     """
 
     run: uuid.UUID
@@ -337,6 +338,7 @@ class CoordinatorState:
     counter: int = 0
     ticked: float | None = None
     force: bool = False
+    plans: tuple[Choice, ...] = ()
 
 
 # ---- events -----------------------------------------------------------------------------------

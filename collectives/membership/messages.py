@@ -43,7 +43,7 @@ import uuid
 from typing import ClassVar
 
 from collectives.membership.fields import Bytes, Flag, Int, ListOf, Text, Uuid
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 from collectives.membership.wire import (
     ADDRESSES,
     EPOCH,
@@ -58,6 +58,9 @@ from collectives.membership.wire import (
     NO_RUN,
     PAIR,
     PEERS,
+    PLACES,
+    RANKS,
+    TABLE,
     TEXT,
     U32,
     U64,
@@ -97,6 +100,7 @@ class Hello(Message):
     number: int = wire_field(U64, 0)
     process: str = wire_field(Text(MAX_PROCESS), "")
     visits: bool = wire_field(Flag(), False)
+    site: str = wire_field(Text(MAX_NAME), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +134,13 @@ class Alive(OfView):
 
 @dataclasses.dataclass(frozen=True)
 class Prepared(OfView):
-    """Links to all peers of the view in preparation are up."""
+    """Links to all peers of the view in preparation are up.
+
+    ``nearby``: as in ``plane.ViewReady``; empty: it knows nothing of places.
+    """
 
     kind: ClassVar[str] = "prepared"
+    nearby: tuple[int, ...] = wire_field(RANKS, ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,10 +334,12 @@ class Abandon(OfView):
 
 @dataclasses.dataclass(frozen=True)
 class Commit(OfView):
-    """The prepared view is the group's view now."""
+    """The prepared view is the group's view now; ``places`` and ``table`` are those of ``View``."""
 
     kind: ClassVar[str] = "commit"
     first_operation: int = wire_field(U64)
+    places: tuple[tuple[int, ...], ...] = wire_field(PLACES, ())
+    table: tuple[Choice, ...] = wire_field(TABLE, ())
 
 
 @dataclasses.dataclass(frozen=True)

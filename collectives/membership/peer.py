@@ -113,7 +113,7 @@ def _plane(turn: PeerTurn, event: plane.PlaneEvent) -> None:
     coming, view = state.coming, state.view
     if isinstance(event, plane.ViewReady):
         if coming is not None and event.number == coming.number and not state.ready:
-            turn.set(ready=True, unreachable={})
+            turn.set(ready=True, nearby=event.nearby, unreachable={})
             peer_says.preparation(turn)
     elif isinstance(event, plane.Unreachable):
         if coming is None or event.number != coming.number or state.ready:

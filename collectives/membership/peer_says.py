@@ -37,6 +37,7 @@ def hello(turn: PeerTurn) -> None:
             view.number if view is not None else 0,
             config.process,
             config.visits,
+            config.site,
         )
     )
 
@@ -137,7 +138,7 @@ def preparation(turn: PeerTurn) -> None:
     assert coming is not None
     about = (coming.group_id, coming.term, coming.number)
     if turn.state.ready:
-        turn.send(messages.Prepared(*about))
+        turn.send(messages.Prepared(*about, turn.state.nearby))
     else:
         # The data plane repeats itself while a link is missing; what it no longer says is over.
         current = {

@@ -68,6 +68,7 @@ class PeerConfig:
         stale: a missing link that the data plane has not repeated for so long is there now.
         process: what names this process to others on its host; empty: not known.
         visits: before it is admitted, it fetches from the members of the group.
+        site: where it is; empty: not said.
     """
 
     id: uuid.UUID
@@ -87,6 +88,7 @@ class PeerConfig:
     stale: float = 2.5
     process: str = ""
     visits: bool = False
+    site: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,8 @@ class PeerState:
         views: those of the last commit or sync and the ones that verdicts have issued since.
         sealed: the round that has sealed ``view``, 32 bytes; empty: none.
         verdict: that which issued ``view``; None: none did.
-        coming: the view in preparation; ``ready`` once the data plane has links to all of it.
+        coming: the view in preparation; ``ready`` once the data plane has links to all of it, and
+            ``nearby`` then says which ranks it reaches by memory.
         unreachable: its peers to which there was no link when the data plane last said so.
         highest: the newest (term, number) heard of; older preparations are not news.
         syncs: the number of the next (or pending) sync, from 1 since the last commit.
@@ -149,6 +152,7 @@ class PeerState:
     verdict: messages.Verdict | None = None
     coming: View | None = None
     ready: bool = False
+    nearby: tuple[int, ...] = ()
     unreachable: Mapping[uuid.UUID, Missing] = dataclasses.field(default_factory=dict)
     highest: tuple[int, int] = (0, 0)
     syncs: int = 1
@@ -268,9 +272,7 @@ class PreparePlane:
 class CommitPlane:
     """``plane.commit``."""
 
-    term: int
-    number: int
-    first_operation: int
+    view: View
 
 
 @dataclasses.dataclass(frozen=True)

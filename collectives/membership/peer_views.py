@@ -101,7 +101,12 @@ def commit(turn: PeerTurn, message: messages.Commit) -> None:
         coming.number,
     ):
         return
-    view = dataclasses.replace(coming, first_operation=message.first_operation)
+    view = dataclasses.replace(
+        coming,
+        first_operation=message.first_operation,
+        places=message.places,
+        table=message.table,
+    )
     old = state.view
     turn.set(
         phase=Phase.MEMBER,
@@ -117,7 +122,7 @@ def commit(turn: PeerTurn, message: messages.Commit) -> None:
         vetoed="",
         note=None,
     )
-    turn.act(CommitPlane(view.term, view.number, view.first_operation))
+    turn.act(CommitPlane(view))
     names = ", ".join(peer.name for peer in view.peers)
     turn.because(f"view {view.number} has {view.size} peers: {names}")
     if old is None:
@@ -177,8 +182,7 @@ def heard_verdict(turn: PeerTurn, data: bytes) -> None:
     epoch, term, number, key, members = decode_issued(data)
     if old is None or (epoch.view_term, epoch.view) != (old.term, old.number):
         return  # the coordinator was faster
-    peers = tuple(peer for member in members for peer in old.peers if peer.id == member)
-    view = dataclasses.replace(old, term=term, number=number, key=key, peers=peers)
+    view = old.following(term, number, key, members)
     text = "the coordinator is not heard, others passed it on"
     judged(turn, messages.Verdict(old.group_id, old.term, old.number, view, data, text))
 

@@ -15,9 +15,13 @@ from collectives.membership.view import View
 
 @dataclasses.dataclass(frozen=True)
 class ViewReady:
-    """Links to all peers of the prepared view are up."""
+    """Links to all peers of the prepared view are up.
+
+    ``nearby``: the ranks that it shares memory with, its own among them.
+    """
 
     number: int
+    nearby: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +116,11 @@ class DataPlane(Protocol):
     def prepare(self, view: View, rank: int) -> None:
         """Start to connect to the peers of a coming view; ViewReady or Unreachable follow."""
 
-    def commit(self, term: int, number: int, first_operation: int) -> None:
-        """Make the prepared view the one in which operations run; mends a broken group."""
+    def commit(self, view: View) -> None:
+        """Make the prepared view the one in which operations run; mends a broken group.
+
+        ``view`` is the prepared one with its first operation, places and table.
+        """
 
     def discard(self) -> None:
         """Forget the prepared view."""

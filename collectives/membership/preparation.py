@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from collectives.membership.admission import names_of
 from collectives.membership.ledger import Failure, Group, Preparation
 from collectives.membership.messages import Abandon, Commit, Prepare
+from collectives.membership.places import places_of, speak_of_places
 from collectives.membership.turn import Turn, with_item
 from collectives.membership.view import Peer, View
 
@@ -35,6 +36,11 @@ def prepare(turn: Turn, name: str, peers: Sequence[Peer], why: str) -> None:
 def commit(turn: Turn, name: str, coming: Preparation) -> None:
     """All are ready: the view in preparation is the group's."""
     view = coming.view
+    if speak_of_places(view.peers, coming.ready):
+        places, odd = places_of(view.peers, coming.ready)
+        view = dataclasses.replace(view, places=places, table=turn.state.plans)
+        for sentence in odd:
+            turn.because(sentence, name)
     turn.set_group(
         name,
         view=view,
@@ -54,7 +60,9 @@ def commit(turn: Turn, name: str, coming: Preparation) -> None:
 
 def commit_of(view: View) -> Commit:
     """The message that makes a prepared view the group's view."""
-    return Commit(view.group_id, view.term, view.number, view.first_operation)
+    return Commit(
+        view.group_id, view.term, view.number, view.first_operation, view.places, view.table
+    )
 
 
 def abandon(turn: Turn, name: str) -> None:
@@ -84,12 +92,13 @@ def mark_knows(turn: Turn, name: str, peer: uuid.UUID) -> None:
         turn.set_group(name, preparing=dataclasses.replace(coming, knows=knows))
 
 
-def mark_ready(turn: Turn, name: str, peer: uuid.UUID) -> None:
-    """A peer has links to all peers of the view in preparation."""
+def mark_ready(turn: Turn, name: str, peer: uuid.UUID, nearby: tuple[int, ...]) -> None:
+    """A peer has links to all peers of the view in preparation, to some of them by memory."""
     record_unreachable(turn, name, peer, ())
     coming = turn.group(name).preparing
     assert coming is not None
-    turn.set_group(name, preparing=dataclasses.replace(coming, ready=coming.ready | {peer}))
+    ready = with_item(coming.ready, peer, nearby)
+    turn.set_group(name, preparing=dataclasses.replace(coming, ready=ready))
 
 
 def record_unreachable(

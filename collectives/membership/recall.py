@@ -61,11 +61,12 @@ def recollect(turn: Turn, name: str, route: bytes, word: Recollect) -> None:
 
 
 def _is_credible(word: Recollect) -> bool:
-    """Whether a run can go on from there: numbers rise, and each member has one rank."""
+    """Whether a run can go on from there: numbers rise, each member has one rank and its places."""
     view = word.view
     numbers = (word.term, view.term, view.number, word.prepared_term, word.prepared, word.sync)
-    once = len({peer.id for peer in view.peers}) == len(view.peers)
-    return once and view.rank_of(word.peer) is not None and max(numbers) < _NUMBERS
+    once = len({peer.id for peer in view.peers}) == view.size
+    placed = all(len(level) == view.size for level in view.places)
+    return once and placed and view.rank_of(word.peer) is not None and max(numbers) < _NUMBERS
 
 
 def check(turn: Turn, name: str) -> None:

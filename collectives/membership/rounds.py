@@ -30,7 +30,6 @@ from collectives.membership.report import (
 )
 from collectives.membership.turn import Turn, with_item
 from collectives.membership.verdict import judge
-from collectives.membership.view import View
 from collectives.membership.wire import clip
 
 
@@ -111,15 +110,8 @@ def _decide_if_complete(turn: Turn, name: str) -> None:
         broken=group.broken,
     )
     number = group.number + 1
-    following = View(
-        name,
-        group.id,
-        turn.state.term,
-        number,
-        members,
-        turn.secret(f"view {group.id} {number}"),
-        view.first_operation,
-    )
+    key = turn.secret(f"view {group.id} {number}")
+    following = view.following(turn.state.term, number, key, (peer.id for peer in members))
     data = encode_verdict(
         round_.epoch,
         verdict,

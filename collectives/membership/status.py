@@ -8,6 +8,7 @@ from typing import Any
 from collectives.membership.admission import missing_peers, next_peers, peers_text
 from collectives.membership.ledger import CoordinatorState, Group
 from collectives.membership.majority import standing
+from collectives.membership.view import View
 from collectives.membership.wire import MAX_TO_PEER, SHOWN
 
 
@@ -65,6 +66,7 @@ def _group(state: CoordinatorState, group: Group, now: float) -> dict[str, Any]:
                 "name": peer.name,
                 "rank": ranks.get(peer.id),
                 "unit": peer.unit,
+                "site": peer.site,
                 "addresses": list(peer.addresses),
                 "doing": doing,
                 "heard": round(now - registered.heard, 3),
@@ -74,12 +76,21 @@ def _group(state: CoordinatorState, group: Group, now: float) -> dict[str, Any]:
         "name": group.name,
         "id": group.id,
         "situation": _situation(group),
-        "view": None if view is None else {"number": view.number, "size": view.size},
+        "view": None if view is None else _view(view),
         "preparing": None if coming is None else coming.view.number,
         "waits_for": _returns(state, group, now) + _waits_for(group),
         "peers": peers,
         "broken": "" if group.broken is None else group.broken.text,
         "reasons": [{"at": round(now - r.at, 3), "text": r.text} for r in group.reasons],
+    }
+
+
+def _view(view: View) -> dict[str, Any]:
+    return {
+        "number": view.number,
+        "size": view.size,
+        "places": [list(level) for level in view.places],
+        "table": [[row.kind, row.bytes, row.algorithm] for row in view.table],
     }
 
 

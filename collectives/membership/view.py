@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Peer:
         unit: peers of the same unit are admitted and dropped together; empty: alone.
         process: what names the process to others on its host, so that they see it die; empty: not
             known.
+        site: where it is, by its own word: hosts of one site are near each other; empty: all peers
+            that name none are at one site.
     """
 
     id: uuid.UUID
@@ -24,6 +27,22 @@ class Peer:
     addresses: tuple[str, ...]
     unit: str = ""
     process: str = ""
+    site: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A row of a plan table: what operations of a kind, up to a size, are carried out by.
+
+    Attributes:
+        kind: of operation, for example ``"all_reduce"``.
+        bytes: the largest payload that the row is for.
+        algorithm: for example ``"ring"``.
+    """
+
+    kind: str
+    bytes: int
+    algorithm: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +57,10 @@ class View:
         peers: the members; the index is the rank, the order is the ring's.
         key: secret of the view, 32 bytes; links prove that they know it.
         first_operation: every tag's next operation gets at least this number.
+        places: by level, the nearest first (hosts, then sites), each rank's group there, from 0. A
+            level that says nothing is left out: all in one group, or each in its own.
+        table: which algorithm an operation uses: that of the first row it fits, in this order; if
+            it fits none, the engine's own choice.
     """
 
     group: str
@@ -47,6 +70,8 @@ class View:
     peers: tuple[Peer, ...]
     key: bytes = dataclasses.field(repr=False)
     first_operation: int = 1
+    places: tuple[tuple[int, ...], ...] = ()
+    table: tuple[Choice, ...] = ()
 
     @property
     def size(self) -> int:
@@ -59,3 +84,19 @@ class View:
             if member.id == peer:
                 return rank
         return None
+
+    def following(self, term: int, number: int, key: bytes, staying: Iterable[uuid.UUID]) -> View:
+        """The view that a verdict issues, with those who stay, in this view's order.
+
+        It has their places and the table; so does the core's (``native/engine/judge.c``).
+        """
+        kept = set(staying)
+        ranks = [rank for rank, peer in enumerate(self.peers) if peer.id in kept]
+        return dataclasses.replace(
+            self,
+            term=term,
+            number=number,
+            key=key,
+            peers=tuple(self.peers[rank] for rank in ranks),
+            places=tuple(tuple(level[rank] for rank in ranks) for level in self.places),
+        )

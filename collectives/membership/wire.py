@@ -11,7 +11,7 @@ import uuid
 from typing import Any, ClassVar
 
 from collectives.membership.fields import Bytes, Field, Int, ListOf, Record, Text, Uuid
-from collectives.membership.view import Peer, View
+from collectives.membership.view import Choice, Peer, View
 
 VERSIONS = (1, 1)
 """Lowest and highest protocol version that this build speaks."""
@@ -29,6 +29,8 @@ MAX_REPORT = 1024 * 1024
 MAX_TO_COORDINATOR = MAX_REPORT + 64 * 1024
 MAX_RECALLED = 256 * 1024
 MAX_PROCESS = 127
+MAX_LEVELS = 8
+MAX_CHOICES = 256
 MAX_TO_PEER = 4 * 1024 * 1024
 
 U64 = Int()
@@ -39,13 +41,27 @@ TEXT = Text(MAX_TEXT)
 ADDRESSES = ListOf(Text(MAX_ADDRESS, empty=False), MAX_ADDRESSES)
 NAMES = ListOf(NAME, MAX_PEERS)
 PEER = Record(
-    (Uuid(), NAME, ADDRESSES, Text(MAX_NAME), Text(MAX_PROCESS)),
-    take=lambda peer: (peer.id, peer.name, peer.addresses, peer.unit, peer.process),
+    (Uuid(), NAME, ADDRESSES, Text(MAX_NAME), Text(MAX_PROCESS), Text(MAX_NAME)),
+    take=lambda peer: (
+        peer.id,
+        peer.name,
+        peer.addresses,
+        peer.unit,
+        peer.process,
+        peer.site,
+    ),
     build=Peer,
     required=4,
 )
+RANKS = ListOf(Int(0, MAX_PEERS - 1), MAX_PEERS)
+PLACES = ListOf(RANKS, MAX_LEVELS)
+"""Of each level the group that each rank is in; there are no more groups than ranks."""
+CHOICE = Record(
+    (NAME, U64, NAME), take=lambda row: (row.kind, row.bytes, row.algorithm), build=Choice
+)
+TABLE = ListOf(CHOICE, MAX_CHOICES)
 VIEW = Record(
-    (NAME, U32, U64, U64, ListOf(PEER, MAX_PEERS), Bytes(32, 32), U64),
+    (NAME, U32, U64, U64, ListOf(PEER, MAX_PEERS), Bytes(32, 32), U64, PLACES, TABLE),
     take=lambda view: (
         view.group,
         view.group_id,
@@ -54,8 +70,11 @@ VIEW = Record(
         view.peers,
         view.key,
         view.first_operation,
+        view.places,
+        view.table,
     ),
     build=View,
+    required=7,
 )
 PEERS = ListOf(Uuid(), MAX_PEERS)
 EPOCH = Bytes(32, 32)

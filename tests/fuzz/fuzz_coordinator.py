@@ -90,7 +90,7 @@ class Story:
         assert set(group.reached) <= members
         if group.preparing is not None:
             self.check_view(group.preparing.view)
-            assert group.preparing.ready <= {peer.id for peer in group.preparing.view.peers}
+            assert group.preparing.ready.keys() <= {peer.id for peer in group.preparing.view.peers}
             assert group.preparing.view.number <= group.number
         if group.round is not None:
             assert view is not None and set(group.round.reports) <= members

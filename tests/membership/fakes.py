@@ -91,11 +91,11 @@ class FakePlane:
         if not bad:
             self.emit(plane_events.ViewReady(view.number))
 
-    def commit(self, term: int, number: int, first_operation: int) -> None:
+    def commit(self, view: View) -> None:
         assert self.coming is not None
-        assert self.coming.number == number
-        self.calls.append(("commit", number, first_operation))
-        self.view, self.coming = self.coming, None
+        assert self.coming.number == view.number
+        self.calls.append(("commit", view.number, view.first_operation))
+        self.view, self.coming = view, None
 
     def discard(self) -> None:
         self.calls.append(("discard",))

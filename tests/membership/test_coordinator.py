@@ -846,7 +846,7 @@ class AnyMessages(stateful.RuleBasedStateMachine):
                 assert [p.id for p in coming.peers][: len(group.members)] == [
                     p.id for p in group.members
                 ]
-                assert group.preparing.ready <= {peer.id for peer in coming.peers}
+                assert group.preparing.ready.keys() <= {peer.id for peer in coming.peers}
 
 
 TestAnyMessages = AnyMessages.TestCase

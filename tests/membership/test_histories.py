@@ -75,12 +75,13 @@ def test_peers_agree_and_nobody_hangs_with(kind):
 
 
 def run(kind: str) -> None:
-    synced = succeeded = 0
+    synced = succeeded = placed = 0
     for seed in range(FIRST, FIRST + EACH):
         checks = history(kind, seed, coverage=coverage).checks
         synced += checks.synced
         succeeded += checks.succeeded
-    assert synced > EACH < succeeded, "histories in which nothing happens prove nothing"
+        placed += checks.placed
+    assert synced > EACH < succeeded and placed, "histories in which nothing happens prove nothing"
     done.add(kind)
 
 

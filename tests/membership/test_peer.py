@@ -110,7 +110,7 @@ def test_a_view_is_opened_prepared_and_committed_in_this_order():
     assert machine.hear(messages.Commit(3, 1, 1, 1)) == [], "not ready: it cannot be meant"
     assert sent(machine.do(plane.ViewReady(1)), messages.Prepared)
     committed, resolved = machine.hear(messages.Commit(3, 1, 1, 9))
-    assert committed == CommitPlane(1, 1, 9)
+    assert committed == CommitPlane(dataclasses.replace(view, first_operation=9))
     assert (resolved.call, resolved.result.first_operation) == (Call.JOIN, 9)
     assert machine.hear(messages.Commit(3, 1, 1, 9)) == [], "said twice, done once"
 

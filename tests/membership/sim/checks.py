@@ -29,7 +29,7 @@ class Checks:
         self.outcomes: dict[Key, dict[Process, tuple]] = {}
         self.seen_at: dict[tuple[Key, uuid.UUID], tuple[int, int]] = {}
         self.syncs: dict[tuple[int, int, int], tuple] = {}
-        self.synced = self.succeeded = self.raised = self.retried = 0
+        self.synced = self.succeeded = self.raised = self.retried = self.placed = 0
 
     # -- as it happens --
 
@@ -61,6 +61,14 @@ class Checks:
         old, new = before.view, p.state.view
         if old is not None and new is not None and old is not new:
             assert (old.term, old.number) < (new.term, new.number), "views go backwards"
+        if new is None or new is old:
+            return
+        others = [p.engine.view, self.views.get((p.state.run, new.term, new.number))]
+        for other in others:
+            if other is not None and (other.term, other.number) == (new.term, new.number):
+                mine, theirs = ((v.peers, v.places, v.table) for v in (new, other))
+                assert mine == theirs, "not all know the same of a view"
+        self.placed += bool(new.places)
 
     def resolved(self, p: Process, action: peer.Resolve) -> None:
         if action.call is peer.Call.JOIN:

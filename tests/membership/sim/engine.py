@@ -62,15 +62,15 @@ class Engine:
         self.view, self.rank, self.broken = view, rank, None
         lib.coll__seal_open(self.seal_state, view.term, view.number)
 
-    def commit(self, term: int, number: int, first_operation: int) -> None:
+    def commit(self, view: View) -> None:
         coming = self.prepared
-        assert coming is not None and (coming.term, coming.number) == (term, number)
+        assert coming is not None and (coming.term, coming.number) == (view.term, view.number)
         self.end_all((CANCELLED, "the view changed"))
         self.prepared = None
-        self.install(dataclasses.replace(coming, first_operation=first_operation))
+        self.install(view)
         for tag in self.tags.values():
-            tag.enter(self.view, self.rank, first_operation)
-        self.last_operation = max(self.last_operation, first_operation - 1)
+            tag.enter(view, self.rank, view.first_operation)
+        self.last_operation = max(self.last_operation, view.first_operation - 1)
         self.take_later()
 
     def end_all(self, error: tuple[int, str]) -> None:
@@ -361,8 +361,14 @@ class Engine:
         if self.me not in said.members:
             return False
         peers = tuple(present[member] for member in said.members)
+        ranks = [self.view.rank_of(member) for member in said.members]
         following = dataclasses.replace(
-            self.view, term=said.term, number=said.number, peers=peers, key=said.key
+            self.view,
+            term=said.term,
+            number=said.number,
+            peers=peers,
+            key=said.key,
+            places=tuple(tuple(level[rank] for rank in ranks) for level in self.view.places),
         )
         self.prepared = None
         self.install(following)

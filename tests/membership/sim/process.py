@@ -95,7 +95,7 @@ class Process:
             engine.prepared = action.view
             world.later(world.jitter(), lambda: world.connect(self, action.view))
         elif isinstance(action, peer.CommitPlane):
-            engine.commit(action.term, action.number, action.first_operation)
+            engine.commit(action.view)
         elif isinstance(action, peer.DiscardPlane):
             engine.prepared = None
         elif isinstance(action, peer.SealPlane):

@@ -14,7 +14,7 @@ from collectives.membership.coordinator import decide
 from collectives.membership.durable import durable, restore
 from collectives.membership.report import Epoch, decode_epoch
 from collectives.membership.restart import resume
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 
 from .checks import Checks
 from .coverage import Coverage
@@ -32,6 +32,11 @@ class Link:
     arrived: int = 0
     cut_off: int = 2**60  # what was sent later than this many frames never arrives
     held: list[Frame] = dataclasses.field(default_factory=list)
+
+
+def _site(index: int) -> str:
+    """Two peers a host; the second host's are at two sites."""
+    return "" if index < 3 else "far"
 
 
 class World:
@@ -76,7 +81,8 @@ class World:
 
     def new_coordinator(self) -> ledger.CoordinatorState:
         run, seed = uuid.UUID(int=self.random.getrandbits(128)), self.random.randbytes(32)
-        return ledger.CoordinatorState(run=run, seed=seed, token=self.token)
+        plans = (Choice("all_reduce", 4096, "ring"),)
+        return ledger.CoordinatorState(run=run, seed=seed, token=self.token, plans=plans)
 
     def add(self, index: int, unit: str) -> None:
         config = peer.PeerConfig(
@@ -87,6 +93,7 @@ class World:
             self.min_size,
             unit,
             self.token,
+            site=_site(index),
         )
         p = Process(self, index, config)
         self.processes.append(p)
@@ -235,7 +242,9 @@ class World:
             if q is not p and (not q.alive or apart or view.number not in knows):
                 missing.append(q)
         if not missing:
-            p.emit(plane.ViewReady(view.number))
+            beside = [self.by_id[other.id].index // 2 == p.index // 2 for other in view.peers]
+            nearby = tuple(rank for rank, near in enumerate(beside) if near)
+            p.emit(plane.ViewReady(view.number, nearby))
             return
         for q in missing:
             p.emit(plane.Unreachable(view.number, q.id, "connection refused"))
