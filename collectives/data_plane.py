@@ -10,10 +10,18 @@ import ipaddress
 import logging
 import socket
 import uuid
+from collections.abc import Sequence
 
 from collectives._native import lib
-from collectives._native.engine import Engine, EngineGroup, EnginePeer
-from collectives.errors import CollectiveError
+from collectives._native.engine import (
+    ALGORITHMS,
+    KINDS,
+    Engine,
+    EngineGroup,
+    EnginePeer,
+    Topology,
+)
+from collectives.errors import CollectiveError, InvalidArgument
 from collectives.membership.address import parse_address
 from collectives.membership.plane import (
     GivenUp,
@@ -26,7 +34,7 @@ from collectives.membership.plane import (
     Vetoed,
     ViewReady,
 )
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 
 logger = logging.getLogger("collectives.data_plane")
 
@@ -47,6 +55,7 @@ class EnginePlane:
         self.group: EngineGroup | None = None
         self.visiting: tuple[EngineGroup, View] | None = None
         self._visits: dict[int, EngineGroup] = {}  # kept to the end: others may be using one
+        self._coming: View | None = None
 
     @property
     def event_fd(self) -> int:
@@ -70,7 +79,7 @@ class EnginePlane:
             if event.group & _VISITS:
                 continue  # whoever visits asks whom it can reach
             if event.kind == lib.COLL_EVENT_VIEW_READY:
-                return ViewReady(event.view)
+                return ViewReady(event.view, self._nearby(event.view))
             if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
                 return Unreachable(event.view, event.peer, event.text)
             if event.kind == lib.COLL_EVENT_PEER_LOST:
@@ -90,10 +99,23 @@ class EnginePlane:
     def prepare(self, view: View, rank: int) -> None:
         """Start to connect to the peers of a coming view."""
         _prepare(self._opened(), view, rank)
+        self._coming = view
+
+    def _nearby(self, number: int) -> tuple[int, ...]:
+        coming = self._coming
+        if self.group is None or coming is None or coming.number != number:
+            return ()
+        try:
+            flags = self.group.nearby(coming.size)
+        except InvalidArgument:
+            return ()  # a verdict that others passed on came first: it will not be committed
+        return tuple(rank for rank, near in enumerate(flags) if near)
 
     def commit(self, view: View) -> None:
         """Make the prepared view the one in which operations run."""
-        self._opened().commit(view.term, view.number, view.first_operation)
+        self._opened().commit(
+            view.term, view.number, view.first_operation, _topology(view.places, view.table)
+        )
 
     def discard(self) -> None:
         """Forget the prepared view."""
@@ -141,6 +163,17 @@ class EnginePlane:
         if self.group is None:
             raise CollectiveError("the coordinator prepared a view before it named the group")
         return self.group
+
+
+def _topology(places: Sequence[Sequence[int]], table: Sequence[Choice]) -> Topology:
+    for row in table:
+        if row.kind not in KINDS or row.algorithm not in ALGORITHMS:
+            raise CollectiveError(
+                f"the plan table has {row.kind!r} by {row.algorithm!r}, which this release does not"
+                " know; use one release, or a table without it"
+            )
+    rows = ((KINDS[row.kind], row.bytes, ALGORITHMS[row.algorithm]) for row in table)
+    return Topology(tuple(tuple(level) for level in places), tuple(rows))
 
 
 def _prepare(group: EngineGroup, view: View, rank: int) -> None:

@@ -28,9 +28,9 @@ def with_topology(
     topology = Topology(tuple(tuple(level) for level in places), tuple(choices))
     plain = getattr(EngineGroup, "_plain_commit", EngineGroup.commit)
 
-    def commit(self: EngineGroup, *view: int) -> None:
+    def commit(self: EngineGroup, *view: Any) -> None:
         fits = all(len(level) == self._prepared for level in topology.places)
-        plain(self, *view, topology if fits else None)
+        plain(self, *view[:3], topology if fits else None)
 
     EngineGroup._plain_commit = plain  # type: ignore[attr-defined]
     EngineGroup.commit = commit  # type: ignore[method-assign]

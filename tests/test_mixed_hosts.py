@@ -107,6 +107,10 @@ def uses(group: collectives.Group) -> tuple[int, int]:
     return len(shared_memory()) - 2 * mine, group.counters().open_connections
 
 
+def places(group: collectives.Group) -> tuple[tuple[int, ...], ...]:
+    return group.view.places
+
+
 def sent() -> dict[str, int]:
     """Bytes that each device of this host has sent."""
     lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
@@ -152,12 +156,19 @@ def die(
     outcome, _ = mortals.operate(group, case)
     left = mortals.go_on(group)
     near = [name for name in left if name[0] == group.name[0]]
+    assert places(group) == (tuple("ab".index(name[0]) for name in left),)
     wanted = len(near) - 1, len(left) - len(near)
     until(lambda: uses(group) == wanted, "links to the dead are kept, or to the living are not")
     return outcome, left
 
 
 # ---- the tests -----------------------------------------------------------------------------------
+
+
+def test_the_view_shows_who_shares_a_host(band):
+    for member in band:
+        member.start(places)
+    assert [member.result().get() for member in band] == [((0, 0, 1, 1),)] * 4
 
 
 @pytest.mark.parametrize("kind", ["f8", "f4", "f2", "i8", "u1"])

@@ -218,6 +218,11 @@ ALGORITHMS: dict[str, int] = {
 }
 """How operations can be carried out (``enum coll_algorithm``), by name."""
 
+KINDS: dict[str, int] = {
+    text(lib.coll_kind_name(code)): code for code in range(lib.COLL_KIND_COUNT)
+}
+"""Kinds of operations (``enum coll_kind``), by name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Topology:

@@ -15,6 +15,8 @@ import threading
 import time
 import types
 import uuid
+from collections.abc import Iterable
+from typing import Protocol
 
 import zmq
 import zmq.asyncio
@@ -29,7 +31,8 @@ from collectives.membership.durable import UnreadableError, changes, durable, re
 from collectives.membership.fields import MalformedError
 from collectives.membership.journal import Journal, JournalError
 from collectives.membership.restart import resume
-from collectives.membership.wire import MAX_TO_COORDINATOR
+from collectives.membership.view import Choice
+from collectives.membership.wire import MAX_TO_COORDINATOR, TABLE
 
 logger = logging.getLogger("collectives.coordinator")
 
@@ -41,6 +44,22 @@ _BAD_HANDSHAKES = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+
+
+class Row(Protocol):
+    """What a row of a plan table has; see ``view.Choice``."""
+
+    @property
+    def kind(self) -> str:
+        """Of operation."""
+
+    @property
+    def bytes(self) -> int:
+        """The largest payload it is for."""
+
+    @property
+    def algorithm(self) -> str:
+        """What carries it out."""
 
 
 class Coordinator:
@@ -55,6 +74,9 @@ class Coordinator:
         timing: its patience; the default suits a LAN.
         journal: file in which it keeps what a coordinator started after it must know; None: it
             keeps nothing, and a successor needs the word of a majority of the members.
+        plans: rows of a plan table (``kind``, ``bytes``, ``algorithm``; those of a
+            ``collectives.topology.Table``, for example): what carries out which operation in the
+            views that are formed from now on. None: each engine chooses, and all the same.
         force: without a journal to start from, restore a run by the word of one member. If the
             others can go on elsewhere, the group is split in two that both believe to be the
             whole.
@@ -65,7 +87,7 @@ class Coordinator:
         error: why it ended by itself, None while it did not: its journal could not be written.
 
     Raises:
-        InvalidArgument: ``bind`` is no address.
+        InvalidArgument: ``bind`` is no address, or ``plans`` are no table that can be sent.
         CollectiveError: it cannot listen there, or the journal cannot be used; the message says
             why.
     """
@@ -78,6 +100,7 @@ class Coordinator:
         timing: ledger.Timing | None = None,
         journal: str | os.PathLike[str] | None = None,
         force: bool = False,
+        plans: Iterable[Row] | None = None,
     ) -> None:
         if token == "":
             raise InvalidArgument("the run token is empty; give None for a run without one")
@@ -88,6 +111,7 @@ class Coordinator:
             token=(token or "").encode(),
             timing=timing or ledger.Timing(),
             force=force,
+            plans=_table(plans or ()),
         )
         self.error: CollectiveError | None = None
         self._journal = None if journal is None else Journal(journal)
@@ -290,6 +314,15 @@ class Coordinator:
 
     def _count(self, reason: str) -> None:
         self._state = decide(self._state, ledger.Refused(reason), time.monotonic()).state
+
+
+def _table(rows: Iterable[Row]) -> tuple[Choice, ...]:
+    table = tuple(Choice(row.kind, row.bytes, row.algorithm) for row in rows)
+    try:
+        TABLE.encode(table)
+    except MalformedError as error:
+        raise InvalidArgument(f"the plan table {error}") from None
+    return table
 
 
 def _monitor(socket: zmq.asyncio.Socket) -> zmq.asyncio.Socket:
