@@ -39,7 +39,8 @@ from collectives.membership.view import Choice, View
 logger = logging.getLogger("collectives.data_plane")
 
 _VISITS = 1 << 31
-"""Set in the core's number of a group that has links for visits; the coordinator numbers from 1."""
+"""Set in the core's number of a group that has links for visits. The coordinator's numbers are below
+it; nobody takes the group's events: whoever visits asks whom it can reach."""
 
 
 class EnginePlane:
@@ -59,13 +60,13 @@ class EnginePlane:
 
     @property
     def event_fd(self) -> int:
-        """A descriptor that is readable while events wait."""
-        return self._engine.event_fd
+        """A descriptor that is readable while events wait; only once it is open."""
+        return self._opened().event_fd
 
     def next_event(self) -> PlaneEvent | None:
         """The oldest event, None when there is none."""
-        while True:
-            letter = None if self.group is None else self.group.next_message()
+        while self.group is not None:
+            letter = self.group.next_message()
             if letter is not None:
                 kind, data = letter
                 if kind == lib.COLL_ROUND_REPORT:
@@ -73,11 +74,9 @@ class EnginePlane:
                 if kind == lib.COLL_ROUND_VERDICT:
                     return VerdictHeard(data)
                 return VerdictTaken(data[:32], uuid.UUID(bytes=data[32:48]))
-            event = self._engine.next_event()
+            event = self.group.next_event()
             if event is None:
                 return None
-            if event.group & _VISITS:
-                continue  # whoever visits asks whom it can reach
             if event.kind == lib.COLL_EVENT_VIEW_READY:
                 return ViewReady(event.view, self._nearby(event.view))
             if event.kind == lib.COLL_EVENT_PEER_UNREACHABLE:
@@ -90,6 +89,7 @@ class EnginePlane:
                 return GivenUp(event.view, event.text)
             if event.kind == lib.COLL_EVENT_STALLED:
                 logger.warning("%s", event.text)  # membership has no part in it
+        return None
 
     def open(self, group_id: int, group: str) -> None:
         """Open the group under the run's number for it."""

@@ -260,8 +260,8 @@ class Pair:
         self.raw_group = open_group(
             self.a, 2, 0, [peers[0], EnginePeer(self.raw, "raw", ())], self.raw_key
         )
-        for engine, group in zip(self.engines, self.groups, strict=True):
-            until(lambda engine=engine: _is_ready(engine), "A and B did not connect")
+        for group in self.groups:
+            until(lambda group=group: _is_ready(group), "A and B did not connect")
             group.commit(1, 1, 1)
         self.raw_group.commit(1, 1, 1)
         self.rounds = 0
@@ -352,8 +352,8 @@ class Counting:
         assert self._pair.count(self._name) == wanted, (self._name, self._pair.a.counters())
 
 
-def _is_ready(engine: Engine) -> bool:
-    while event := engine.next_event():
+def _is_ready(group: EngineGroup) -> bool:
+    while event := group.next_event():
         if event.kind == lib.COLL_EVENT_VIEW_READY:
             return True
     return False

@@ -43,7 +43,7 @@ def hosts_and_ports(made: Engine) -> tuple[set[str], set[int]]:
     return {host.strip("[]") for host, _, _ in parts}, {int(port) for _, _, port in parts}
 
 
-def is_ready(made: Engine) -> bool:
+def is_ready(made: EngineGroup) -> bool:
     while event := made.next_event():
         if event.kind == lib.COLL_EVENT_VIEW_READY:
             return True
@@ -64,8 +64,8 @@ def talking(
         began = time.monotonic()
         for rank, one in enumerate(engines):
             groups.append(open_group(one, 1, rank, peers, key))
-        for one, group in zip(engines, groups, strict=True):
-            until(lambda one=one: is_ready(one), "no link came up")
+        for group in groups:
+            until(lambda group=group: is_ready(group), "no link came up")
             group.commit(1, 1, 1)
         seconds = time.monotonic() - began
         calls = [Call(group, lib.COLL_BARRIER, None) for group in groups]

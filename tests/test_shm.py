@@ -350,7 +350,7 @@ def lost(pair: Pair) -> str:
     """Wait until the raw member is reported lost; why."""
 
     def look() -> str:
-        while event := pair.a.next_event():
+        while event := pair.raw_group.next_event():
             if event.kind == lib.COLL_EVENT_PEER_LOST:
                 return event.text
         return ""

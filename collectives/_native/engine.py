@@ -129,7 +129,6 @@ class Event:
     peer: uuid.UUID
     text: str
     certain: int = 0
-    group: int = 0
 
 
 class Engine:
@@ -173,7 +172,6 @@ class Engine:
         check(lib.coll_engine_create(c, peer_id.bytes, out))
         self.handle = out[0]
         self.peer_id = peer_id
-        self._event = ffi.new("struct coll_event *")
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -183,21 +181,6 @@ class Engine:
         while lib.coll_engine_address(self.handle, len(found), buffer, 128) == lib.COLL_OK:
             found.append(text(buffer))
         return tuple(found)
-
-    @property
-    def event_fd(self) -> int:
-        """Readable while events wait; -1 once closed."""
-        return -1 if self.handle is None else int(lib.coll_engine_event_fd(self.handle))
-
-    def next_event(self) -> Event | None:
-        """The oldest event, None when there is none."""
-        if self.handle is None:
-            return None
-        if lib.coll_engine_next_event(self.handle, self._event) != lib.COLL_OK:
-            return None
-        event = self._event
-        peer = uuid.UUID(bytes=bytes(ffi.buffer(event.peer)))
-        return Event(event.kind, event.view, peer, text(event.text), event.certain, event.group)
 
     def counters(self) -> Counters:
         """A snapshot of the counters."""
@@ -311,6 +294,23 @@ class EngineGroup:
         check(lib.coll_group_open(engine.handle, group_id, name.encode(), out))
         self.handle = out[0]
         self._prepared = 0  # the size of that view
+        self.id = group_id
+        self._event = ffi.new("struct coll_event *")
+
+    @property
+    def event_fd(self) -> int:
+        """Readable while events wait; -1 once closed."""
+        return -1 if self.handle is None else int(lib.coll_group_event_fd(self.handle))
+
+    def next_event(self) -> Event | None:
+        """The oldest event, None when there is none."""
+        if self.handle is None:
+            return None
+        if lib.coll_group_next_event(self.handle, self._event) != lib.COLL_OK:
+            return None
+        event = self._event
+        peer = uuid.UUID(bytes=bytes(ffi.buffer(event.peer)))
+        return Event(event.kind, event.view, peer, text(event.text), event.certain)
 
     def prepare(
         self,

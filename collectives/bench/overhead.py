@@ -82,7 +82,7 @@ def _raw_call(timeout: float) -> Iterator[Callable[[], object]]:
         _check(lib.coll_group_open(engine, 1, b"overhead", group_out))
         group = group_out[0]
         try:
-            _form_view(engine, group, identity, timeout)
+            _form_view(group, identity, timeout)
             buffer = ffi.new("float[1]", [1.0])
             call = ffi.new("struct coll_call *")
             call.kind = lib.COLL_ALL_REDUCE
@@ -106,7 +106,7 @@ def _raw_call(timeout: float) -> Iterator[Callable[[], object]]:
         lib.coll_engine_destroy(engine)
 
 
-def _form_view(engine: Any, group: Any, identity: bytes, timeout: float) -> None:
+def _form_view(group: Any, identity: bytes, timeout: float) -> None:
     """Prepare and commit a view of this peer alone."""
     peer = ffi.new("struct coll_peer *")
     name = ffi.new("char[]", b"alone")
@@ -120,7 +120,7 @@ def _form_view(engine: Any, group: Any, identity: bytes, timeout: float) -> None
     event = ffi.new("struct coll_event *")
     deadline = time.monotonic() + timeout
     while True:
-        status = lib.coll_engine_next_event(engine, event)
+        status = lib.coll_group_next_event(group, event)
         if status == lib.COLL_OK and event.kind == lib.COLL_EVENT_VIEW_READY:
             break
         if time.monotonic() > deadline:

@@ -109,6 +109,7 @@ class Agent:
         self._line: Line | None = None
         self._calls = Calls()
         self._last_words = ""
+        self._watched: int | None = None  # the open plane's descriptor
 
     # -- for the user's thread --
 
@@ -312,7 +313,6 @@ class Agent:
         loop = self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         line = self._line = Line(self._found)
-        loop.add_reader(self._plane.event_fd, self._drain_plane)
         try:
             line.dial(self._address)
             started.set()
@@ -333,7 +333,8 @@ class Agent:
             elif self._state.phase is peer.Phase.MEMBER:
                 self._handle(peer.CallLeave(self._last_words, aborted=True))
         finally:
-            loop.remove_reader(self._plane.event_fd)
+            if self._watched is not None:
+                loop.remove_reader(self._watched)
             line.close()
             self._line = None
 
@@ -405,6 +406,8 @@ class Agent:
                 line.dial(parse_address(action.address))
         elif isinstance(action, peer.OpenPlane):
             plane.open(action.group_id, action.group)
+            self._watched = plane.event_fd
+            asyncio.get_running_loop().add_reader(self._watched, self._drain_plane)
         elif isinstance(action, peer.PreparePlane):
             plane.prepare(action.view, action.rank)
         elif isinstance(action, peer.CommitPlane):

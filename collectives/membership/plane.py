@@ -105,7 +105,7 @@ class DataPlane(Protocol):
 
     @property
     def event_fd(self) -> int:
-        """A descriptor that is readable while events wait."""
+        """A descriptor that is readable while events wait; asked for once it is open."""
 
     def next_event(self) -> PlaneEvent | None:
         """The oldest event, None when there is none."""

@@ -77,29 +77,6 @@ void coll_engine_get_counters(struct coll_engine *engine, struct coll_counters *
     coll__unlock(engine);
 }
 
-int coll_engine_event_fd(struct coll_engine *engine)
-{
-    return engine->event_fd;
-}
-
-coll_status coll_engine_next_event(struct coll_engine *engine, struct coll_event *event)
-{
-    ENTER(engine);
-    coll_status status = COLL_IN_PROGRESS;
-    if (engine->event_count > 0) {
-        *event = engine->events[engine->event_head];
-        engine->event_head = (engine->event_head + 1) % COLL__EVENT_QUEUE;
-        status = COLL_OK;
-        if (--engine->event_count == 0) {
-            uint64_t count;
-            ssize_t ignored = read(engine->event_fd, &count, sizeof count);
-            (void)ignored;
-        }
-    }
-    coll__unlock(engine);
-    return status;
-}
-
 /* ---- groups ------------------------------------------------------------------------------ */
 
 coll_status coll_group_open(struct coll_engine *engine, uint32_t id, const char *name,
@@ -125,11 +102,39 @@ coll_status coll_group_open(struct coll_engine *engine, uint32_t id, const char 
             return coll__error(COLL_INVALID_ARGUMENT, "group %u is open already", id);
         }
     }
-    group->next = engine->groups;
-    engine->groups = group;
+    coll_status status = coll__events_open(group); /* locked: a fork finds the descriptor */
+    if (status == COLL_OK) {
+        group->next = engine->groups;
+        engine->groups = group;
+        *out = group;
+    } else {
+        free(group);
+    }
     coll__unlock(engine);
-    *out = group;
-    return COLL_OK;
+    return status;
+}
+
+int coll_group_event_fd(struct coll_group *group)
+{
+    return group->event_fd;
+}
+
+coll_status coll_group_next_event(struct coll_group *group, struct coll_event *event)
+{
+    ENTER(group->engine);
+    coll_status status = COLL_IN_PROGRESS;
+    if (group->event_count > 0) {
+        *event = group->events[group->event_head];
+        group->event_head = (group->event_head + 1) % COLL__EVENT_QUEUE;
+        status = COLL_OK;
+        if (--group->event_count == 0) {
+            uint64_t count;
+            ssize_t ignored = read(group->event_fd, &count, sizeof count);
+            (void)ignored;
+        }
+    }
+    coll__unlock(group->engine);
+    return status;
 }
 
 coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view)

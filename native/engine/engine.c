@@ -39,7 +39,8 @@ static void after_fork_in_child(void)
         coll__process_fork_child(engine);
         close(engine->host.reactor.wake.fd);
         close(engine->host.reactor.epoll_fd);
-        close(engine->event_fd);
+        for (struct coll_group *group = engine->groups; group; group = group->next)
+            close(group->event_fd);
         close(engine->serving.fd);
     }
     all = NULL;
@@ -83,7 +84,7 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
     pthread_cond_init(&engine->changed, &monotonic);
     pthread_cond_init(&engine->thread_wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    engine->event_fd = engine->serving.fd = -1;
+    engine->serving.fd = -1;
     engine->host.reactor.epoll_fd = engine->host.reactor.wake.fd = -1;
     memcpy(engine->host.peer_id, peer_id, sizeof engine->host.peer_id);
     if (options)
@@ -102,12 +103,8 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
         engine->host.options.recovery_ns = 10000000000;
     if (engine->host.options.stall_ns == 0)
         engine->host.options.stall_ns = 10000000000;
-    engine->events = calloc(COLL__EVENT_QUEUE, sizeof *engine->events);
-    engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!engine->events)
-        return COLL_NO_MEMORY;
     engine->serving.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (engine->event_fd < 0 || engine->serving.fd < 0)
+    if (engine->serving.fd < 0)
         return coll__error(COLL_SYSTEM_ERROR, "cannot make an eventfd: raise the limit of open "
                                               "files (ulimit -n)");
     COLL_TRY(coll__reactor_init(&engine->host.reactor));
@@ -121,16 +118,12 @@ static void dispose(struct coll_engine *engine)
     for (uint32_t i = 0; coll__transports[i]; i++)
         coll__transports[i]->stop(&engine->host);
     coll__reactor_close(&engine->host.reactor);
-    if (engine->event_fd >= 0)
-        close(engine->event_fd);
     coll__serving_close(engine);
-    free(engine->events);
     free(engine->moment);
     free(engine->bind);
     free(engine->interface);
     free(engine->congestion);
     coll__lock(engine);
-    engine->event_fd = -1;
     engine->destroyed = true;
     coll__engine_let_go(engine);
 }

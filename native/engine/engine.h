@@ -260,6 +260,10 @@ struct coll_group {
     uint8_t *report; /* of the round that sealed us; malloc'ed */
     uint32_t report_length;
     struct coll__ended *ended; /* operations that failed lately, for inspection */
+    /* for the membership layer */
+    struct coll_event *events;
+    uint32_t event_head, event_count;
+    int event_fd;
 };
 
 /* Blocks of one size that nobody uses. */
@@ -292,10 +296,6 @@ struct coll_engine {
     char *bind, *interface, *congestion; /* what the options' strings are copied to */
     struct coll_group *groups;
     uint64_t next_tick, last_tick;
-    /* events for the membership layer */
-    struct coll_event *events;
-    uint32_t event_head, event_count;
-    int event_fd;
     struct coll__moment *moment; /* fault injection: coll_fault_at; NULL: none */
     struct coll__serving serving;
     /* pools */
@@ -549,9 +549,11 @@ void coll__drop_early(struct coll_operation *operation);
 void coll__drop_later(struct coll_group *group, const struct coll__link *link);
 
 /* events.c */
-void coll__emit(struct coll_engine *engine, enum coll_event_kind kind, uint32_t group,
-                uint64_t view, const uint8_t *peer, const char *text);
-void coll__emit_lost(struct coll_engine *engine, uint32_t group, uint64_t view, const uint8_t *peer,
+coll_status coll__events_open(struct coll_group *group);
+void coll__events_close(struct coll_group *group);
+void coll__emit(struct coll_group *group, enum coll_event_kind kind, uint64_t view,
+                const uint8_t *peer, const char *text);
+void coll__emit_lost(struct coll_group *group, uint64_t view, const uint8_t *peer,
                      enum coll_certain certain, const char *text);
 
 /* inspect.c */

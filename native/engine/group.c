@@ -158,6 +158,7 @@ void coll__group_close(struct coll_group *group)
     coll__letters_free(group);
     coll__gone_free(group);
     coll__inspect_free(group);
+    coll__events_close(group);
     struct coll_group **at = &engine->groups;
     while (*at != group)
         at = &(*at)->next;
@@ -183,8 +184,7 @@ static bool give_up(struct coll_group *group, uint64_t now)
             coll__operation_finish(at, at->veto.status, at->veto.culprit, text);
             coll__operation_unref(at);
             coll__group_out(group, COLL_UNDECIDED, text);
-            coll__emit(group->engine, COLL_EVENT_OUT, group->id, group->committed->number, NULL,
-                       text);
+            coll__emit(group, COLL_EVENT_OUT, group->committed->number, NULL, text);
             return true;
         }
     }
@@ -209,8 +209,8 @@ void coll__group_tick(struct coll_group *group, uint64_t now)
         if (link && !link->up) {
             char text[200];
             link->transport->explain(link, text, sizeof text);
-            coll__emit(group->engine, COLL_EVENT_PEER_UNREACHABLE, group->id, view->number,
-                       view->members[rank].id, text);
+            coll__emit(group, COLL_EVENT_PEER_UNREACHABLE, view->number, view->members[rank].id,
+                       text);
         }
     }
 }

@@ -220,7 +220,7 @@ static void emit_veto(struct coll_group *group, const char *text)
     if (now < group->veto_again)
         return;
     group->veto_again = now + COLL__STALL_NS;
-    coll__emit(group->engine, COLL_EVENT_VETO, group->id, group->committed->number, NULL, text);
+    coll__emit(group, COLL_EVENT_VETO, group->committed->number, NULL, text);
 }
 
 void coll__operation_veto(struct coll_operation *operation, coll_status status, int32_t culprit,
@@ -297,7 +297,7 @@ static void warn(struct coll_operation *operation, uint64_t now)
              view->members[view->rank].name, view->rank,
              (double)(now - operation->info.entered_ns) / 1e9, call, name, missing);
     operation->warn_at = 0;
-    coll__emit(operation->engine, COLL_EVENT_STALLED, view->group->id, view->number, NULL, text);
+    coll__emit(view->group, COLL_EVENT_STALLED, view->number, NULL, text);
 }
 
 void coll__operation_tick(struct coll_operation *operation, uint64_t now)

@@ -35,7 +35,7 @@ static void post(struct coll_group *group, uint32_t kind, const uint8_t *bytes, 
         group->letters_tail = &group->letters;
     *group->letters_tail = letter;
     group->letters_tail = &letter->next;
-    coll__emit(group->engine, COLL_EVENT_ROUND, group->id, group->seal.view, NULL, NULL);
+    coll__emit(group, COLL_EVENT_ROUND, group->seal.view, NULL, NULL);
 }
 
 void coll__letters_free(struct coll_group *group)

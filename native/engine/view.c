@@ -128,7 +128,7 @@ void coll__view_report_if_ready(struct coll_group *group)
         if (rank != view->rank && !view->members[rank].link->up)
             return;
     view->ready_reported = true;
-    coll__emit(group->engine, COLL_EVENT_VIEW_READY, group->id, view->number, NULL, NULL);
+    coll__emit(group, COLL_EVENT_VIEW_READY, view->number, NULL, NULL);
 }
 
 /* ---- links, as transports see them -------------------------------------------------------- */
@@ -182,7 +182,7 @@ void coll__link_lost(struct coll__link *link, const char *text, enum coll_certai
             if (!view || coll__rank_of(view, link->peer) == view->size)
                 continue;
         }
-        coll__emit_lost(link->engine, group->id, view->number, link->peer, certain, text);
+        coll__emit_lost(group, view->number, link->peer, certain, text);
     }
 }
 

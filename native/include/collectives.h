@@ -306,37 +306,6 @@ COLL_API coll_status coll_engine_address(struct coll_engine *engine, uint32_t i,
                                          size_t length);
 COLL_API void coll_engine_get_counters(struct coll_engine *engine, struct coll_counters *counters);
 
-enum coll_event_kind {
-    COLL_EVENT_VIEW_READY = 0, /* links to all peers of the prepared view are up */
-    COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
-                                      * was tried. Repeated while it lasts, once a second */
-    COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
-    COLL_EVENT_VETO = 3, /* an operation wants to end with an error: have a round opened. Repeated
-                          * after a round that did not decide it */
-    COLL_EVENT_ROUND = 4, /* coll_group_next_message has something for the coordinator */
-    COLL_EVENT_OUT = 5, /* no verdict came in time: this peer is out of the view */
-    COLL_EVENT_STALLED =
-        6 /* an operation waits for long; text names who is absent. Once for each */
-};
-/* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
-enum coll_certain {
-    COLL_CERTAIN_SILENCE = 0, /* nothing is heard, or no connection comes about: it may live */
-    COLL_CERTAIN_REFUSED = 1, /* its port refuses connections, or it said goodbye */
-    COLL_CERTAIN_PROCESS = 2 /* its process, on this host, was seen to die */
-};
-struct coll_event {
-    uint32_t kind;
-    uint32_t group; /* the group's id */
-    uint64_t view; /* the view's number */
-    uint8_t peer[16];
-    uint32_t certain; /* COLL_EVENT_PEER_LOST: enum coll_certain */
-    char text[476];
-};
-/* A descriptor that is readable while events are queued; owned by the engine. */
-COLL_API int coll_engine_event_fd(struct coll_engine *engine);
-/* COLL_OK and the oldest event, or COLL_IN_PROGRESS when there is none. */
-COLL_API coll_status coll_engine_next_event(struct coll_engine *engine, struct coll_event *event);
-
 /* ---- processes: whether a peer on the same host has died ------------------------------------- */
 
 enum coll_process_state {
@@ -372,6 +341,36 @@ struct coll_view {
 /* Open group `id` (the run's number for it) on an engine. The caller owns it: coll_group_close. */
 COLL_API coll_status coll_group_open(struct coll_engine *engine, uint32_t id, const char *name,
                                      struct coll_group **group);
+enum coll_event_kind {
+    COLL_EVENT_VIEW_READY = 0, /* links to all peers of the prepared view are up */
+    COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
+                                      * was tried. Repeated while it lasts, once a second */
+    COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
+    COLL_EVENT_VETO = 3, /* an operation wants to end with an error: have a round opened. Repeated
+                          * after a round that did not decide it */
+    COLL_EVENT_ROUND = 4, /* coll_group_next_message has something for the coordinator */
+    COLL_EVENT_OUT = 5, /* no verdict came in time: this peer is out of the view */
+    COLL_EVENT_STALLED =
+        6 /* an operation waits for long; text names who is absent. Once for each */
+};
+/* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
+enum coll_certain {
+    COLL_CERTAIN_SILENCE = 0, /* nothing is heard, or no connection comes about: it may live */
+    COLL_CERTAIN_REFUSED = 1, /* its port refuses connections, or it said goodbye */
+    COLL_CERTAIN_PROCESS = 2 /* its process, on this host, was seen to die */
+};
+struct coll_event {
+    uint32_t kind;
+    uint32_t certain; /* COLL_EVENT_PEER_LOST: enum coll_certain */
+    uint64_t view; /* the view's number */
+    uint8_t peer[16];
+    char text[480];
+};
+/* A descriptor that is readable while events are queued; owned by the group. */
+COLL_API int coll_group_event_fd(struct coll_group *group);
+/* COLL_OK and the oldest event, or COLL_IN_PROGRESS when there is none. */
+COLL_API coll_status coll_group_next_event(struct coll_group *group, struct coll_event *event);
+
 /* Start to connect to the peers of `view`; COLL_EVENT_VIEW_READY follows. Replaces an earlier
  * prepared view. The committed view goes on meanwhile. */
 COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view);

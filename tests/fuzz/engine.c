@@ -101,7 +101,7 @@ static void inspect(struct run *run)
         WORLD_CHECK(strlen(peers[0].name) < sizeof peers[0].name);
     while (coll_group_next_message(run->group, &kind, message, sizeof message, &length) == COLL_OK)
         WORLD_CHECK(length >= COLL_EPOCH_BYTES);
-    while (coll_engine_next_event(run->engine, &event) == COLL_OK)
+    while (coll_group_next_event(run->group, &event) == COLL_OK)
         WORLD_CHECK(strlen(event.text) < sizeof event.text);
 }
 
