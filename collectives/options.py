@@ -30,8 +30,10 @@ class Options:
             Hosts of one site are near each other; plans keep traffic within a site where they can.
             None: ``$COLLECTIVES_SITE``, and none where that is not set. All peers of a host name
             the same, and peers without one are taken to be at one site.
-        connections: TCP connections to each peer, 1 to 64; 0: one, and on long links as many as
-            raise the rate, up to 17.
+        connections: TCP connections to each peer, 1 to 64; from two on, another one is for small
+            operations. They share out the addresses of the peer at which it is reached, so that
+            with as many as there are paths each carries its part. 0: one, and on long links as many
+            as raise the rate, up to 17.
         congestion: TCP congestion control for every connection (for example ``"cubic"``); None:
             chosen per connection from its measured round trip.
         slice_bytes: bytes of payload in one frame, 4096 to 1048576; None: chosen by size. The

@@ -352,7 +352,7 @@ def test_all_ranks_get_the_same_and_the_right_bits(
                     assert_equal(got, want, "broadcast", dtype, count, root, f"rank {rank}")
                 at += (want.nbytes + 63) // 64 * 64
     start(pool, size, leave_all, size)
-    assert results(pool, size) == [[0, 2, 0]] * size
+    assert results(pool, size) == [[0, 3, 0]] * size  # one more for small operations
 
 
 def digest_of_all(group: collectives.Group, seed: int) -> str:

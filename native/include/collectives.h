@@ -261,8 +261,9 @@ struct coll_engine_options {
     const char *congestion; /* TCP congestion control for every connection; default: chosen
                                 * per connection from its measured round trip */
     uint16_t port_low, port_high; /* inclusive range to listen in; default: any free port */
-    uint32_t connections; /* TCP connections per pair, 1..64; default: one, and on long
-                                * links as many as raise the rate */
+    uint32_t connections; /* TCP connections per pair, 1..64, and if it is more than one, another
+                                * for small operations; they share out the peer's addresses.
+                                * Default: one, and on long links as many as raise the rate */
     uint32_t slice_bytes; /* 4096..1048576; default: chosen by size */
     uint32_t isa; /* enum coll_isa */
     uint32_t transport; /* enum coll_transport */

@@ -21,7 +21,7 @@ void coll__tcp_learn_round_trip(struct tcp_link *link, const struct tcp_connecti
         link->round_trip = round_trip;
     uint32_t fixed = link->base.host->options.connections;
     if (fixed > 0)
-        link->wanted = fixed;
+        link->wanted = fixed > 1 ? fixed + 1 : 1; /* one more for small operations */
     else if (link->round_trip < LONG_NS)
         link->wanted = 1;
     else if (link->wanted < 2)

@@ -40,6 +40,7 @@ static void count_failure(struct tcp_link *link, uint32_t address, int error, co
     coll__tcp_format(&link->addresses[address], text, sizeof text);
     snprintf(link->why, sizeof link->why, "%s: %s", text, why);
     link->failures++;
+    link->barred |= (uint32_t)1 << address;
     bool good = link->good_known && address == link->good_address;
     if (error == ECONNREFUSED && (good || !link->good_known))
         link->refusals++;
@@ -100,12 +101,32 @@ static uint16_t free_slot(const struct tcp_link *link)
     return slot;
 }
 
-static void dial_one(struct tcp_link *link, uint64_t now)
+/* Each address may be a path of its own, so the connections of large operations share them out. An
+ * address at which nothing came of it is left out until one of them is lost. */
+static uint32_t least_used(const struct tcp_link *link)
 {
-    /* Where the peer was seen before comes first and every other time; between, the list. */
+    uint32_t uses[COLL__ADDRESSES] = {0}, best = link->good_address % link->address_count;
+    for (const struct tcp_connection *at = link->open->next; at; at = at->next)
+        uses[at->address] += at->dialed;
+    for (const struct tcp_connection *at = link->dials; at; at = at->next)
+        uses[at->address]++;
+    for (uint32_t i = 0; i < link->address_count; i++)
+        if (!(link->barred >> i & 1) && (uses[i] < uses[best] || link->barred >> best & 1))
+            best = i;
+    return best;
+}
+
+/* Where the peer was seen before comes first and every other time; between, the list. */
+static uint32_t next_in_turn(struct tcp_link *link)
+{
     link->good_turn = link->good_known && !link->good_turn;
     uint32_t index = link->good_turn ? link->good_address : link->next_address++;
-    index %= link->address_count;
+    return index % link->address_count;
+}
+
+static void dial_one(struct tcp_link *link, uint64_t now)
+{
+    uint32_t index = link->base.up ? least_used(link) : next_in_turn(link);
     link->next_dial = now + (link->base.up ? 0 : STAGGER_NS);
     int fd = connect_to(link, &link->addresses[index]);
     if (fd < 0) {

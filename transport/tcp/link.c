@@ -31,6 +31,7 @@ static void set_addresses(struct tcp_link *link, const struct coll_peer *peer)
     link->address_count = count;
     bool was_known = link->good_known;
     link->good_known = false;
+    link->barred = 0;
     for (uint32_t i = 0; was_known && i < count && !link->good_known; i++) {
         if (memcmp(&good, &link->addresses[i], sizeof good) == 0) {
             link->good_known = true;
@@ -154,6 +155,7 @@ void coll__tcp_attach(struct tcp_link *link, struct tcp_connection *connection)
             host->counters.reconnects++;
         link->was_up = true;
         link->down_since = 0;
+        link->barred = 0;
         coll__tcp_drop_dials(link);
         coll__link_up(&link->base);
     }
@@ -177,6 +179,7 @@ void coll__tcp_fail(struct tcp_connection *connection, const char *why)
     snprintf(link->why, sizeof link->why, "%s", why);
     coll__tcp_remove(&link->open, connection);
     link->open_count--;
+    link->barred = 0;
     if (connection->in_payload)
         coll__unplace(&connection->placement);
     forget_transmission(connection);

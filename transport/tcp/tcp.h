@@ -111,6 +111,7 @@ struct tcp_link {
     uint32_t next_address, failures, refusals, round;
     uint32_t good_address;        /* where the peer was seen; meaningful if good_known */
     bool good_known, good_turn;
+    uint32_t barred;              /* addresses where the last attempt failed, a bit each */
     uint64_t down_since;          /* 0: never was up, or is up */
     bool was_up;
     char why[128];                /* the last failure, for people */
