@@ -82,12 +82,12 @@ class Namespace:
 
         return _in_a_thread(there)
 
-    def configure(self, device: str, address: str) -> None:
-        """Give a device of the namespace its address, in a network of 256, and switch it on."""
+    def configure(self, device: str, address: str, mask: str = "255.255.255.0") -> None:
+        """Give a device of the namespace its address in a network, and switch it on."""
 
         def do() -> None:
             _request(_SIOCSIFADDR, device, _address(address))
-            _request(_SIOCSIFNETMASK, device, _address("255.255.255.0"))
+            _request(_SIOCSIFNETMASK, device, _address(mask))
             _request(_SIOCSIFTXQLEN, device, struct.pack("i", _WAITING))
             _raise_up(device)
 

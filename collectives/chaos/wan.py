@@ -26,6 +26,7 @@ from collectives.errors import CollectiveError, InvalidArgument
 NETWORK = "10.99.0."
 """The addresses of hosts begin so. They are seen in their namespaces only."""
 _MOST = 254
+_BESIDE, _BESIDE_MASK = 32, "255.255.255.224"  # addresses of a network of further devices
 
 
 class WanError(CollectiveError):
@@ -88,17 +89,45 @@ class Wan(Driven):
         Raises:
             InvalidArgument: there is one of that name, or there are too many.
         """
-        if name in self._addresses or len(self._addresses) == _MOST:
+        if name in self._addresses or len(self._namespaces) == _MOST:
             raise InvalidArgument(
                 f"there is a host {name!r}" if name in self._addresses else f"{_MOST} hosts at most"
             )
-        address = f"{NETWORK}{len(self._addresses) + 1}"
+        address = f"{NETWORK}{len(self._namespaces) + 1}"
         with contextlib.ExitStack() as stack:
             namespace = stack.enter_context(Namespace())
             device = self.ask(f"host {address} {namespace.path}")
             namespace.configure(device, address)
             stack.pop_all()
         self._namespaces[name], self._addresses[name] = namespace, address
+        return address
+
+    def device(self, host: str, network: int) -> str:
+        """Give a host, one of the first 30, another device; return its address.
+
+        What hosts send to each other's addresses of a network leaves by their own of it, so each
+        network has paths of its own. To ``shape``, ``cut`` and ``stats`` the device is
+        ``f"{host}/{network}"``.
+
+        Args:
+            host: its name.
+            network: 1 to 6.
+
+        Raises:
+            InvalidArgument: there is no such host, or it has no number in such a network.
+        """
+        (address,) = self._ends(host)
+        number = int(address.rpartition(".")[2])
+        if not 1 <= network <= 6 or number > _BESIDE - 2 or f"{host}/{network}" in self._addresses:
+            raise InvalidArgument(
+                f"host {host!r}, number {number}, cannot have a device in network {network}: there"
+                f" are 6 networks, of {_BESIDE - 2} hosts and with one device of each"
+            )
+        address = f"{NETWORK}{network * _BESIDE + number}"
+        namespace = self._namespaces[host]
+        device = self.ask(f"host {address} {namespace.path}")
+        namespace.configure(device, address, _BESIDE_MASK)
+        self._addresses[f"{host}/{network}"] = address
         return address
 
     def namespace(self, name: str) -> Namespace:
@@ -138,7 +167,7 @@ class Wan(Driven):
             WanError: there is no such line, or a figure is out of bounds.
         """
         self.ask(
-            f"shape {self._ends(source, target)}"
+            f"shape {' '.join(self._ends(source, target))}"
             f" rate_bit_s={whole('rate', direction.rate)}"
             f" queue_bytes={whole('queue', direction.queue)}"
             f" delay_ns={whole('delay', direction.delay, 1e9)}"
@@ -157,14 +186,14 @@ class Wan(Driven):
 
     def cut(self, source: str, target: str, on: bool) -> None:
         """Let nothing pass from one host to another, or let it pass again."""
-        self.ask(f"cut {self._ends(source, target)} {'on' if on else 'off'}")
+        self.ask(f"cut {' '.join(self._ends(source, target))} {'on' if on else 'off'}")
 
     def stats(self, source: str, target: str) -> PathStats:
         """Count the packets from one host to another."""
-        return PathStats(**counts(self.ask(f"stats {self._ends(source, target)}")))
+        return PathStats(**counts(self.ask(f"stats {' '.join(self._ends(source, target))}")))
 
-    def _ends(self, source: str, target: str) -> str:
-        for name in (source, target):
+    def _ends(self, *names: str) -> list[str]:
+        for name in names:
             if name not in self._addresses:
                 raise InvalidArgument(f"there is no host {name!r}; make it first")
-        return f"{self._addresses[source]} {self._addresses[target]}"
+        return [self._addresses[name] for name in names]
