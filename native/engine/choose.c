@@ -8,7 +8,7 @@
 
 /* What an algorithm can carry out at most. These two overwrite what they have sent, so what they send
  * must be copied at once. */
-static uint64_t most_bytes(uint32_t algorithm)
+uint64_t coll_plan_limit(uint32_t algorithm)
 {
     return algorithm == COLL_WHOLE || algorithm == COLL_DOUBLING ? COLL__SMALL_BYTES : UINT64_MAX;
 }
@@ -19,7 +19,7 @@ static void name_others(uint32_t kind, uint64_t bytes, char *text, size_t length
     size_t at = 0;
     text[0] = '\0';
     for (uint32_t other = 0; other < COLL_ALGORITHM_COUNT && at < length; other++)
-        if (coll_plan_does(kind, other) && bytes <= most_bytes(other))
+        if (coll_plan_does(kind, other) && bytes <= coll_plan_limit(other))
             at += (size_t)snprintf(text + at, length - at, "%s%s", at > 0 ? ", " : "",
                                    coll_algorithm_name(other));
 }
@@ -29,7 +29,7 @@ coll_status coll__check_algorithm(uint32_t kind, uint32_t algorithm, uint64_t by
     char others[200];
     if (algorithm >= COLL_ALGORITHM_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no algorithm", algorithm);
-    if (coll_plan_does(kind, algorithm) && bytes <= most_bytes(algorithm))
+    if (coll_plan_does(kind, algorithm) && bytes <= coll_plan_limit(algorithm))
         return COLL_OK;
     name_others(kind, bytes, others, sizeof others);
     if (others[0] == '\0')
@@ -40,8 +40,9 @@ coll_status coll__check_algorithm(uint32_t kind, uint32_t algorithm, uint64_t by
                            coll_algorithm_name(algorithm), coll_kind_name(kind), others);
     return coll__error(COLL_UNSUPPORTED,
                        "algorithm '%s' is for up to %llu bytes, and here are %llu; choose from: %s",
-                       coll_algorithm_name(algorithm), (unsigned long long)most_bytes(algorithm),
-                       (unsigned long long)bytes, others);
+                       coll_algorithm_name(algorithm),
+                       (unsigned long long)coll_plan_limit(algorithm), (unsigned long long)bytes,
+                       others);
 }
 
 coll_status coll__check_topology(const struct coll_topology *topology, uint32_t size)
@@ -60,20 +61,19 @@ coll_status coll__check_topology(const struct coll_topology *topology, uint32_t 
     return status;
 }
 
-static enum coll_algorithm usual(const struct coll_operation *operation)
+static enum coll_algorithm usual(uint32_t kind, uint64_t bytes, uint32_t size, bool local)
 {
-    const struct coll__view *view = operation->view;
-    const bool close = view->local || operation->small;
-    switch (operation->call.kind) {
+    const bool small = bytes <= COLL__SMALL_BYTES;
+    switch (kind) {
     case COLL_ALL_REDUCE:
     case COLL_REDUCE:
-        if (operation->small && operation->bytes * (view->size - 1) <= COLL__WHOLE_BYTES)
+        if (small && bytes * (size - 1) <= COLL__WHOLE_BYTES)
             return COLL_WHOLE;
-        return view->local || operation->call.kind == COLL_REDUCE ? COLL_DIRECT : COLL_RING;
+        return local || kind == COLL_REDUCE ? COLL_DIRECT : COLL_RING;
     case COLL_ALL_GATHER:
-        return close ? COLL_DIRECT : COLL_RING;
+        return local || small ? COLL_DIRECT : COLL_RING;
     case COLL_BROADCAST:
-        return close ? COLL_STAR : COLL_CHAIN;
+        return local || small ? COLL_STAR : COLL_CHAIN;
     case COLL_GATHER:
     case COLL_SCATTER:
         return COLL_STAR;
@@ -82,15 +82,22 @@ static enum coll_algorithm usual(const struct coll_operation *operation)
     }
 }
 
-enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operation)
+uint32_t coll_plan_choose(uint32_t kind, uint64_t bytes, uint32_t size, int local,
+                          const struct coll_topology *topology)
 {
-    const struct coll_topology *topology = operation->view->topology;
-    if (operation->asked.algorithm > 0)
-        return (enum coll_algorithm)(operation->asked.algorithm - 1);
     for (uint32_t i = 0; topology && i < topology->choice_count; i++) {
         const struct coll_choice *choice = &topology->choices[i];
-        if (choice->kind == operation->call.kind && operation->bytes <= choice->bytes)
-            return (enum coll_algorithm)choice->algorithm;
+        if (choice->kind == kind && bytes <= choice->bytes)
+            return choice->algorithm;
     }
-    return usual(operation);
+    return usual(kind, bytes, size, local != 0);
+}
+
+enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operation)
+{
+    const struct coll__view *view = operation->view;
+    if (operation->asked.algorithm > 0)
+        return (enum coll_algorithm)(operation->asked.algorithm - 1);
+    return (enum coll_algorithm)coll_plan_choose(operation->call.kind, operation->bytes, view->size,
+                                                 view->local != NULL, view->topology);
 }

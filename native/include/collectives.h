@@ -233,6 +233,12 @@ COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t 
                                     struct coll_plan **plan);
 /* 1 if the algorithm does operations of the kind, else 0. */
 COLL_API int coll_plan_does(uint32_t kind, uint32_t algorithm);
+/* For how many bytes at most the algorithm is; bytes as in struct coll_choice, here and below. */
+COLL_API uint64_t coll_plan_limit(uint32_t algorithm);
+/* The algorithm of operations whose call asks for none: the table's of `topology` (which may be
+ * NULL), else what is known to be good. `local`: 1 if all ranks reach each other by memory. */
+COLL_API uint32_t coll_plan_choose(uint32_t kind, uint64_t bytes, uint32_t size, int local,
+                                   const struct coll_topology *topology);
 COLL_API void coll_plan_free(struct coll_plan *plan);
 COLL_API void coll_plan_get_info(const struct coll_plan *plan, struct coll_plan_info *info);
 /* Pointer to `steps` steps; valid as long as the plan. */
