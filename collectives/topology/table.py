@@ -1,0 +1,165 @@
+"""The plan table: which algorithm carries out which operation, by the bytes.
+
+The core goes by the rows of a view's table in their order (``struct coll_choice``). Here tables are
+made from a network, written to a file and read back; who gets which is decided by membership.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+from collectives._native.engine import ALGORITHMS
+from collectives.errors import InvalidArgument
+from collectives.topology.model import Prediction
+from collectives.topology.network import Network
+from collectives.topology.plans import KINDS, algorithms, choose, limit, plan_of
+
+UNLIMITED = 2**64 - 1
+_FORMAT = "collectives plan table 1"
+# An algorithm takes the place of another if it takes this part of its time: the model is no better.
+_WORTH = 0.9
+# Where a better algorithm is looked for: from 2**_SMALLEST to 2**_LARGEST bytes.
+_SMALLEST, _LARGEST = 6, 34
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Operations of a kind with up to so many bytes are carried out by an algorithm.
+
+    Attributes:
+        kind: ``"all_reduce"`` ...
+        bytes: of the larger of a rank's input and output, at most; `UNLIMITED`: any number.
+        algorithm: ``"ring"`` ...
+    """
+
+    kind: str
+    bytes: int
+    algorithm: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows in the order in which they are looked at; what none fits is left to the engine.
+
+    Raises:
+        InvalidArgument: a row that no operation could be carried out by; the message says which.
+    """
+
+    rows: tuple[Row, ...] = ()
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            _check(row, f"row {number}")
+
+    @classmethod
+    def of(cls, network: Network, size: int, kinds: Iterable[str] | None = None) -> Table:
+        """Return the table that the model gives for a network.
+
+        Args:
+            network: of the ranks.
+            size: how many they are.
+            kinds: of which operations; None: all that can be done in several ways. For those that
+                have a root it is rank 0.
+        """
+        chosen = KINDS if kinds is None else kinds
+        several = [kind for kind in chosen if len(algorithms(kind)) > 1]
+        return cls(tuple(row for kind in several for row in _rows(kind, network, size)))
+
+    def algorithm(self, kind: str, nbytes: int) -> str | None:
+        """Return how an operation is carried out; None: as the engine chooses."""
+        fits = (row.algorithm for row in self.rows if row.kind == kind and nbytes <= row.bytes)
+        return next(fits, None)
+
+    def to_json(self) -> str:
+        """Return the table as JSON text; ``"bytes": null`` is any number."""
+        rows = [
+            {**dataclasses.asdict(row), "bytes": None if row.bytes == UNLIMITED else row.bytes}
+            for row in self.rows
+        ]
+        lines = ",\n    ".join(json.dumps(row) for row in rows)
+        return f'{{\n  "format": "{_FORMAT}",\n  "rows": [\n    {lines}\n  ]\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        """Return the table that `to_json` has written, or a person.
+
+        Raises:
+            InvalidArgument: it is no such text; the message says where and why.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidArgument(f"a plan table is JSON, and this is not: {error}") from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise InvalidArgument(
+                f'this is no plan table: it is an object with "format": "{_FORMAT}"'
+            )
+        rows = content.get("rows")
+        if not isinstance(rows, list):
+            raise InvalidArgument('a plan table has a list of "rows"')
+        return cls(tuple(_row(row, f"row {number}") for number, row in enumerate(rows)))
+
+
+def _row(found: object, where: str) -> Row:
+    if not isinstance(found, dict) or set(found) != {"kind", "bytes", "algorithm"}:
+        raise InvalidArgument(f'{where} of the plan table is no {{"kind", "bytes", "algorithm"}}')
+    most = UNLIMITED if found["bytes"] is None else found["bytes"]
+    return Row(found["kind"], most, found["algorithm"])
+
+
+def _check(row: Row, where: str) -> None:
+    if type(row.bytes) is not int or not 0 <= row.bytes <= UNLIMITED:
+        raise InvalidArgument(
+            f"{where} of the plan table is for {row.bytes!r} bytes; write a number, or null for any"
+        )
+    for name, names in ((row.kind, KINDS), (row.algorithm, ALGORITHMS)):
+        if not isinstance(name, str) or name not in names:
+            raise InvalidArgument(
+                f"{where} of the plan table names {name!r}; known are {', '.join(names)}"
+            )
+    if row.algorithm not in (known := algorithms(row.kind)):
+        raise InvalidArgument(
+            f"{where} of the plan table: {row.algorithm!r} does no {row.kind};"
+            f" choose from {', '.join(known) or 'nothing'}"
+        )
+    if row.bytes > (most := limit(row.algorithm)):
+        raise InvalidArgument(
+            f"{where} of the plan table: {row.algorithm!r} is for up to {most} bytes;"
+            " add a row with another algorithm for what is larger"
+        )
+
+
+def _rows(kind: str, network: Network, size: int) -> list[Row]:
+    """Return the rows of one kind: the best algorithms, and where the next one becomes better."""
+    made: dict[str, Prediction] = {}
+    for name in algorithms(kind):
+        plan = plan_of(kind, name, size, network.places)
+        made[name] = Prediction(plan, network)
+
+    def best(nbytes: int, before: str = "") -> str:
+        able = [name for name in made if nbytes <= limit(name)]
+        seconds = {name: made[name].seconds(nbytes) for name in able}
+        quickest = min(able, key=lambda name: seconds[name])
+        # What the engine takes by itself, then what smaller ones are carried out by.
+        for name in (choose(kind, nbytes, size, network.places, local=network.local), before):
+            if name in seconds and seconds[name] * _WORTH <= seconds[quickest]:
+                return name
+        return quickest
+
+    rows: list[Row] = []
+    last, chosen = 1, best(1)
+    for high in (1 << exponent for exponent in range(_SMALLEST, _LARGEST + 1)):
+        while best(high, chosen) != chosen:
+            low, above = last, high
+            while above - low > max(1, low >> 7):
+                middle = (low + above) // 2
+                if best(middle, chosen) == chosen:
+                    low = middle
+                else:
+                    above = middle
+            rows.append(Row(kind, low, chosen))
+            last, chosen = above, best(above, chosen)
+        last = high
+    return [*rows, Row(kind, UNLIMITED, chosen)]
