@@ -1,4 +1,6 @@
-"""From numpy arrays and torch tensors to what the core takes: an address, a count, a dtype.
+"""From numpy arrays and torch tensors, and lists of them, to what the core takes.
+
+That is an address, a count, a dtype, and how it lies in memory.
 
 torch is never imported here: a tensor can only come from a process that has imported it.
 """
@@ -51,6 +53,14 @@ class Strides:
 
     __slots__ = ("_shape", "_strides", "lies", "struct")
 
+    def as_input(self, call: Any) -> None:
+        """The call takes an array that lies like this."""
+        call.input_strides = self.struct
+
+    def as_output(self, call: Any) -> None:
+        """The call's result goes to one."""
+        call.output_strides = self.struct
+
     def __init__(self, shape: Sequence[int], strides: Sequence[int]) -> None:
         self.lies = (*shape, *strides)
         self._shape = ffi.new("uint64_t[]", list(shape))
@@ -61,21 +71,58 @@ class Strides:
         self.struct.strides = self._strides
 
 
-Buffer = tuple[Any, int, int, Strides | None]
+class Arrays:
+    """A list of arrays, one after the other.
+
+    Args:
+        arrays: what was passed.
+        buffers: what each is to the core.
+
+    Attributes:
+        arrays: what was passed; they live as long as this.
+        buffers: what each is to the core.
+    """
+
+    __slots__ = ("_struct", "arrays", "buffers")
+
+    def __init__(self, arrays: tuple[Any, ...], buffers: list[Buffer]) -> None:
+        self.arrays = arrays
+        self.buffers = buffers
+        self._struct = ffi.new("struct coll_array[]", len(buffers))
+        for item, (pointer, count, _, lies) in zip(self._struct, buffers, strict=True):
+            item.data = pointer
+            item.count = count
+            if isinstance(lies, Strides):
+                item.strides = lies.struct
+
+    def as_input(self, call: Any) -> None:
+        """The call takes them."""
+        call.inputs = self._struct
+        call.input_arrays = len(self.buffers)
+
+    def as_output(self, call: Any) -> None:
+        """The call's result goes to them."""
+        call.outputs = self._struct
+        call.output_arrays = len(self.buffers)
+
+
+Buffer = tuple[Any, int, int, "Strides | Arrays | None"]
 """An array as the core sees it: a pointer (cdata that keeps numpy's buffer alive), the number of
-elements, the core's number of the dtype; how it lies, None: in one piece."""
+elements, the core's number of the dtype; how it lies, None: in one piece. Of a list: no pointer."""
 
 
 def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
-    """Describe a numpy array or CPU tensor.
+    """Describe a numpy array or CPU tensor, or a list of them.
 
     Args:
-        array: numpy array or torch tensor of any shape and strides, also empty or 0-d.
+        array: numpy array or torch tensor of any shape and strides, also empty or 0-d; or a list or
+            tuple of at least one, all of one dtype.
         what: the argument's name, for messages.
         writable: whether it will be written to.
 
     Raises:
-        InvalidArgument: it is no array, or read-only though written to.
+        InvalidArgument: it is no array, or read-only though written to; a list without an array, or
+            of several dtypes.
         UnsupportedError: its dtype or device is none that the core knows.
     """
     if isinstance(array, np.ndarray):
@@ -100,9 +147,41 @@ def buffer_of(array: Any, what: str, *, writable: bool) -> Buffer:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _tensor(array, what, torch)
+    if isinstance(array, list | tuple):
+        return _list(array, what, writable)
     raise InvalidArgument(
-        f"{what} is a {type(array).__name__}; pass a numpy array or a torch tensor"
+        f"{what} is a {type(array).__name__}; pass a numpy array or a torch tensor, or a list of"
+        " them"
     )
+
+
+def is_list(array: Any) -> bool:
+    """Whether an argument is a list of arrays, and no array."""
+    return isinstance(array, list | tuple)
+
+
+def _list(arrays: Sequence[Any], what: str, writable: bool) -> Buffer:
+    if not arrays:
+        raise InvalidArgument(f"{what} is an empty list, which has no dtype; pass an empty array")
+    buffers = []
+    for i, array in enumerate(arrays):
+        if is_list(array):
+            raise InvalidArgument(f"{what}[{i}] is a {type(array).__name__}; pass a flat list")
+        buffers.append(buffer_of(array, f"{what}[{i}]", writable=writable))
+    dtypes = dict.fromkeys(dtype_name(dtype) for _, _, dtype, _ in buffers)
+    if len(dtypes) > 1:
+        raise InvalidArgument(
+            f"{what} has arrays of {', '.join(dtypes)}; those of a list have one dtype: make a call"
+            " for each"
+        )
+    count = sum(count for _, count, _, _ in buffers)
+    return ffi.NULL, count, buffers[0][2], Arrays(tuple(arrays), buffers)
+
+
+def dtype_name(dtype: int) -> str:
+    """The name of a dtype of the core."""
+    name: str = ffi.string(lib.coll_dtype_name(dtype)).decode()
+    return name
 
 
 def _tensor(tensor: Any, what: str, torch: Any) -> Buffer:

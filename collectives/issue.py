@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import ALGORITHMS, nanoseconds, raise_status, text
-from collectives.arrays import buffer_of
+from collectives.arrays import buffer_of, dtype_name, is_list
 from collectives.incarnation import Incarnation
 from collectives.step import Step
 from collectives.work import SLICE_NS, Result, Work, make_result
@@ -166,7 +166,8 @@ class Issuer:
     ) -> None:
         """Fill in this thread's structure for an ``all_reduce``; ``reserved`` is a tag, too."""
         code = code_of(op)
-        pointer, count, dtype, strides = buffer_of(array, "array", writable=out is None)
+        given = buffer_of(array, "array", writable=out is None)
+        pointer, count, dtype, lies = given
         call = self.prepare(lib.COLL_ALL_REDUCE, 0 if reserved else tag, timeout)
         call.tag = reserved or call.tag
         call.op = code
@@ -174,23 +175,24 @@ class Issuer:
         call.count = count
         call.dtype = dtype
         call.flags = flags
-        if strides is not None:
-            call.input_strides = call.output_strides = self.scratch.keep("input", strides).struct
+        if lies is not None:
+            self.scratch.keep("input", lies).as_input(call)
+        if out is None and lies is not None:
+            lies.as_output(call)
         if algorithm is not None:
             call.algorithm = algorithm_code(algorithm)
         if out is None and self.step is not None:
-            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype), strides)
+            self.step.keep(array, given)
         if out is not None:
-            target, out_count, out_dtype, strides = buffer_of(out, "out", writable=True)
+            target, out_count, out_dtype, lies = buffer_of(out, "out", writable=True)
             if out_count != count or out_dtype != dtype:
                 raise errors.InvalidArgument(
                     f"out has {out_count} elements of {dtype_name(out_dtype)}, array has"
                     f" {count} of {dtype_name(dtype)}; they must match"
                 )
             call.output = target
-            call.output_strides = (
-                ffi.NULL if strides is None else self.scratch.keep("output", strides).struct
-            )
+            if lies is not None:
+                self.scratch.keep("output", lies).as_output(call)
 
     def copying(
         self,
@@ -203,7 +205,8 @@ class Issuer:
     ) -> None:
         """Fill in this thread's structure for a ``broadcast``."""
         here = root == self.mine.rank
-        pointer, count, dtype, strides = buffer_of(array, "array", writable=not here)
+        given = buffer_of(array, "array", writable=not here)
+        pointer, count, dtype, lies = given
         call = self.prepare(lib.COLL_BROADCAST, tag, timeout)
         # A rank is that of the caller's view, of which the core may be ahead.
         call.root = self.checked_root(root)
@@ -214,12 +217,13 @@ class Issuer:
         call.count = count
         call.dtype = dtype
         call.flags = flags
-        if strides is not None:
-            call.input_strides = call.output_strides = self.scratch.keep("input", strides).struct
+        if lies is not None:
+            self.scratch.keep("input", lies).as_input(call)
+            lies.as_output(call)
         if algorithm is not None:
             call.algorithm = algorithm_code(algorithm)
         if not here and self.step is not None:
-            self.step.keep(array, pointer, count * lib.coll_dtype_size(dtype), strides)
+            self.step.keep(array, given)
 
     def checked_root(self, root: int) -> int:
         """A rank of the caller's view.
@@ -309,7 +313,9 @@ class Issuer:
             status = lib.coll_issue(self.mine.handle, scratch.call, scratch.operation)
             if status != _OK:
                 self._refused(status)
-            work = self._take(scratch, value, keep)
+            # A list may be changed meanwhile; what it held must not be freed.
+            held = [tuple(array) if is_list(array) else array for array in keep]
+            work = self._take(scratch, value, held)
             assert work is not None
         except errors.CollectiveError:
             raise
@@ -354,9 +360,3 @@ def algorithm_code(name: str) -> int:
     if code is None:
         raise errors.InvalidArgument(f"algorithm is {name!r}; known are {', '.join(ALGORITHMS)}")
     return 1 + code
-
-
-def dtype_name(dtype: int) -> str:
-    """The name of a dtype of the core."""
-    name: str = ffi.string(lib.coll_dtype_name(dtype)).decode()
-    return name

@@ -35,14 +35,16 @@ class Operations:
         """Reduce an array over all members, element by element; all get the same bits.
 
         Args:
-            array: numpy array or CPU tensor of any shape and strides; the same dtype and number of
-                elements on all ranks, in the order of their indices.
+            array: numpy array or CPU tensor of any shape and strides, or a list of them, which is
+                reduced as if it were one; the same dtype and number of elements on all ranks, in
+                the order of their indices.
             op: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"``, ``"max"``, or of integers and bool
                 ``"band"``, ``"bor"`` or ``"bxor"``, bit by bit. Averages divide once, at the end,
                 and round integers toward zero; integer sums wrap around. NaN wins in min and max,
                 and -0 is less than +0. A sum of bool is true if one of them is, a product if all
                 are; there is no average.
-            out: where the result goes, of the same dtype and size; None: in place.
+            out: where the result goes, an array or a list of the same dtype and size; None: in
+                place.
             tag: operations of a tag are matched in their own order; a thread that communicates
                 beside others uses its own. None: the untagged order.
             timeout: seconds until ``Timeout``; None: ``Options.timeout``.
@@ -114,8 +116,8 @@ class Operations:
         """Copy the root's array into everybody's, in place.
 
         Args:
-            array: numpy array or CPU tensor; the same dtype and number of elements on
-                all ranks. Read on the root, written elsewhere.
+            array: numpy array or CPU tensor, or a list of them; the same dtype and number of
+                elements on all ranks. Read on the root, written elsewhere.
             root: the rank whose array it is.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
@@ -174,11 +176,10 @@ class Operations:
         The bits are those that an ``all_reduce`` of the same arrays has.
 
         Args:
-            array: numpy array or CPU tensor of any shape; the same dtype and number of
-                elements on all ranks. Only the root's is overwritten.
+            array: as in ``all_reduce``. Only the root's is overwritten.
             root: the rank that gets the result.
             op: as in ``all_reduce``.
-            out: on the root, where the result goes, of the same dtype and size; None: in place.
+            out: on the root, as in ``all_reduce``.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
             algorithm: as in ``all_reduce``.
@@ -246,8 +247,9 @@ class Operations:
 
         Args:
             array: numpy array or CPU tensor, the same dtype and shape on all ranks: the
-                blocks of all ranks along its first axis. Not overwritten, unless ``out`` is a part
-                of it, which may only be this rank's block.
+                blocks of all ranks along its first axis; or a list with an array for each. Not
+                overwritten, unless ``out`` is a part of it, which may only be this rank's block,
+                and of no list.
             op: as in ``all_reduce``.
             out: where this rank's block goes, of the same dtype; None: a new array.
             counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
@@ -317,9 +319,11 @@ class Operations:
         Args:
             array: this rank's block: numpy array or CPU tensor, the same dtype and shape
                 on all ranks, but for the rows with ``counts``. It may be its place in ``out``.
-            out: where the blocks go, one after the other along the first axis, of the same dtype;
-                None: a new array. A 0-d array is a block of one row.
-            counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones.
+            out: where the blocks go, one after the other along the first axis, of the same dtype,
+                or a list with an array for each; None: a new array. A 0-d array is a block of one
+                row.
+            counts: rows of each rank's block, the same on all ranks, also 0; None: equal ones, or
+                those of the list.
             tag: as in ``all_reduce``.
             timeout: as in ``all_reduce``.
             algorithm: as in ``all_reduce``.
@@ -328,7 +332,8 @@ class Operations:
                 all raise ``PeerLost``.
 
         Returns:
-            ``value`` is the array with the blocks, by rank; with ``resize``, of ``contributors``.
+            ``value`` is the array with the blocks, by rank, or the list; with ``resize``, of
+            ``contributors``: the arrays of the list that are theirs.
 
         Raises:
             PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled, Evicted, InvalidArgument,
@@ -447,8 +452,8 @@ class Operations:
         """Give each member its block of the root's array.
 
         Args:
-            array: on the root, the blocks of all ranks along the first axis: contiguous numpy array
-                or CPU tensor; elsewhere None.
+            array: on the root, the blocks of all ranks along the first axis: numpy array or CPU
+                tensor, or a list with an array for each; elsewhere None.
             root: the rank whose array it is.
             out: where this rank's block goes, of the same dtype; None, on the root only: a new
                 array.
@@ -515,9 +520,11 @@ class Operations:
 
         Args:
             array: a block for each rank along the first axis: numpy array or CPU tensor,
-                the same dtype on all ranks.
+                the same dtype on all ranks; or a list with an array for each.
             out: where the blocks from each rank go, likewise; None: a new array. Not ``array``.
-            counts: rows of what goes to each rank, also 0; None: equal blocks on all ranks.
+                If that is a list, it must be given.
+            counts: rows of what goes to each rank, also 0; None: equal blocks on all ranks, or
+                those of the list.
             out_counts: rows of what comes from each rank; with ``counts`` only. Two ranks that do
                 not say the same of what goes between them get a ``MismatchError``.
             tag: as in ``all_reduce``.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from collectives._native import ffi
-from collectives.arrays import Strides
+from collectives._native import ffi, lib
+from collectives.arrays import Arrays, Buffer
 from collectives.errors import CollectiveError
 from collectives.work import Result, Work
 
@@ -33,13 +33,19 @@ class Step:
         self._works: list[tuple[Work, bool]] = []
         self._took_part: list[tuple[str, ...]] = []
 
-    def keep(self, array: Any, pointer: Any, size: int, strides: Strides | None = None) -> None:
-        """An operation is about to change ``size`` bytes of an array; their first value counts."""
+    def keep(self, array: Any, buffer: Buffer) -> None:
+        """An operation is about to change an array or a list of them; their first value counts."""
+        pointer, count, dtype, lies = buffer
+        if isinstance(lies, Arrays):
+            for item, part in zip(lies.arrays, lies.buffers, strict=True):
+                self.keep(item, part)
+            return
+        size = count * lib.coll_dtype_size(dtype)
         at = int(ffi.cast("uintptr_t", pointer))
-        where = (at, size) if strides is None else (at, *strides.lies)
+        where = (at, size) if lies is None else (at, *lies.lies)
         if size == 0 or where in self._kept:
             return
-        if strides is not None:
+        if lies is not None:
             copy = array.copy() if isinstance(array, np.ndarray) else array.clone()
             self._kept[where] = (array, None, copy)
             return

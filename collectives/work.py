@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol
 from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import check, nanoseconds, raise_status, text
+from collectives.arrays import is_list
 
 MERCY = 0.15
 """Seconds that a cancelled or interrupted call waits for the coordinator to decide about it."""
@@ -73,6 +74,9 @@ class Packed:
         """The part that holds the blocks of these."""
         if len(contributors) == len(self.names):
             return self.array
+        if is_list(self.array):
+            blocks = zip(self.names, self.array, strict=True)
+            return [block for name, block in blocks if name in contributors]
         rows = dict(zip(self.names, self.rows, strict=True))
         return self.array[: sum(rows[name] for name in contributors)]
 

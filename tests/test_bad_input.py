@@ -400,14 +400,17 @@ def test_strided_arrays_that_overlap_are_refused(alone: collectives.Group):
     table = np.ones((8, 8), np.float32)
     for array, out in (
         (table[:4, ::2], table[2:6, ::2]),
-        (table[:4, ::2], table[:4, 1::2]),  # woven into each other, without a common element
         (table[:4, :4], table[:4, :4].T),
+        (table[:4, :5], table[:4, 3:]),
+        (table[:4, 1:7:3], table[:4, :6:4]),  # without a common element, which takes more to see
     ):
         with refused(InvalidArgument, "overlap"):
             alone.all_reduce(array, out=out)
     with refused(InvalidArgument, "overlap"):
         alone.all_gather(table[:, ::2], out=table[:, ::2])
     alone.all_reduce(table[:4, ::2], out=table[4:, ::2])
+    alone.all_reduce(table[:4, ::2], out=table[:4, 1::2])
+    alone.all_reduce(table[:, 4:], out=table[:, :4])
     deep = np.ones((2,) * 20, np.float32)
     with refused(UnsupportedError, "more than 8 nested loops"):
         alone.all_reduce(deep.transpose(range(19, -1, -1)))
@@ -445,7 +448,7 @@ def test_dtypes_that_cannot_be_reduced_are_refused(alone: collectives.Group):
 
 
 def test_what_is_no_array_is_refused(alone: collectives.Group):
-    for thing in ([1.0, 2.0], 3.0, None, b"abc", np.float32(1), "x", bytearray(8)):
+    for thing in ({}, 3.0, None, b"abc", np.float32(1), "x", bytearray(8)):
         with refused(InvalidArgument, f"array is a {type(thing).__name__}", "numpy array or"):
             alone.all_reduce(thing)
         with refused(InvalidArgument, "array is a"):
@@ -453,6 +456,36 @@ def test_what_is_no_array_is_refused(alone: collectives.Group):
         if thing is not None:
             with refused(InvalidArgument, "out is a"):
                 alone.all_reduce(np.ones(3), out=thing)
+
+
+def test_lists_that_make_no_sense_are_refused_before_anything_is_sent(alone: collectives.Group):
+    a, b = np.ones(6, np.float32), np.ones((2, 3), np.float32)
+    frozen = np.ones(2, np.float32)
+    frozen.flags.writeable = False
+    before = alone._native.last_operation()
+    for arrays, words in (
+        ([], "array is an empty list, which has no dtype"),
+        ([a, 1.0], "array.1. is a float"),
+        ([a, [b]], "array.1. is a list; pass a flat list"),
+        ([a, np.ones(2), np.ones(2, np.int8)], "array has arrays of f32, f64, i8"),
+        ([a, frozen], "array.1. is read-only"),
+        ([a, a], "arrays of the output share memory"),
+        ([a, b, a[5:]], "arrays of the output share memory"),
+        ([b[:, :2], b[:, 1:]], "arrays of the output share memory"),
+        ([a, np.lib.stride_tricks.as_strided(b, (4,), (0,))], "elements of the output share"),
+    ):
+        with refused(InvalidArgument, words):
+            alone.all_reduce(arrays)
+    for given, out, words in (
+        ([a, b], [a], "out has 6 elements of f32, array has 12 of f32"),
+        ([a, b], [np.ones(12)], "out has 12 elements of f64, array has 12 of f32"),
+        ([a, b], [b, a], "input and output overlap"),
+        ([a, b], [a[::-1], b], "input and output overlap"),
+        (np.ones(6, np.float32), [a[:3], a[2:5]], "arrays of the output share memory"),
+    ):
+        with refused(InvalidArgument, words):
+            alone.all_reduce(given, out=out)
+    assert alone._native.last_operation() == before
 
 
 def test_an_out_of_another_size_or_dtype_is_refused(alone: collectives.Group):
@@ -509,6 +542,21 @@ def wrong_blocks(group: collectives.Group) -> list[str]:
         (lambda: group.all_to_all(at, counts=[4] * 3, out_counts=[4]), "out_counts has 1 entries"),
         (lambda: group.all_to_all(at, counts=[4] * 3, out_counts=[-1] * 3), "out_counts is [-1"),
         (lambda: group.all_to_all(at[:11]), "11 rows, which are no equal blocks"),
+        (lambda: group.reduce_scatter([block, block]), "array has 2 arrays for 3 ranks"),
+        (lambda: group.reduce_scatter([block] * 3, counts=[4] * 3), "both say what the blocks are"),
+        (
+            lambda: group.reduce_scatter([block] * 3, out=[block.copy()]),
+            "out is a list; it is this",
+        ),
+        (lambda: group.reduce_scatter([block] * 3, out=block), "overlap"),
+        (lambda: group.all_gather([block], out=at), "array is a list; it is this rank's block"),
+        (lambda: group.all_gather(block, out=[at, at]), "out has 2 arrays for 3 ranks"),
+        (lambda: group.all_gather(block, out=[at + 0] * 3), "array has 4 elements, the array for"),
+        (lambda: group.all_gather(block + 0, out=[block] * 3), "arrays of the output share memory"),
+        (lambda: group.all_to_all([block] * 3), "an all_to_all of a list needs out="),
+        (lambda: group.all_to_all([block] * 3, out=[at]), "out has 1 arrays for 3 ranks"),
+        (lambda: group.all_to_all([block] * 3, out=[at, block, at[4:]]), "overlap"),
+        (lambda: group.scatter([block] * 2, rank), "array has 2 arrays for 3 ranks"),
     ]
     wrong = []
     for number, (call, words) in enumerate(calls):

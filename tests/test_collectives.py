@@ -32,8 +32,8 @@ SHAPES = {
 }  # fmt: skip
 
 
-# How arrays lie: in one piece, every other row of a wider one, transposed, from the end.
-LIES = ("packed", "rows", "columns", "backwards")
+# How arrays lie: in one piece, every other row of a wider one, transposed, from the end; lists.
+LIES = ("packed", "rows", "columns", "backwards", "list")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,8 @@ def every_case() -> Iterator[Case]:
                 "reduce": ("out", "place"),
             }.get(kind, ("new", "out", "place")):
                 for lies in LIES:
+                    if lies == "list" and where == "new" and kind != "reduce_scatter":
+                        continue
                     if lies == "packed" or where != "place" or kind not in UNEVEN:
                         yield Case(kind, dtype, op, size, transport, shape, where, lies)
 
@@ -201,15 +203,17 @@ def wanted(case: Case, rank: int, seed: int) -> np.ndarray | None:
 # ---- in the peers --------------------------------------------------------------------------------
 
 
-def shown(array: np.ndarray, dtype: str) -> Any:
+def shown(array: Any, dtype: str) -> Any:
     """What a user would pass."""
+    if isinstance(array, list):
+        return [shown(piece, dtype) for piece in array]
     return as_torch(array) if dtype == "bf16" else array
 
 
 def laid(array: np.ndarray, lies: str) -> np.ndarray:
     """The same, lying otherwise."""
     rows, width = array.shape
-    if lies == "packed":
+    if lies in ("packed", "list"):
         return array
     if lies == "columns":
         view = np.zeros((width, rows), array.dtype).T
@@ -219,6 +223,49 @@ def laid(array: np.ndarray, lies: str) -> np.ndarray:
         view = view[::-1] if lies == "backwards" and array.dtype != "u2" else view
     view[...] = array
     return view
+
+
+def listed(array: np.ndarray, sizes: Sequence[int] | None = None) -> list[np.ndarray]:
+    """The same as a list: of arrays with so many elements each, that lie in one way or another."""
+    flat = array.reshape(-1)
+    if sizes is None:
+        sizes = [min(1, flat.size), 0, flat.size // 3, flat.size // 4]
+        sizes.append(flat.size - sum(sizes))
+    pieces = []
+    for i, part in enumerate(cut(flat, sizes)):
+        piece = np.zeros(() if part.size == 1 else part.size, array.dtype)
+        if i % 3 == 2:
+            piece = np.zeros(2 * part.size + 1, array.dtype)[1::2]
+        elif i % 3 == 0 and part.size % 2 == 0:
+            piece = np.zeros((2, part.size // 2), array.dtype).T
+        piece[...] = part.reshape(piece.shape)
+        pieces.append(piece)
+    return pieces
+
+
+def as_lists(case: Case, rank: int, array: Any, options: dict[str, Any]) -> Any:
+    """The same call with a list for the array, or for the blocks of all."""
+    counts, width = case.counts(), SHAPES[case.shape][1]
+    to = [rows * width for rows in counts[rank]]
+    come = [row[rank] * width for row in counts] if case.kind == "all_to_all" else to
+    if "out" in options and case.kind not in ("reduce_scatter", "scatter"):
+        options["out"] = listed(options["out"], come if case.kind in UNEVEN else None)
+        options.pop("out_counts", None)
+        if case.kind in UNEVEN:
+            options.pop("counts", None)
+    if array is None or case.kind in ("all_gather", "gather"):
+        return array
+    options.pop("counts", None)
+    return listed(array, to if case.kind in UNEVEN else None)
+
+
+def packed(array: Any) -> np.ndarray:
+    """What a user passed or got, in one piece."""
+    if isinstance(array, list):
+        return np.concatenate([packed(piece).reshape(-1) for piece in array])
+    if isinstance(array, torch.Tensor):
+        array = array.contiguous().view(torch.int16).numpy().view("u2")
+    return np.ascontiguousarray(array)
 
 
 def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
@@ -261,13 +308,21 @@ def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
     elif gets and (case.where == "out" or (kind == "scatter" and not here)):
         out = laid(np.zeros((rows_out, width), array.dtype), case.lies)
     if out is not None:
-        options["out"] = shown(out, dtype)
-    argument = None if kind == "scatter" and not here else shown(array, dtype)
+        options["out"] = out
+    argument: Any = None if kind == "scatter" and not here else array
+    if case.lies == "list":
+        argument = as_lists(case, rank, argument, options)
+        array = array if argument is None else argument
+    if out is not None:
+        options["out"] = shown(options["out"], dtype)
+    if argument is not None:
+        argument = shown(argument, dtype)
     result = getattr(group, kind)(argument, **options)
-    value = result.value
-    if isinstance(value, torch.Tensor):
-        value = value.view(torch.int16).numpy().view("u2")
+    value = None if result.value is None else packed(result.value)
     right = wanted(case, rank, seed)
+    array = packed(array)
+    if value is not None and right is not None and case.lies == "list":
+        value = value.reshape(right.shape)
     everybody = tuple(peer.name for peer in group.peers)
     sources = (everybody[root],) if kind in ("broadcast", "scatter") else everybody
     names = "" if result.contributors == sources else f"contributors: {result.contributors}"

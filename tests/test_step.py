@@ -46,7 +46,10 @@ def operations(group: collectives.Group, arrays: Arrays) -> list[tuple[str, ...]
     """Blocking and asynchronous, all kinds, overlapping parts of an array; contributors."""
     took_part = [group.all_reduce(arrays.small, timeout=DEADLINE).contributors]
     works = [
-        group.all_reduce_async(arrays.large, timeout=DEADLINE),
+        group.all_reduce_async(
+            [arrays.large[:SMALL], arrays.large[SMALL::2], arrays.large[SMALL + 1 :: 2]],
+            timeout=DEADLINE,
+        ),
         group.all_reduce_async(arrays.tagged, "max", tag=5, timeout=DEADLINE),
     ]
     took_part.append(group.all_reduce(arrays.twice[:SMALL], timeout=DEADLINE).contributors)

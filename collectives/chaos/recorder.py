@@ -192,8 +192,9 @@ class _Call:
             call.kind in BLOCKS and not call.flags & lib.COLL_RESIZE
         )
         # Of what is not in one piece there is no digest.
-        self._input = call.input, 0 if call.input_strides else given[0] * element
-        alike = call.kind in _ALIKE and not call.output_strides
+        whole = not call.input_strides and not call.inputs
+        self._input = call.input, given[0] * element if whole else 0
+        alike = call.kind in _ALIKE and not call.output_strides and not call.outputs
         self._output = call.output, result[0] * element if alike else 0
         self.fields: dict[str, Any] = {
             "group": mine.view.group,
@@ -203,7 +204,7 @@ class _Call:
             "dtype": _DTYPES[call.dtype] if moves else None,
             "redop": _REDUCTIONS[call.op] if call.kind in REDUCTIONS else None,
             "root": root,
-            "in_place": moves and call.input == call.output,
+            "in_place": moves and call.input == call.output and call.inputs == call.outputs,
             "atomic": not call.flags & lib.COLL_NOT_ATOMIC,
             "timeout": call.timeout_ns * 1e-9,
             "on_failure": "raise" if raises else "retry",

@@ -74,14 +74,25 @@ struct coll__veto {
     char *text;                              /* malloc'ed */
 };
 
-/* How the caller's array lies: `loops` nested loops, the outermost first, over runs of bytes; none: it
- * is in one piece. */
+/* How one of the caller's arrays lies: `loops` nested loops, the outermost first, over runs of bytes;
+ * none: it is one run. */
 enum { COLL__FORM_LOOPS = 8, COLL__COARSE_BYTES = 512 };
-struct coll__form {
+struct coll__part {
+    int64_t at; /* where it is, from the form's base */
+    uint64_t begin, end; /* its bytes among those of all parts */
     uint64_t run;
     uint32_t loops;
+    uint32_t index; /* in the caller's list */
     uint64_t counts[COLL__FORM_LOOPS];
     int64_t steps[COLL__FORM_LOOPS]; /* bytes */
+};
+
+/* What the caller gives as an input or an output, one part after the other. */
+struct coll__form {
+    uint8_t *base; /* where the call has it; see coll_operation.input and .output */
+    struct coll__part *parts; /* NULL: it is in one piece, at the base */
+    uint32_t count;
+    bool apart; /* each part is an array of the list, though they may follow each other in memory */
 };
 
 /* The blocks of a call; see struct coll_call. Offsets are in elements, with one more at the end. */
@@ -396,13 +407,20 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now);
 void coll__operation_progress(struct coll_operation *operation);
 
 /* form.c */
-coll_status coll__form_make(struct coll__form *form, const struct coll_strides *given,
-                            uint64_t count, uint64_t element);
-/* Where its first and its last byte are, relative to where it begins; [low, high). `bytes` is its
- * length if it is in one piece. */
-void coll__form_reach(const struct coll__form *form, uint64_t bytes, int64_t *low, int64_t *high);
-/* Whether no two elements are at the same place. */
-bool coll__form_is_distinct(const struct coll__form *form);
+/* Of `count` elements in all. `apart`: arrays that follow each other in memory are parts of their own
+ * all the same. The form has no memory (any more) if it fails. */
+coll_status coll__form_make(struct coll_engine *engine, struct coll__form *form,
+                            const struct coll_array *arrays, uint32_t n, bool apart, uint64_t count,
+                            uint64_t element);
+void coll__form_free(struct coll_engine *engine, struct coll__form *form);
+/* Whether they lie the same, from their bases. */
+bool coll__form_same(const struct coll__form *a, const struct coll__form *b);
+/* COLL_INVALID_ARGUMENT unless each element of the output has a place of its own, which is none of the
+ * input's (0 bytes: it is not looked at). Arrays that are entangled in another way than columns of a matrix are, are taken to share
+ * memory. */
+coll_status coll__form_check(struct coll_engine *engine, const struct coll__form *input,
+                             uint64_t input_bytes, const struct coll__form *output,
+                             uint64_t output_bytes);
 /* Bytes [offset, offset + length) of it, as if it were packed. `stream`: past the cache. */
 void coll__form_gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
                        uint64_t length, uint8_t *packed);
@@ -411,14 +429,16 @@ void coll__form_scatter(const struct coll__form *form, uint8_t *base, uint64_t o
 /* Where the byte at `offset` is; *length is made less if there are not so many in one piece. */
 uint8_t *coll__form_piece(const struct coll__form *form, uint8_t *base, uint64_t offset,
                           uint64_t *length);
-/* Whether its pieces are so long that they are worth to be worked on where they are. */
-static inline bool coll__form_is_coarse(const struct coll__form *form)
-{
-    return form->loops == 0 || form->run >= COLL__COARSE_BYTES;
-}
+/* The same of all `length` bytes; NULL: they are not in one piece. */
+uint8_t *coll__form_whole(const struct coll__form *form, uint8_t *base, uint64_t offset,
+                          uint64_t length);
+/* Whether the pieces of this range are so long that they are worth to be worked on where they are. */
+bool coll__form_is_coarse(const struct coll__form *form, uint64_t offset, uint64_t length);
 
 /* layout.c */
 bool coll__has_blocks(uint32_t kind);
+/* Whether blocks of others are received one after the other. */
+bool coll__packs(uint32_t kind);
 bool coll__reduces(uint32_t kind);
 struct coll__extents {
     uint64_t input, output; /* elements of this rank's buffers */

@@ -74,7 +74,7 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
         operation->references++;
         slice->range = part;
         slice->payload = source + offset;
-        slice->form = form->loops > 0 && !staged ? form : NULL;
+        slice->form = form->parts && !staged ? form : NULL;
         slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
         slice->paced = paced < 0 ? NULL : &operation->run[paced];
         if (owns && own(operation, slice) != COLL_OK) {
@@ -176,7 +176,7 @@ coll_status coll__execute_save(struct coll_operation *operation, uint64_t offset
     }
     uint8_t *shadow = operation->shadow + offset;
     const struct coll__form *form = &operation->output_form;
-    if (form->loops > 0 && !coll__form_is_coarse(form)) {
+    if (!coll__form_is_coarse(form, offset, length)) {
         coll__form_gather(form, operation->output, offset, length, shadow);
     } else {
         for (uint64_t done = 0, part; done < length; done += part) {
@@ -208,16 +208,19 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
                          const struct coll__frame *frame, struct coll__placement *placement)
 {
     int32_t index = step_of(operation, rank, frame);
-    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV ||
-        operation->output_form.loops > 0)
+    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV)
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + frame->offset;
+    uint8_t *place = coll__form_whole(&operation->output_form, operation->output, at,
+                                      frame->length);
+    if (!place)
+        return;
     if (operation->plan->relations[index].first_write &&
         coll__execute_save(operation, at, frame->length) != COLL_OK)
         return; /* not in place, then: delivery tries again and reports */
     placement->operation = operation;
-    placement->direct = operation->output + at;
+    placement->direct = place;
 }
 
 coll_status coll__execute_follow(struct coll_operation *operation, uint32_t index, uint64_t offset,
@@ -250,7 +253,7 @@ static coll_status add(struct coll_operation *operation, const struct coll_step 
 {
     struct coll_engine *engine = operation->engine;
     const struct coll__form *from = &operation->input_form, *to = &operation->output_form;
-    if (coll__form_is_coarse(from) && coll__form_is_coarse(to)) {
+    if (coll__form_is_coarse(from, input_at, length) && coll__form_is_coarse(to, at, length)) {
         for (uint64_t done = 0, part; done < length; done += part) {
             part = length - done;
             uint8_t *output = coll__form_piece(to, operation->output, at + done, &part);
@@ -278,20 +281,13 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + offset;
-    uint8_t *output = operation->output + at;
     if (operation->plan->relations[index].first_write && !placed)
         COLL_TRY(coll__execute_save(operation, at, length));
     if (step->kind == COLL_STEP_RECV_REDUCE)
         return add(operation, step, at, run->input + offset, length, payload);
-    if (operation->output_form.loops > 0)
+    if (payload != coll__form_whole(&operation->output_form, operation->output, at, length))
         coll__form_scatter(&operation->output_form, operation->output, at, length, payload,
                            operation->bytes >= COLL__STREAM_BYTES);
-    else if (payload == output)
-        return COLL_OK;
-    else if (operation->bytes >= COLL__STREAM_BYTES)
-        coll__copy_stream(output, payload, length);
-    else
-        coll__copy(output, payload, length);
     return COLL_OK;
 }
 

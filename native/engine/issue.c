@@ -22,10 +22,17 @@ static void caller(const struct coll__view *view, const struct coll_call *call, 
             return;
 }
 
+/* What a call gives and what it takes. */
+struct buffers {
+    struct coll__extents extents;
+    struct coll__form input, output;
+};
+
 /* Whether they are where an operation in place has them. */
-static bool in_place(const struct coll_call *call, const struct coll__extents *extents)
+static bool in_place(const struct coll_call *call, const struct buffers *buffers)
 {
-    const uint8_t *input = call->input, *output = call->output;
+    const struct coll__extents *extents = &buffers->extents;
+    const uint8_t *input = buffers->input.base, *output = buffers->output.base;
     size_t own = extents->own * coll_dtype_size(call->dtype);
     switch (call->kind) {
     case COLL_ALL_TO_ALL:
@@ -41,44 +48,50 @@ static bool in_place(const struct coll_call *call, const struct coll__extents *e
     }
 }
 
-static bool is_same(const struct coll__form *a, const struct coll__form *b)
+/* Of a list that blocks may be left out of, each array is a block. */
+static coll_status check_list(const struct coll_call *call, uint32_t size)
 {
-    return a->loops == b->loops && (a->loops == 0 || a->run == b->run) &&
-           memcmp(a->counts, b->counts, a->loops * sizeof *a->counts) == 0 &&
-           memcmp(a->steps, b->steps, a->loops * sizeof *a->steps) == 0;
+    const uint64_t *counts = call->kind == COLL_ALL_TO_ALL && call->counts ? call->counts_from
+                                                                           : call->counts;
+    bool blocks = call->output_arrays == size;
+    for (uint32_t rank = 0; blocks && rank < size; rank++)
+        blocks = call->outputs[rank].count == (counts ? counts[rank] : call->count);
+    return blocks ? COLL_OK
+                  : coll__error(COLL_INVALID_ARGUMENT,
+                                "with resize, a list for the output has one array for each block");
 }
 
 /* Where the buffers are, and whether the one is in the way of the other. */
-static coll_status check_places(const struct coll_call *call, const struct coll__extents *extents,
-                                size_t element)
+static coll_status find_places(struct coll_engine *engine, const struct coll_call *call,
+                               uint32_t size, struct buffers *buffers)
 {
-    struct coll__form input, output;
-    int64_t low, high, output_low, output_high;
-    COLL_TRY(coll__form_make(&input, call->input_strides, extents->input, element));
-    COLL_TRY(coll__form_make(&output, call->output_strides, extents->output, element));
-    if (extents->output > 0 && !coll__form_is_distinct(&output))
-        return coll__error(COLL_INVALID_ARGUMENT,
-                           "elements of the output share memory; pass an array in which each has a "
-                           "place of its own");
-    if (extents->input == 0 || extents->output == 0)
-        return COLL_OK;
-    coll__form_reach(&input, extents->input * element, &low, &high);
-    coll__form_reach(&output, extents->output * element, &output_low, &output_high);
-    const intptr_t from = (intptr_t)call->input, to = (intptr_t)call->output;
-    bool strided = input.loops > 0 || output.loops > 0;
-    bool same = in_place(call, extents) && is_same(&input, &output) &&
-                !(strided && coll__has_blocks(call->kind));
-    if (from + low < to + output_high && to + output_low < from + high && !same)
-        return coll__error(COLL_INVALID_ARGUMENT,
-                           "input and output overlap; they must be the same or apart");
-    return COLL_OK;
+    const struct coll__extents *extents = &buffers->extents;
+    struct coll__form *input = &buffers->input, *output = &buffers->output;
+    const size_t element = coll_dtype_size(call->dtype);
+    const bool blocks = coll__has_blocks(call->kind);
+    const bool apart = blocks && call->outputs && call->flags & COLL_RESIZE &&
+                       coll__packs(call->kind) && extents->output > 0;
+    const struct coll_array given = {(void *)call->input, extents->input, call->input_strides};
+    const struct coll_array taken = {call->output, extents->output, call->output_strides};
+    if (apart)
+        COLL_TRY(check_list(call, size));
+    COLL_TRY(coll__form_make(engine, input, call->inputs ? call->inputs : &given,
+                             call->inputs ? call->input_arrays : 1, false, extents->input,
+                             element));
+    COLL_TRY(coll__form_make(engine, output, call->outputs ? call->outputs : &taken,
+                             call->outputs ? call->output_arrays : 1, apart, extents->output,
+                             element));
+    const bool same = in_place(call, buffers) && coll__form_same(input, output) &&
+                      !(blocks && (input->parts || output->parts));
+    return coll__form_check(engine, input, same ? 0 : extents->input * element, output,
+                            extents->output * element);
 }
 
 static coll_status check_call(const struct coll__view *view, const struct coll_call *call,
-                              struct coll__extents *extents)
+                              struct buffers *buffers)
 {
+    struct coll__extents *extents = &buffers->extents;
     uint32_t rank, size;
-    *extents = (struct coll__extents){0};
     if (call->kind >= COLL_KIND_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no operation", call->kind);
     if (call->algorithm > 0)
@@ -108,15 +121,14 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
                            (unsigned long long)call->count);
     if (call->algorithm > 0)
         COLL_TRY(coll__check_algorithm(call->kind, call->algorithm - 1, extents->whole * element));
-    if ((extents->input > 0 && !call->input) || (extents->output > 0 && !call->output))
-        return coll__error(COLL_INVALID_ARGUMENT, "input and output must not be NULL");
-    return check_places(call, extents, element);
+    return find_places(view->group->engine, call, size, buffers);
 }
 
-/* What the call is in every view. */
+/* What the call is in every view. The forms are the operation's after this. */
 static void fill(struct coll_operation *operation, const struct coll_call *call,
-                 const struct coll__extents *extents)
+                 const struct buffers *buffers)
 {
+    const struct coll__extents *extents = &buffers->extents;
     struct coll_engine *engine = operation->engine;
     bool reduces = coll__reduces(call->kind);
     bool moves = call->kind != COLL_BARRIER && call->kind != COLL_SYNC;
@@ -127,9 +139,9 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->asked.counts = operation->asked.counts_from = NULL; /* they are the caller's */
     operation->asked.peers = NULL;
     operation->asked.input_strides = operation->asked.output_strides = NULL;
-    /* They were made before, when the call was checked. */
-    (void)coll__form_make(&operation->input_form, call->input_strides, extents->input, element);
-    (void)coll__form_make(&operation->output_form, call->output_strides, extents->output, element);
+    operation->asked.inputs = operation->asked.outputs = NULL;
+    operation->input_form = buffers->input;
+    operation->output_form = buffers->output;
     if (coll__has_blocks(call->kind) && !(call->flags & COLL_RESIZE))
         operation->asked.flags |= COLL_NO_REPEAT;
     if (coll__kind_is_rooted(call->kind))
@@ -149,8 +161,8 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->element = (uint32_t)element;
     operation->bytes = extents->whole * operation->element;
     operation->output_bytes = extents->output * operation->element;
-    operation->input = call->input;
-    operation->output = call->output;
+    operation->input = buffers->input.base;
+    operation->output = buffers->output.base;
     if (reduces) {
         operation->reduce = coll__reduce_select(call->dtype, call->op, engine->host.options.isa);
         if (call->op == COLL_AVG)
@@ -178,7 +190,6 @@ static coll_status take_scratch(struct coll_operation *operation)
         COLL_TRY(
             coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
         operation->output = operation->scratch;
-        operation->output_form.loops = 0;
     }
     if ((kind == COLL_ALL_GATHER || kind == COLL_GATHER) && operation->output_bytes > 0 &&
         operation->layout.size > view->size) {
@@ -266,7 +277,7 @@ static coll_status copy_own(struct coll_operation *operation)
     uint8_t *to = operation->output + own.output;
     if (own.bytes == 0 || from == to)
         return COLL_OK;
-    if (operation->input_form.loops > 0 || operation->output_form.loops > 0)
+    if (operation->input_form.parts || operation->output_form.parts)
         return copy_forms(operation, &own);
     if (operation->bytes >= COLL__STREAM_BYTES)
         coll__copy_stream(to, from, own.bytes);
@@ -298,14 +309,14 @@ static bool proves_itself(const struct coll_operation *operation)
     if (!operation->small || operation->bytes == 0)
         return false;
     return operation->call.kind == COLL_ALL_REDUCE ||
-           (operation->call.kind == COLL_ALL_GATHER && !operation->layout.to);
+           (operation->call.kind == COLL_ALL_GATHER && operation->call.digest == 0);
 }
 
 static coll_status start(struct coll_operation *operation)
 {
     const struct coll_call *asked = &operation->asked;
-    operation->input = asked->input;
-    operation->output = asked->output;
+    operation->input = operation->input_form.base;
+    operation->output = operation->output_form.base;
     if (operation->layout.size > 0)
         coll__layout_enter(operation);
     operation->small = operation->bytes <= COLL__SMALL_BYTES;
@@ -395,20 +406,24 @@ static coll_status enlist(struct coll_group *group, const struct coll_call *call
         return coll__error(COLL_CLOSED, "the group has no committed view");
     if (group->broken != COLL_OK)
         return coll__error(group->broken, "%s", group->broken_text);
-    struct coll__extents extents;
-    COLL_TRY(check_call(view, call, &extents));
-    struct coll__tag *tag = coll__tag_find(group, call->tag);
-    if (!tag)
-        return coll__error(COLL_NO_MEMORY, "no memory for an operation");
-    struct coll_operation *operation = coll__operation_find(group, call->tag, tag->following);
-    if (!operation && coll__operation_new(group, call->tag, tag->following, &operation) != COLL_OK)
-        return coll__error(COLL_NO_MEMORY, "no memory for an operation");
-    if (coll__layout_make(operation, call) != COLL_OK)
-        return coll__error(COLL_NO_MEMORY, "no memory for an operation");
+    struct buffers buffers = {0};
+    struct coll_operation *operation = NULL;
+    coll_status status = check_call(view, call, &buffers);
+    struct coll__tag *tag = status == COLL_OK ? coll__tag_find(group, call->tag) : NULL;
+    if (tag)
+        operation = coll__operation_find(group, call->tag, tag->following);
+    if (tag && !operation)
+        coll__operation_new(group, call->tag, tag->following, &operation);
+    if (!operation || coll__layout_make(operation, call) != COLL_OK) {
+        coll__form_free(group->engine, &buffers.input);
+        coll__form_free(group->engine, &buffers.output);
+        return status != COLL_OK ? status
+                                 : coll__error(COLL_NO_MEMORY, "no memory for an operation");
+    }
     coll__tag_issue(tag, operation);
     if (operation->number > group->last_operation)
         group->last_operation = operation->number;
-    fill(operation, call, &extents);
+    fill(operation, call, &buffers);
     operation->references++;
     *out = operation;
     return COLL_OK;

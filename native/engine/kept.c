@@ -146,7 +146,8 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct c
                                 uint8_t *staged, bool stream_staged)
 {
     const struct coll__form *from = &operation->input_form, *to = &operation->output_form;
-    const bool coarse = coll__form_is_coarse(from) && coll__form_is_coarse(to);
+    const bool coarse = coll__form_is_coarse(from, run->input + offset, length) &&
+                        coll__form_is_coarse(to, run->output + offset, length);
     const bool stream = operation->bytes >= COLL__STREAM_BYTES;
     uint8_t *packed = coarse ? NULL : coll__take(operation->engine, length);
     if (!coarse && !packed)
@@ -193,7 +194,7 @@ static coll_status reduce_next(struct coll_operation *operation, uint32_t index,
     coll_status status = COLL_OK;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
-    if (operation->input_form.loops == 0 && operation->output_form.loops == 0)
+    if (!operation->input_form.parts && !operation->output_form.parts)
         reduce_piece(operation, step, offset, 0, length, sinks, staged ? 2 : 1);
     else
         status = reduce_forms(operation, step, offset, length, run, staged, stream);

@@ -33,6 +33,11 @@ bool coll__has_blocks(uint32_t kind)
            kind == COLL_SCATTER || kind == COLL_ALL_TO_ALL;
 }
 
+bool coll__packs(uint32_t kind)
+{
+    return kind == COLL_ALL_GATHER || kind == COLL_GATHER || kind == COLL_ALL_TO_ALL;
+}
+
 bool coll__reduces(uint32_t kind)
 {
     return kind == COLL_ALL_REDUCE || kind == COLL_REDUCE || kind == COLL_REDUCE_SCATTER;
@@ -177,22 +182,50 @@ uint64_t coll__layout_block(const struct coll_operation *operation, uint32_t ran
     return end - begin;
 }
 
+/* A list for the blocks of all keeps the arrays of those who are there: each block stays in its own. */
+static void pass_over(struct coll_operation *operation)
+{
+    struct coll__form *form = &operation->output_form;
+    uint32_t kept = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < form->count; i++) {
+        struct coll__part *part = &form->parts[i];
+        const uint8_t *peer = operation->layout.peers[part->index];
+        if (coll__rank_of(operation->view, peer) == operation->view->size)
+            continue;
+        part->end = bytes + (part->end - part->begin);
+        part->begin = bytes;
+        bytes = part->end;
+        form->parts[kept++] = *part;
+    }
+    form->count = kept;
+}
+
 void coll__layout_enter(struct coll_operation *operation)
 {
+    if (operation->output_form.apart)
+        pass_over(operation);
     const struct coll__layout *layout = &operation->layout;
+    const uint64_t first = coll__layout_block(operation, 0, true);
+    bool even = true;
     uint64_t to = 0, from = 0;
     uint32_t digest = 0;
     for (uint32_t rank = 0; rank < operation->view->size; rank++) {
         const uint64_t block = coll__layout_block(operation, rank, true);
         digest = coll__crc32c(digest, &block, sizeof block);
+        even = even && block == first;
         to += block;
         from += coll__layout_block(operation, rank, false);
     }
     operation->bytes = (from > to ? from : to) * operation->element;
-    if (layout->to)
-        operation->call.count = to;
-    if (layout->to && operation->call.kind != COLL_ALL_TO_ALL)
-        operation->call.digest = digest;
+    if (operation->call.kind == COLL_ALL_TO_ALL) {
+        if (layout->to)
+            operation->call.count = to;
+        return;
+    }
+    /* Whether the ranks said so or not. */
+    operation->call.count = even ? first : to;
+    operation->call.digest = even ? 0 : digest;
 }
 
 uint64_t coll__layout_own(const struct coll_operation *operation, uint64_t *offset)

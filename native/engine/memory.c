@@ -139,7 +139,8 @@ void coll__slice_copy(const struct coll__slice *slice, uint64_t length, uint8_t 
 uint32_t coll__slice_copy_summed(const struct coll__slice *slice, uint8_t *to)
 {
     const uint32_t length = slice->frame.length;
-    if (slice->form && !coll__form_is_coarse(slice->form)) {
+    if (slice->form &&
+        !coll__form_is_coarse(slice->form, (uint64_t)(slice->payload - base_of(slice)), length)) {
         coll__slice_copy(slice, length, to, false);
         return coll__crc32c(0, to, length);
     }

@@ -93,6 +93,8 @@ void coll__operation_unref(struct coll_operation *operation)
     free(operation->error);
     free(operation->veto.text);
     coll__give(engine, operation->layout.block);
+    coll__form_free(engine, &operation->input_form);
+    coll__form_free(engine, &operation->output_form);
     coll__give(engine, operation->flows);
     coll__give(engine, operation);
 }

@@ -461,6 +461,13 @@ struct coll_strides {
     const int64_t *strides;
 };
 
+/* One array of a list. */
+struct coll_array {
+    void *data; /* an input is only read; not looked at if there are no elements */
+    uint64_t count; /* elements */
+    const struct coll_strides *strides; /* NULL: in one piece */
+};
+
 /* What a rank calls. all_reduce, reduce and broadcast have `count` elements in the input and in the
  * output (reduce: in the root's). The others have blocks, one per rank of the caller's view:
  *
@@ -489,6 +496,11 @@ struct coll_call {
      * arrays that lie differently. An operation in place has the same for both; those with blocks
      * are not in place. */
     const struct coll_strides *input_strides, *output_strides;
+    /* NULL: there is one. Else instead of it and its strides: lists, whose arrays count as if they were
+     * one, in their order, so that ranks may call with other lists or none. With COLL_RESIZE, a list
+     * for blocks of all has one array for each; those of the lost are not written. */
+    const struct coll_array *inputs, *outputs;
+    uint32_t input_arrays, output_arrays;
     uint64_t timeout_ns; /* from issue; 0: none */
     const uint8_t
         *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:
