@@ -32,16 +32,25 @@ from prover import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 U32 = 2**32 - 1
 U64 = 2**64 - 1
 SIZES = range(1, 34)
 RING, DIRECT, WHOLE = prover.RING, prover.DIRECT, prover.WHOLE
 CHAIN, STAR = prover.CHAIN, prover.STAR
-NAMES = {RING: "ring", DIRECT: "direct", WHOLE: "whole", CHAIN: "chain", STAR: "star"}
+BOTH, DOUBLING = prover.BIDIRECTIONAL_RING, prover.DOUBLING
+NAMES = {
+    RING: "ring",
+    DIRECT: "direct",
+    WHOLE: "whole",
+    CHAIN: "chain",
+    STAR: "star",
+    BOTH: "bidirectional_ring",
+    DOUBLING: "doubling",
+}
 NUMBERS = {algorithm: getattr(lib, f"COLL_{name.upper()}") for algorithm, name in NAMES.items()}
-REDUCTIONS = (RING, DIRECT, WHOLE)  # what an all-reduce can be
+REDUCTIONS = (RING, DIRECT, WHOLE, BOTH, DOUBLING)  # what an all-reduce can be
 every_algorithm = pytest.mark.parametrize(
     "algorithm", [pytest.param(algorithm, id=NAMES[algorithm]) for algorithm in REDUCTIONS]
 )
@@ -53,6 +62,7 @@ EVERY_OTHER = [
     ("reduce_scatter", DIRECT),
     ("all_gather", RING),
     ("all_gather", DIRECT),
+    ("all_gather", BOTH),
     ("gather", STAR),
     ("scatter", STAR),
     ("all_to_all", DIRECT),
@@ -64,11 +74,21 @@ every_other = pytest.mark.parametrize(
 ROOTED = ("broadcast", "reduce", "gather", "scatter")
 
 
-def make(kind: int, rank: int, size: int, root: int = 0, algorithm: Algorithm = RING) -> Plan:
+def make(
+    kind: int,
+    rank: int,
+    size: int,
+    root: int = 0,
+    algorithm: Algorithm | None = RING,
+    places: Sequence[Sequence[int]] | None = None,
+) -> Plan:
     out = ffi.new("struct coll_plan **")
-    assert (
-        lib.coll_plan_make(kind, NUMBERS[algorithm], rank, size, root, ffi.NULL, out) == lib.COLL_OK
-    )
+    number = lib.COLL_HIERARCHICAL if algorithm is None else NUMBERS[algorithm]
+    flat = [place for level in places or () for place in level]
+    kept = ffi.new("uint32_t[]", flat)
+    topology = ffi.new("struct coll_topology *", {"levels": len(places or ()), "places": kept})
+    given = ffi.NULL if places is None else topology
+    assert lib.coll_plan_make(kind, number, rank, size, root, given, out) == lib.COLL_OK
     plan = ffi.gc(out[0], lib.coll_plan_free)
     info = ffi.new("struct coll_plan_info *")
     lib.coll_plan_get_info(plan, info)
@@ -92,6 +112,9 @@ def all_reduce(size: int, algorithm: Algorithm = RING) -> list[Plan]:
 def plans_of(kind: str, size: int, algorithm: Algorithm, root: int = 0) -> list[Plan]:
     number = getattr(lib, f"COLL_{kind.upper()}")
     return [make(number, rank, size, root, algorithm) for rank in range(size)]
+
+
+HIERARCHICAL = ("COLL_ALL_REDUCE", "COLL_REDUCE", "COLL_BROADCAST", "COLL_ALL_GATHER")
 
 
 def broadcast(size: int, root: int) -> list[Plan]:
@@ -128,7 +151,7 @@ def test_all_reduce_is_right(algorithm: Algorithm, size: int) -> None:
 
 
 def prove_reduction(plans: list[Plan], algorithm: Algorithm) -> None:
-    task = prover.Task("all_reduce", len(plans))
+    task = algorithm.task("all_reduce", len(plans))
     prover.prove(plans, task, algorithm)
     for count in counts_for(len(plans)):
         prover.prove_bytes(plans, task, algorithm, lengths(count, plans[0].segments))
@@ -141,7 +164,8 @@ def test_ring_and_direct_send_as_little_as_an_all_reduce_can_and_whole_everythin
     count = 12 * size
     for rank in range(size):
         task = prover.Task("all_reduce", size)
-        ring, direct, whole = (a.sends(task, rank, lengths(count, size)) for a in REDUCTIONS)
+        three = (RING, DIRECT, WHOLE)
+        ring, direct, whole = (a.sends(task, rank, lengths(count, size)) for a in three)
         if size > 1:
             assert sum(ring.values()) * size == 2 * (size - 1) * count
         assert sum(direct.values()) * size == 2 * (size - 1) * count
@@ -164,7 +188,7 @@ def test_the_others_are_right(kind: str, algorithm: Algorithm, size: int) -> Non
 
 def prove_other(kind: str, algorithm: Algorithm, plans: list[Plan], root: int = 0) -> None:
     size = len(plans)
-    task = prover.Task(kind, size, root)
+    task = algorithm.task(kind, size, root)
     assert all(plan.segments == task.segments for plan in plans)
     prover.prove(plans, task, algorithm)
     uneven = random.Random(size)
@@ -174,23 +198,27 @@ def prove_other(kind: str, algorithm: Algorithm, plans: list[Plan], root: int = 
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
-def test_in_place_whole_needs_its_sends_copied_and_the_others_do_not(size: int) -> None:
+def test_in_place_whole_and_doubling_need_their_sends_copied_and_the_others_do_not(
+    size: int,
+) -> None:
     for algorithm in REDUCTIONS:
         plans = all_reduce(size, algorithm)
         for copied in (False, True):
             told = dataclasses.replace(algorithm, copied=copied)
-            if algorithm is WHOLE and not copied:
+            if algorithm.copied and not copied:
                 with pytest.raises(PlanError, match="hazard"):
-                    prover.prove(plans, prover.Task("all_reduce", size), told)
+                    prover.prove(plans, algorithm.task("all_reduce", size), told)
             else:
-                prover.prove(plans, prover.Task("all_reduce", size), told)
+                prover.prove(plans, algorithm.task("all_reduce", size), told)
 
 
 def test_a_group_of_one_has_nothing_to_do() -> None:
     for algorithm in REDUCTIONS:
-        assert all_reduce(1, algorithm) == [Plan(0, 1, 1, ())]
+        assert all_reduce(1, algorithm) == [Plan(0, 1, algorithm.parts, ())]
     for kind, algorithm in EVERY_OTHER:
-        assert plans_of(kind, 1, algorithm) == [Plan(0, 1, 1, ())]
+        assert plans_of(kind, 1, algorithm) == [Plan(0, 1, algorithm.parts, ())]
+    for kind in HIERARCHICAL:
+        assert make(getattr(lib, kind), 0, 1, algorithm=None, places=[[7]]) == Plan(0, 1, 1, ())
 
 
 def test_a_barrier_moves_no_bytes() -> None:
@@ -219,12 +247,21 @@ def test_a_plan_is_a_function_of_its_arguments(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "steps"), [(RING, 4 * 999), (DIRECT, 4 * 999 + 1), (WHOLE, 2 * 999 + 1)]
+    ("algorithm", "segments", "steps"),
+    [
+        (RING, 1000, 4 * 999),
+        (DIRECT, 1000, 4 * 999 + 1),
+        (WHOLE, 1000, 2 * 999 + 1),
+        (BOTH, 2000, 8 * 999),
+        (DOUBLING, 1, 2),
+    ],
 )
-def test_a_thousand_ranks_are_no_special_case(algorithm: Algorithm, steps: int) -> None:
+def test_a_thousand_ranks_are_no_special_case(
+    algorithm: Algorithm, segments: int, steps: int
+) -> None:
     plan = make(lib.COLL_ALL_REDUCE, 17, 1000, algorithm=algorithm)
-    assert (plan.segments, len(plan.steps)) == (1000, steps)
-    assert sum(step.final for step in plan.steps) == 1
+    assert (plan.segments, len(plan.steps)) == (segments, steps)
+    assert sum(step.final for step in plan.steps) == {BOTH: 2, DOUBLING: 0}.get(algorithm, 1)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +296,7 @@ def test_arguments_that_make_no_sense_are_refused(
     kind: str | int, rank: int, size: int, root: int
 ) -> None:
     number = getattr(lib, kind) if isinstance(kind, str) else kind
-    for algorithm in NUMBERS.values():
+    for algorithm in range(lib.COLL_ALGORITHM_COUNT):
         refuse(number, algorithm, rank, size, root)
 
 
@@ -267,10 +304,17 @@ def test_an_algorithm_that_does_not_exist_or_does_not_do_the_kind_is_refused() -
     for algorithm in (lib.COLL_ALGORITHM_COUNT, U32):
         refuse(lib.COLL_ALL_REDUCE, algorithm, 0, 2, 0)
     kinds = ("all_reduce", *{kind for kind, _ in EVERY_OTHER})
-    does = {(kind, a) for kind, a in EVERY_OTHER} | {("all_reduce", a) for a in REDUCTIONS}
-    for kind, algorithm in itertools.product(kinds, NUMBERS):
-        if (kind, algorithm) not in does:
-            refuse(getattr(lib, f"COLL_{kind.upper()}"), NUMBERS[algorithm], 0, 2, 0)
+    does = {(kind, NUMBERS[a]) for kind, a in EVERY_OTHER}
+    does |= {("all_reduce", NUMBERS[a]) for a in REDUCTIONS}
+    for kind, algorithm in itertools.product(kinds, range(lib.COLL_ALGORITHM_COUNT)):
+        number = getattr(lib, f"COLL_{kind.upper()}")
+        if algorithm == lib.COLL_HIERARCHICAL:
+            known = f"COLL_{kind.upper()}" in HIERARCHICAL
+        else:
+            known = (kind, algorithm) in does
+        assert bool(lib.coll_plan_does(number, algorithm)) == known
+        if not known:
+            refuse(number, algorithm, 0, 2, 0)
 
 
 def refuse(kind: int, algorithm: int, rank: int, size: int, root: int) -> None:
@@ -284,6 +328,108 @@ def test_making_a_plan_into_nothing_is_refused_and_freeing_nothing_is_fine() -> 
     status = lib.coll_plan_make(lib.COLL_ALL_REDUCE, lib.COLL_RING, 0, 2, 0, ffi.NULL, ffi.NULL)
     assert status == lib.COLL_INVALID_ARGUMENT
     lib.coll_plan_free(ffi.NULL)
+
+
+# ---- levels -----------------------------------------------------------------------------------
+
+
+def levels_for(size: int) -> list[list[list[int]]]:
+    """Uneven groups in groups, of one level to three, in order and mixed; the names are any."""
+    chance = random.Random(size)
+    found: list[list[list[int]]] = [[], [[0] * size], [list(range(size))]]
+    for levels in (1, 1, 2, 2, 3):
+        hosts = sorted(chance.choices(range(max(size // levels, 1)), k=size))
+        if levels == 1 or chance.random() < 0.5:
+            chance.shuffle(hosts)
+        places = [[10 * host + 3 for host in hosts]]
+        while len(places) < levels:
+            outer = {g: chance.randrange(2 * levels) for g in sorted(set(places[-1]))}
+            places.append([outer[g] for g in places[-1]])
+        found.append(places)
+    # Many groups, above level 0: a chain of them.
+    found.append([[rank % 7 for rank in range(size)], [0] * size])
+    return found
+
+
+def hierarchical(
+    kind: str, size: int, places: Sequence[Sequence[int]], root: int = 0
+) -> list[Plan]:
+    number = getattr(lib, f"COLL_{kind.upper()}")
+    return [make(number, rank, size, root, None, places) for rank in range(size)]
+
+
+def prove_hierarchical(
+    kind: str, plans: Plans, places: Sequence[Sequence[int]], root: int = 0
+) -> None:
+    size, segments = len(plans), plans[0].segments
+    reduces = kind in ("all_reduce", "reduce")
+    algorithm = prover.hierarchical(places, size, segments if reduces else size)
+    task = algorithm.task(kind, size, root)
+    if not reduces:
+        task.segments = segments
+    prover.prove(plans, task, algorithm)
+    roots = {"broadcast": [root], "all_gather": list(range(size))}.get(
+        kind, [(segment - 1) % size for segment in range(segments)]
+    )
+    hierarchy = prover.Hierarchy(places, size, roots)
+    for count in (0, 1, size, 12 * size + 5):
+        prover.prove_levels(plans, kind, hierarchy, lengths(count, segments))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_hierarchical_is_right_for_uneven_groups_of_up_to_three_levels(size: int) -> None:
+    chance = random.Random(size)
+    every = levels_for(size)
+    every = every if size < 17 else chance.sample(every, 3)  # each proof takes longer, too
+    for kind in ("all_reduce", "reduce", "broadcast", "all_gather"):
+        # Each topology for all_reduce, some for the others; small groups get all.
+        for places in every if kind == "all_reduce" or size < 9 else chance.sample(every, 2):
+            root = chance.randrange(size) if kind in ROOTED else 0
+            prove_hierarchical(kind, hierarchical(kind, size, places, root), places, root)
+
+
+@given(data=st.data(), size=st.integers(2, 9), levels=st.integers(1, 3))
+@settings(deadline=None, max_examples=60)
+def test_hierarchical_is_right_for_any_levels(data: st.DataObject, size: int, levels: int) -> None:
+    groups = st.lists(st.integers(0, size - 1), min_size=size, max_size=size)
+    places = [data.draw(groups, label="hosts")]
+    for level in range(1, levels):
+        outer = data.draw(groups, label=f"level {level}")
+        places.append([outer[group] for group in places[-1]])
+    kind = data.draw(st.sampled_from(["all_reduce", "reduce", "broadcast", "all_gather"]))
+    root = data.draw(st.integers(0, size - 1)) if kind in ROOTED else 0
+    prove_hierarchical(kind, hierarchical(kind, size, places, root), places, root)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
+def test_without_levels_hierarchical_adds_like_the_ring(size: int) -> None:
+    for places in ([], [[0] * size], [list(range(size))]):
+        plans = hierarchical("all_reduce", size, places)
+        prover.prove(plans, RING.task("all_reduce", size), DIRECT)
+
+
+def test_each_byte_crosses_the_border_of_hosts_once_in_each_direction() -> None:
+    # Two hosts of three and two: a ring, of which two links lie between them, passes 16 fifths.
+    plans = hierarchical("all_reduce", 5, [[0, 1, 0, 1, 0]])
+    across = sum(
+        step.kind == SEND and plan.rank % 2 != step.peer % 2
+        for plan in plans
+        for step in plan.steps
+    )
+    assert across == 2 * plans[0].segments
+
+
+def test_owners_take_turns() -> None:
+    # Each rank of a host reduces as much as any other one, also where hosts differ.
+    for hosts in ([0, 0, 0, 1, 1], [0, 1, 0, 1, 0, 1, 1], [0] * 4 + [1] * 8 + [2] * 4):
+        plans = hierarchical("all_reduce", len(hosts), [hosts])
+        for host in set(hosts):
+            reductions = [
+                len({s.segment for s in plan.steps if s.kind == REDUCE})
+                for plan in plans
+                if hosts[plan.rank] == host
+            ]
+            assert max(reductions) - min(reductions) <= 1, (hosts, host, reductions)
 
 
 # ---- segments ----------------------------------------------------------------------------------
@@ -593,7 +739,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
 
 
 DIRECT_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
-    "an owner does not hear one rank": ("match", lambda: not_heard(DIRECT)),
+    "an owner does not hear one rank": ("value", lambda: not_heard(DIRECT)),
     "an owner hears one rank twice": ("match", lambda: heard_twice(DIRECT)),
     "an owner does not reduce": (
         "match",
@@ -604,7 +750,7 @@ DIRECT_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
     "an owner keeps another segment": ("match", lambda: direct_with(segment=0)(RECV_KEEP, 0, 1)),
     "an owner adds one input after the other": ("value", lambda: added_as_it_comes(True)),
     "an owner adds inputs as they come": ("hazard", lambda: added_as_it_comes(False)),
-    "the segments have other owners": ("bytes", lambda: renamed(all_reduce(4, DIRECT))),
+    "the segments have other owners": ("value", lambda: renamed(all_reduce(4, DIRECT))),
     "the result is sent before it is there": ("hazard", lambda: direct_with(after=-1)(SEND, 1, 0)),
     "the result is sent when one input is there": (
         "hazard",
@@ -619,26 +765,37 @@ DIRECT_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
         lambda: direct_with(source=FROM_OUTPUT)(SEND, 0, 0),
     ),
     "the result is kept": ("match", lambda: direct_with(kind=RECV_KEEP)(RECV, 1, 0)),
-    "an input is taken for the result": ("match", lambda: direct_with(kind=RECV)(RECV_KEEP, 0, 0)),
+    "an input is taken for the result": ("hazard", lambda: direct_with(kind=RECV)(RECV_KEEP, 0, 0)),
     "the result is not final": ("final", lambda: direct_with(final=0)(REDUCE, 0)),
     "a kept input is final": ("shape", lambda: direct_with(final=1)(RECV_KEEP, 0, 0)),
-    "a reduction has a peer": ("shape", lambda: direct_with(peer=0)(REDUCE, 0)),
+    "a reduction begins with another rank": ("value", lambda: direct_with(peer=0)(REDUCE, 0)),
     "a reduction has a message": ("shape", lambda: direct_with(message=1)(REDUCE, 0)),
-    "a reduction waits for itself": ("after", lambda: direct_with(after=3)(REDUCE, 0)),
+    "a reduction waits for itself": (
+        "after",
+        lambda: direct_with(after=3, source=FROM_OUTPUT)(REDUCE, 0),
+    ),
+    "a reduction takes what is not there": (
+        "shape",
+        lambda: direct_with(source=FROM_OUTPUT)(REDUCE, 0),
+    ),
     "an input waits for the result": (
         "deadlock",
         lambda: changing(DIRECT, after=find(all_reduce(4, DIRECT)[2], RECV, 1, 0))(SEND, 0, 0),
     ),
     "what is kept is overwritten where it lies": ("hazard", overwritten_where_it_lies),
     "it works with copies of what is kept only": ("deadlock", sends_when_what_was_kept_is_read),
-    "a segment begins with a rank that does not exist": (
-        "shape",
+    "there is one segment more": (
+        "final",
         lambda: [dataclasses.replace(p, segments=5) for p in all_reduce(4, DIRECT)],
     ),
 }
 
 WHOLE_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
-    "a rank does not hear another one": ("match", lambda: not_heard(WHOLE)),
+    "a segment begins with a rank that does not exist": (
+        "shape",
+        lambda: [dataclasses.replace(p, segments=5) for p in all_reduce(4, WHOLE)],
+    ),
+    "a rank does not hear another one": ("value", lambda: not_heard(WHOLE)),
     "a rank hears another one twice": ("match", lambda: heard_twice(WHOLE)),
     "a rank does not reduce": ("match", lambda: without(all_reduce(4, WHOLE), 2, 6)),
     "a rank reduces twice": ("match", lambda: doubled(WHOLE, REDUCE)),
@@ -663,7 +820,7 @@ WHOLE_MUTANTS: dict[str, tuple[str, Callable[[], Plans]]] = {
         ],
     ),
     "one result is not final": ("final", lambda: whole_with(final=0)(REDUCE, 0)),
-    "one result is what is received": ("match", lambda: whole_with(kind=RECV)(RECV_KEEP, 0, 0)),
+    "one result is what is received": ("hazard", lambda: whole_with(kind=RECV)(RECV_KEEP, 0, 0)),
     "everybody reduces a part only": ("final", lambda: all_reduce(4, DIRECT)),
 }
 
@@ -869,13 +1026,14 @@ def run(
     when it reduces: an overwritten buffer shows as a wrong result. If the operation is `copied` the
     bytes are taken when the send starts, and no rank receives before it has sent what it can.
     """
-    size, count = len(plans), len(inputs[0])
+    count = len(inputs[0])
     segments = [segment_range(count, plans[0].segments, i) for i in range(plans[0].segments)]
     inputs = [x.copy() for x in inputs]
     outputs = [
         x if in_place or not any(s.kind != SEND for s in plan.steps) else np.full_like(x, np.nan)
         for plan, x in zip(plans, inputs, strict=True)
     ]
+    kept_for = prover.match(plans).kept_for
     nodes = {(plan.rank, i): step for plan in plans for i, step in enumerate(plan.steps)}
     sends = {(n[0], s.peer, s.message): n for n, s in nodes.items() if s.kind == SEND}
     done = {node: np.zeros(count, bool) for node in nodes}
@@ -890,10 +1048,12 @@ def run(
         rank, step = node[0], nodes[node]
         before = [(rank, step.after)] if step.after >= 0 else []
         if step.kind == REDUCE:
-            steps = enumerate(plans[rank].steps)
-            return before + [
-                (rank, i) for i, s in steps if (s.kind, s.segment) == (RECV_KEEP, step.segment)
+            sends = [
+                (rank, i)
+                for i, s in enumerate(plans[rank].steps)
+                if copied and s.kind == SEND and 0 <= s.after == step.after
             ]
+            return before + sends + list(kept_for[node].values())
         return before if step.kind == SEND else [*before, received(node)]
 
     def received(node: tuple[int, int]) -> tuple[int, int]:
@@ -912,12 +1072,14 @@ def run(
         elif step.kind == RECV_REDUCE:
             outputs[rank][part] = sent[received(node)][part] + inputs[rank][part]
         elif step.kind == REDUCE:
-            values = {nodes[keep].peer: sent[received(keep)] for keep in needed(node)}
-            values[rank] = inputs[rank]
+            values = {peer: sent[received(keep)] for peer, keep in kept_for[node].items()}
+            values[rank] = (inputs if step.source == FROM_INPUT else outputs)[rank]
             for segment, (begin, end) in enumerate(segments):
                 here = slice(max(begin, part.start), min(end, part.stop))
                 if here.start < here.stop:
-                    order = [values[(segment + k) % size][here] for k in range(size)]
+                    first = segment if step.segment == ALL_SEGMENTS else step.peer
+                    ranks = sorted(values, key=lambda r: (r < first, r))
+                    order = [values[r][here] for r in ranks]
                     outputs[rank][here] = functools.reduce(np.add, order)
 
     while waiting:
@@ -960,17 +1122,45 @@ def test_any_timing_and_slices_give_the_bits_of_the_declared_order(
     # Numbers of very different sizes: another order of additions gives other bits.
     scale = 10.0 ** numbers.integers(-6, 6, (size, count))
     inputs = list(numbers.standard_normal((size, count)) * scale)
-    wanted = np.empty(count)
-    for segment in range(size):
-        begin, end = segment_range(count, size, segment)
-        total = inputs[segment][begin:end].copy()
-        for k in range(1, size):
-            total = total + inputs[(segment + k) % size][begin:end]
-        wanted[begin:end] = total
     plans, slices = all_reduce(size, algorithm), different_slices(data, size)
+    task = algorithm.task("all_reduce", size)
+    wanted = declared(task, inputs)
     rng = random.Random(seed)
     for output in run(plans, inputs, slices, rng, in_place, algorithm.copied):
         assert output.tobytes() == wanted.tobytes()
+
+
+def declared(task: prover.Task, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum in the declared order."""
+    wanted = np.empty_like(inputs[0])
+    for segment in range(task.segments):
+        begin, end = segment_range(wanted.size, task.segments, segment)
+        order = (task.order or prover.Task.canonical)(task, segment)
+        parts = [given[begin:end] for given in inputs]
+        wanted[begin:end] = task.expressions.evaluate(order, parts, np.add)
+    return wanted
+
+
+@given(
+    size=st.integers(1, 9),
+    count=st.integers(0, 60),
+    in_place=st.booleans(),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_any_timing_and_slices_give_the_bits_of_the_declared_order_with_levels(
+    size: int, count: int, in_place: bool, seed: int, data: st.DataObject
+) -> None:
+    numbers = np.random.default_rng(seed)
+    scale = 10.0 ** numbers.integers(-6, 6, (size, count))
+    inputs = list(numbers.standard_normal((size, count)) * scale)
+    places = data.draw(st.sampled_from(levels_for(size)), label="places")
+    plans = hierarchical("all_reduce", size, places)
+    task = prover.hierarchical(places, size, plans[0].segments).task("all_reduce", size)
+    slices = different_slices(data, size)
+    for output in run(plans, inputs, slices, random.Random(seed), in_place):
+        assert output.tobytes() == declared(task, inputs).tobytes()
 
 
 @given(

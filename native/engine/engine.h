@@ -170,14 +170,15 @@ struct coll_operation {
 struct coll__run {
     uint64_t input, output, bytes; /* where the segment is in the buffers */
     uint64_t arrived; /* receiving steps; REDUCE: how much is reduced */
-    struct coll__kept *kept; /* RECV_KEEP: what waits for the REDUCE, in order */
+    struct coll__kept *kept; /* RECV_KEEP: what waits for the REDUCE, in order; REDUCE that comes
+                              * after a step: what that one has made */
 };
 
 /* A slice that waits until it can be reduced. */
 struct coll__kept {
     struct coll__kept *next;
     uint64_t offset, length; /* in the segment */
-    const uint8_t *payload;
+    const uint8_t *payload; /* NULL: it is in the output */
     struct coll__link *link; /* which holds the payload; NULL: it follows, in `copy` */
     uint64_t hold;
     uint8_t copy[];
@@ -503,6 +504,8 @@ coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, si
 
 /* execute.c */
 coll_status coll__execute_start(struct coll_operation *operation);
+/* Bytes of all segments that this rank reduces. */
+uint64_t coll__execute_reduces(const struct coll_operation *operation);
 void coll__execute_place(struct coll_operation *operation, uint32_t rank,
                          const struct coll__frame *frame, struct coll__placement *placement);
 /* `link`: NULL if the payload is not the link's any more. */
@@ -522,6 +525,9 @@ coll_status coll__execute_follow(struct coll_operation *operation, uint32_t inde
 coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
                            struct coll__link *link, uint64_t offset, uint64_t length,
                            const uint8_t *payload);
+/* This rank's own operand of a REDUCE is in the output, as far as that: reduce what all have. */
+coll_status coll__kept_own(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                           uint64_t length);
 void coll__kept_drop(struct coll_operation *operation);
 
 /* schedule.c */

@@ -101,6 +101,46 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
     return COLL_OK;
 }
 
+/* Whether a step is the first to put something of its own in the output. */
+static bool begins(const struct coll_step *step)
+{
+    return (step->kind == COLL_STEP_REDUCE || step->kind == COLL_STEP_RECV_REDUCE) &&
+           step->source == COLL_FROM_INPUT;
+}
+
+uint64_t coll__execute_reduces(const struct coll_operation *operation)
+{
+    const struct coll_plan *plan = operation->plan;
+    struct coll__run run = {0};
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; plan && i < plan->info.steps; i++) {
+        if (begins(&plan->steps[i])) {
+            coll__layout_segment(operation, plan->info.segments, plan->steps[i].segment, &run);
+            bytes += run.bytes;
+        }
+    }
+    return bytes;
+}
+
+/* Where there is room for nothing but what is reduced here, that lies there end to end. */
+static void place_in_scratch(struct coll_operation *operation)
+{
+    const struct coll_plan *plan = operation->plan;
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < plan->info.steps; i++) {
+        if (begins(&plan->steps[i])) {
+            operation->run[i].output = at;
+            at += operation->run[i].bytes;
+        }
+    }
+    for (uint32_t i = 0; i < plan->info.steps; i++) {
+        uint32_t first = i;
+        while (plan->steps[first].after >= 0)
+            first = (uint32_t)plan->steps[first].after;
+        operation->run[i].output = operation->run[first].output;
+    }
+}
+
 coll_status coll__execute_start(struct coll_operation *operation)
 {
     const struct coll_plan *plan = operation->plan;
@@ -124,6 +164,8 @@ coll_status coll__execute_start(struct coll_operation *operation)
         if (coll__step_receives(step))
             operation->pending_bytes += run->bytes;
     }
+    if (operation->call.kind == COLL_REDUCE && operation->scratch)
+        place_in_scratch(operation);
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
         COLL_TRY(coll__shadow_take(operation->engine, operation->output_bytes, &operation->shadow));
@@ -227,9 +269,14 @@ coll_status coll__execute_follow(struct coll_operation *operation, uint32_t inde
                                  uint64_t length, uint8_t *staged)
 {
     const struct coll__relation *of = operation->plan->relations;
+    const struct coll_step *steps = operation->plan->steps;
     for (int32_t i = of[index].first_dependent; i >= 0; i = of[i].next_dependent)
-        if (operation->plan->steps[i].kind == COLL_STEP_SEND)
+        if (steps[i].kind == COLL_STEP_SEND)
             COLL_TRY(send_range(operation, (uint32_t)i, offset, length, staged));
+    /* Which overwrites what was sent, if that was copied. */
+    for (int32_t i = of[index].first_dependent; i >= 0; i = of[i].next_dependent)
+        if (steps[i].kind == COLL_STEP_REDUCE)
+            COLL_TRY(coll__kept_own(operation, (uint32_t)i, offset, length));
     return COLL_OK;
 }
 

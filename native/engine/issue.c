@@ -176,17 +176,16 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
         operation->deadline = operation->info.entered_ns + call->timeout_ns;
 }
 
-/* A reduce whose caller wants no result needs room for the part that this rank reduces. An input in
+/* A reduce whose caller wants no result needs room for the parts that this rank reduces. An input in
  * its place among the outputs is put in safety where others' blocks come to lie there, since those of
  * the lost are left out. */
 static coll_status take_scratch(struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
     const uint32_t kind = operation->call.kind;
-    uint64_t begin, end;
+    uint64_t begin;
     if (kind == COLL_REDUCE && view->rank != operation->call.root) {
-        coll_segment_range(operation->call.count, view->size, 0, &begin, &end); /* the longest */
-        operation->scratch_bytes = (end - begin) * operation->element;
+        operation->scratch_bytes = coll__execute_reduces(operation);
         COLL_TRY(
             coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
         operation->output = operation->scratch;
@@ -324,8 +323,8 @@ static coll_status start(struct coll_operation *operation)
                       proves_itself(operation) || operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
-    COLL_TRY(take_scratch(operation));
     COLL_TRY(choose_plan(operation));
+    COLL_TRY(take_scratch(operation));
     if (operation->plan)
         COLL_TRY(coll__execute_start(operation));
     bool gives = (asked->kind == COLL_BROADCAST || asked->kind == COLL_SCATTER) &&

@@ -1,6 +1,7 @@
-/* Reducing what all ranks have sent at once: their slices of a segment are kept until the one that
- * was missing has come, and are then reduced in the canonical order. Ranks may cut their slices
- * differently; what is reduced together is what all kept slices cover. */
+/* Reducing what several ranks have sent at once: their slices of a segment are kept until the one that
+ * was missing has come, and are then reduced in the order that the plan says. Ranks may cut their slices
+ * differently; what is reduced together is what all kept slices cover. This rank's own operand is its
+ * input, or what an earlier step of the segment has made of it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,52 +47,76 @@ static struct coll__kept *keep(struct coll_engine *engine, struct coll__link *li
     return kept;
 }
 
-/* Where the ranks' inputs are at `offset` of the REDUCE step's segment, by rank, and how far all of
- * them reach. */
-static uint64_t gather(struct coll_operation *operation, uint32_t reduce, uint64_t offset,
-                       const uint8_t **sources)
+/* What a REDUCE reduces: where the operands are at some place of its segment, in the order of the ranks
+ * that they are from. */
+struct operands {
+    uint32_t reduce; /* the step */
+    uint32_t count, own; /* own: which of them is this rank's */
+    const uint8_t **at; /* operation->sources */
+};
+
+/* The operands at `offset` of the segment; returns how far all of them reach. */
+static uint64_t gather(struct coll_operation *operation, uint64_t offset, struct operands *operands)
 {
-    const struct coll_plan *plan = operation->plan;
-    uint64_t length = operation->run[reduce].bytes - offset;
-    sources[operation->view->rank] = operation->input + operation->run[reduce].input + offset;
-    for (uint32_t i = 0; i < plan->info.steps && length > 0; i++) {
-        const struct coll__run *run = &operation->run[i];
-        const struct coll__kept *kept = run->kept;
-        if (plan->relations[i].reduce != (int32_t)reduce)
-            continue;
-        if (!kept || kept->offset > offset)
-            return 0;
-        uint64_t left = kept->offset + kept->length - offset;
-        length = left < length ? left : length;
-        sources[plan->steps[i].peer] = kept->payload + (offset - kept->offset);
+    const struct coll__relation *relations = operation->plan->relations;
+    const uint32_t reduce = operands->reduce;
+    const struct coll_step *step = &operation->plan->steps[reduce];
+    const struct coll__run *run = &operation->run[reduce];
+    const uint8_t *own = step->source == COLL_FROM_INPUT ? operation->input + run->input
+                                                         : operation->output + run->output;
+    uint64_t length = run->bytes - offset;
+    operands->count = 0;
+    for (int32_t i = relations[reduce].first_operand; i >= 0 && length > 0;
+         i = relations[i].next_operand) {
+        const struct coll__kept *kept = operation->run[i].kept;
+        if (i == (int32_t)reduce)
+            operands->own = operands->count;
+        if (i != (int32_t)reduce || step->after >= 0) {
+            if (!kept || kept->offset > offset)
+                return 0;
+            uint64_t left = kept->offset + kept->length - offset;
+            length = left < length ? left : length;
+        }
+        operands->at[operands->count++] = i == (int32_t)reduce
+                                              ? own + offset
+                                              : kept->payload + (offset - kept->offset);
     }
     return length;
 }
 
-/* `length` bytes of one segment, `skip` bytes behind where the sources are. */
-static void reduce_segment(struct coll_operation *operation, uint32_t segment, uint64_t skip,
-                           uint64_t length, const struct coll__sink *sinks, size_t sink_count)
+/* How many of the operands are from ranks before this one. */
+static uint32_t before(const struct coll_operation *operation, uint32_t reduce, uint32_t rank)
 {
-    uint32_t n = operation->view->size;
-    const uint8_t **sources = operation->sources;
-    const void **ordered = (const void **)(sources + n);
+    const struct coll_plan *plan = operation->plan;
+    uint32_t count = 0;
+    for (int32_t i = plan->relations[reduce].first_operand; i >= 0;
+         i = plan->relations[i].next_operand)
+        count += (i == (int32_t)reduce ? plan->info.rank : plan->steps[i].peer) < rank;
+    return count;
+}
+
+/* `length` bytes, `skip` bytes behind where the operands are, beginning with rank `first`. */
+static void reduce_from(struct coll_operation *operation, const struct operands *operands,
+                        uint32_t first, uint64_t skip, uint64_t length,
+                        const struct coll__sink *sinks, size_t sink_count)
+{
+    const uint32_t n = operands->count;
+    const void **ordered = (const void **)(operands->at + operation->view->size);
     const struct coll__reduction reduction = {
         .reduce = operation->reduce,
-        .divide = operation->divide,
-        .divisor = n,
+        .divide = operation->plan->steps[operands->reduce].final ? operation->divide : NULL,
+        .divisor = operation->view->size,
         .element = operation->element,
     };
-    uint32_t rank = segment;
-    for (uint32_t k = 0; k < n; k++) {
-        ordered[k] = sources[rank] + skip;
-        rank = rank + 1 == n ? 0 : rank + 1;
-    }
+    uint32_t from = before(operation, operands->reduce, first);
+    for (uint32_t k = 0; k < n; k++)
+        ordered[k] = operands->at[(from + k) % n] + skip;
     coll__reduce_many(&reduction, sinks, sink_count, ordered, n, length / operation->element);
 }
 
-/* The whole buffer is small, and goes to one place. The sources are `offset` bytes in it. */
-static void reduce_all(struct coll_operation *operation, uint64_t offset, uint64_t skip,
-                       uint64_t length, uint8_t *output)
+/* The whole buffer is small, and goes to one place. The operands are `offset` bytes in it. */
+static void reduce_all(struct coll_operation *operation, const struct operands *operands,
+                       uint64_t offset, uint64_t skip, uint64_t length, uint8_t *output)
 {
     uint32_t segments = operation->plan->info.segments;
     uint64_t first = offset + skip, last = first + length;
@@ -104,19 +129,20 @@ static void reduce_all(struct coll_operation *operation, uint64_t offset, uint64
         end = end < last ? end : last;
         const struct coll__sink sink = {.at = output + (begin - first)};
         if (begin < end)
-            reduce_segment(operation, segment, begin - offset, end - begin, &sink, 1);
+            reduce_from(operation, operands, segment, begin - offset, end - begin, &sink, 1);
     }
 }
 
-/* Who is done with is let go. False: what a source gave was not there any more. */
+/* Who is done with is let go. False: what an operand's link gave was not there any more. */
 static bool advance(struct coll_operation *operation, uint32_t reduce, uint64_t upto)
 {
+    const struct coll__relation *relations = operation->plan->relations;
     bool intact = true;
-    for (uint32_t i = 0; i < operation->plan->info.steps; i++) {
+    for (int32_t i = relations[reduce].first_operand; i >= 0; i = relations[i].next_operand) {
         struct coll__run *run = &operation->run[i];
         struct coll__kept *kept = run->kept;
-        if (operation->plan->relations[i].reduce != (int32_t)reduce)
-            continue;
+        if (!kept)
+            continue; /* the input */
         if (kept->link && !kept->link->transport->intact(kept->link))
             intact = false;
         if (kept->offset + kept->length == upto) {
@@ -127,47 +153,52 @@ static bool advance(struct coll_operation *operation, uint32_t reduce, uint64_t 
     return intact;
 }
 
-/* `length` bytes of what a step reduces, `skip` bytes behind where the sources are; it is `at` in the
+/* `length` bytes of what a step reduces, `skip` bytes behind where the operands are; it is `at` in the
  * output, and in one piece. */
-static void reduce_piece(struct coll_operation *operation, const struct coll_step *step,
+static void reduce_piece(struct coll_operation *operation, const struct operands *operands,
                          uint64_t offset, uint64_t skip, uint64_t length,
                          const struct coll__sink *sinks, size_t sink_count)
 {
+    const struct coll_step *step = &operation->plan->steps[operands->reduce];
     if (step->segment == COLL_ALL_SEGMENTS)
-        reduce_all(operation, offset, skip, length, sinks[0].at);
+        reduce_all(operation, operands, offset, skip, length, sinks[0].at);
     else
-        reduce_segment(operation, step->segment, skip, length, sinks, sink_count);
+        reduce_from(operation, operands, step->peer, skip, length, sinks, sink_count);
 }
 
 /* Where our input or our output is not in one piece: piece by piece, or by way of the cache if the
  * pieces are short. The result may take the place of our input there. */
-static coll_status reduce_forms(struct coll_operation *operation, const struct coll_step *step,
-                                uint64_t offset, uint64_t length, const struct coll__run *run,
-                                uint8_t *staged, bool stream_staged)
+static coll_status reduce_forms(struct coll_operation *operation, const struct operands *operands,
+                                uint64_t offset, uint64_t length, uint8_t *staged,
+                                bool stream_staged)
 {
-    const struct coll__form *from = &operation->input_form, *to = &operation->output_form;
-    const bool coarse = coll__form_is_coarse(from, run->input + offset, length) &&
+    const struct coll__run *run = &operation->run[operands->reduce];
+    const bool given = operation->plan->steps[operands->reduce].source == COLL_FROM_INPUT;
+    const struct coll__form *to = &operation->output_form;
+    const struct coll__form *from = given ? &operation->input_form : to;
+    const uint8_t *base = given ? operation->input : operation->output;
+    const uint64_t at = (given ? run->input : run->output) + offset;
+    const bool coarse = coll__form_is_coarse(from, at, length) &&
                         coll__form_is_coarse(to, run->output + offset, length);
     const bool stream = operation->bytes >= COLL__STREAM_BYTES;
     uint8_t *packed = coarse ? NULL : coll__take(operation->engine, length);
     if (!coarse && !packed)
         return COLL_NO_MEMORY;
-    const uint8_t **own = &operation->sources[operation->view->rank];
+    const uint8_t **own = &operands->at[operands->own];
     if (!coarse)
-        coll__form_gather(from, operation->input, run->input + offset, length, packed);
+        coll__form_gather(from, base, at, length, packed);
     for (uint64_t done = 0, part; done < length; done += part) {
         part = length - done;
         uint8_t *output = packed ? packed + done
                                  : coll__form_piece(to, operation->output,
                                                     run->output + offset + done, &part);
         const uint8_t *input = packed ? packed + done
-                                      : coll__form_piece(from, (uint8_t *)operation->input,
-                                                         run->input + offset + done, &part);
+                                      : coll__form_piece(from, (uint8_t *)base, at + done, &part);
         *own = input - done; /* the others are where the first byte is */
         const struct coll__sink sinks[2] = {
             {.at = output, .stream = stream && !packed},
             {.at = staged + (staged ? done : 0), .stream = stream_staged}};
-        reduce_piece(operation, step, offset, done, part, sinks, staged ? 2 : 1);
+        reduce_piece(operation, operands, offset, done, part, sinks, staged ? 2 : 1);
     }
     if (packed)
         coll__form_scatter(to, operation->output, run->output + offset, length, packed, stream);
@@ -175,17 +206,27 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct c
     return COLL_OK;
 }
 
-static coll_status reduce_next(struct coll_operation *operation, uint32_t index, uint64_t length)
+/* Whether somebody is sent what a step makes. */
+static bool is_sent(const struct coll_plan *plan, uint32_t index)
 {
-    const struct coll_step *step = &operation->plan->steps[index];
+    int32_t i = plan->relations[index].first_dependent;
+    while (i >= 0 && plan->steps[i].kind != COLL_STEP_SEND)
+        i = plan->relations[i].next_dependent;
+    return i >= 0;
+}
+
+static coll_status reduce_next(struct coll_operation *operation, const struct operands *operands,
+                               uint64_t length)
+{
+    const uint32_t index = operands->reduce;
     struct coll__run *run = &operation->run[index];
     struct coll__host *host = &operation->engine->host;
     uint64_t offset = run->arrived, at = run->output + offset;
-    COLL_TRY(coll__execute_save(operation, at, length));
+    if (operation->plan->relations[index].first_write)
+        COLL_TRY(coll__execute_save(operation, at, length));
     /* Where the others read it, and to the caller, at once. */
-    const struct coll__transport *local = operation->plan->relations[index].first_dependent >= 0
-                                              ? operation->view->local
-                                              : NULL;
+    const struct coll__transport *local = is_sent(operation->plan, index) ? operation->view->local
+                                                                          : NULL;
     bool stream = false;
     uint8_t *staged = local ? local->stage(host, length, &stream) : NULL;
     const struct coll__sink sinks[2] = {
@@ -195,9 +236,9 @@ static coll_status reduce_next(struct coll_operation *operation, uint32_t index,
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
     if (!operation->input_form.parts && !operation->output_form.parts)
-        reduce_piece(operation, step, offset, 0, length, sinks, staged ? 2 : 1);
+        reduce_piece(operation, operands, offset, 0, length, sinks, staged ? 2 : 1);
     else
-        status = reduce_forms(operation, step, offset, length, run, staged, stream);
+        status = reduce_forms(operation, operands, offset, length, staged, stream);
     coll__fpenv_leave(&env);
     run->arrived += length;
     coll__reached(operation, COLL_PHASE_BETWEEN);
@@ -210,6 +251,27 @@ static coll_status reduce_next(struct coll_operation *operation, uint32_t index,
     return status;
 }
 
+static void insert(struct coll__run *run, struct coll__kept *kept, uint64_t offset, uint64_t length)
+{
+    struct coll__kept **at = &run->kept;
+    kept->offset = offset;
+    kept->length = length;
+    while (*at && (*at)->offset < offset)
+        at = &(*at)->next;
+    kept->next = *at;
+    *at = kept;
+}
+
+/* What all have given. */
+static coll_status reduce_all_there_is(struct coll_operation *operation, uint32_t reduce)
+{
+    struct operands operands = {.reduce = reduce, .at = operation->sources};
+    uint64_t together;
+    while ((together = gather(operation, operation->run[reduce].arrived, &operands)) > 0)
+        COLL_TRY(reduce_next(operation, &operands, together));
+    return COLL_OK;
+}
+
 coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
                            struct coll__link *link, uint64_t offset, uint64_t length,
                            const uint8_t *payload)
@@ -217,17 +279,17 @@ coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
     struct coll__kept *kept = keep(operation->engine, link, payload, length);
     if (!kept)
         return COLL_NO_MEMORY;
-    kept->offset = offset;
-    kept->length = length;
-    struct coll__kept **at = &operation->run[index].kept;
-    while (*at && (*at)->offset < offset)
-        at = &(*at)->next;
-    kept->next = *at;
-    *at = kept;
-    uint32_t reduce = (uint32_t)operation->plan->relations[index].reduce;
-    uint64_t together;
-    while ((together = gather(operation, reduce, operation->run[reduce].arrived,
-                              operation->sources)) > 0)
-        COLL_TRY(reduce_next(operation, reduce, together));
-    return COLL_OK;
+    insert(&operation->run[index], kept, offset, length);
+    return reduce_all_there_is(operation, (uint32_t)operation->plan->relations[index].reduce);
+}
+
+coll_status coll__kept_own(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                           uint64_t length)
+{
+    struct coll__kept *kept = coll__take(operation->engine, sizeof *kept);
+    if (!kept)
+        return COLL_NO_MEMORY;
+    *kept = (struct coll__kept){0};
+    insert(&operation->run[index], kept, offset, length);
+    return reduce_all_there_is(operation, index);
 }

@@ -237,6 +237,17 @@ uint64_t coll__layout_own(const struct coll_operation *operation, uint64_t *offs
     return (end - begin) * operation->element;
 }
 
+/* Narrow a block to one of its parts; returns where that begins in the block. */
+static uint64_t part_of_block(uint32_t parts, uint32_t part, uint64_t *begin, uint64_t *end)
+{
+    const uint64_t block = *begin;
+    uint64_t first, last;
+    coll_segment_range(*end - block, parts, part, &first, &last);
+    *begin = block + first;
+    *end = block + last;
+    return first;
+}
+
 void coll__layout_segment(const struct coll_operation *operation, uint32_t segments,
                           uint32_t segment, struct coll__run *run)
 {
@@ -256,7 +267,8 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
         break;
     case COLL_ALL_GATHER:
     case COLL_GATHER:
-        packed_range(operation, segment, &begin, &end);
+        packed_range(operation, segment / (segments / size), &begin, &end);
+        input = part_of_block(segments / size, segment % (segments / size), &begin, &end);
         output = begin;
         break;
     case COLL_ALL_TO_ALL:
@@ -278,8 +290,7 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
         if (segment != COLL_ALL_SEGMENTS)
             coll_segment_range(end, segments, segment, &begin, &end);
         input = begin;
-        /* Who is not the root holds the sum of its segment, and nothing else. */
-        output = operation->scratch ? 0 : begin;
+        output = begin;
         break;
     }
     run->input = input * operation->element;

@@ -146,26 +146,34 @@ enum coll_step_kind {
     COLL_STEP_SEND = 0,        /* send a segment's bytes to `peer` */
     COLL_STEP_RECV = 1,        /* receive a segment's final bytes from `peer` into the output */
     COLL_STEP_RECV_REDUCE = 2, /* output = op(received, input) for a segment */
-    COLL_STEP_RECV_KEEP = 3,   /* receive a segment and keep it for the segment's REDUCE */
-    COLL_STEP_REDUCE = 4       /* output = op(input of all ranks, in the canonical order); comes
-                                * after the segment's RECV_KEEPs, slice by slice */
+    COLL_STEP_RECV_KEEP = 3,   /* receive a segment and keep it for the next REDUCE of the segment
+                                * among the steps */
+    COLL_STEP_REDUCE = 4 /* output = op(what is kept for it, and this rank's own operand), in
+                                * the order of the ranks that they are from, cyclically, from
+                                * `peer`; of all segments, from the segment's number. Comes after
+                                * its RECV_KEEPs, slice by slice */
 };
 enum coll_step_source { COLL_FROM_INPUT = 0, COLL_FROM_OUTPUT = 1 };
 /* A step with this segment acts on the whole buffer. */
 #define COLL_ALL_SEGMENTS 4294967295
 
-/* How an operation is carried out. All that reduce do it with segment s of `size` in the same,
- * canonical order, ((x_s + x_s+1) + x_s+2) + ... modulo the size, so they give the same bits. */
+/* How an operation is carried out. Ring, direct and whole reduce segment s of `size` in the same,
+ * canonical order, ((x_s + x_s+1) + x_s+2) + ... modulo the size, so they give the same bits; others
+ * have orders of their own, which native/plan/ tells. All ranks have the same bits in any case. */
 enum coll_algorithm {
-    COLL_RING = 0,   /* all_reduce, all_gather: the fewest bytes on every link */
+    COLL_RING = 0, /* all_reduce, all_gather: the fewest bytes on every link */
     COLL_DIRECT = 1, /* all but the rooted copies: the fewest steps for as many bytes, all speak to
                       * all */
     COLL_WHOLE = 2, /* all_reduce, reduce: one step, all send everything to all (to the root) */
     COLL_CHAIN = 3, /* broadcast: from neighbour to neighbour */
     COLL_STAR = 4, /* broadcast, gather, scatter: the root speaks to each */
-    COLL_BIDIRECTIONAL_RING = 5, /* reserved */
-    COLL_DOUBLING = 6, /* reserved */
-    COLL_HIERARCHICAL = 7, /* reserved */
+    COLL_BIDIRECTIONAL_RING = 5, /* all_reduce, all_gather: two rings in opposite directions, each
+                                  * with half of the bytes */
+    COLL_DOUBLING = 6, /* all_reduce of what is small: the fewest hops without everybody speaking to
+                        * everybody */
+    COLL_HIERARCHICAL =
+        7, /* all_reduce, reduce, broadcast, all_gather: the fewest bytes between the
+                            * groups of each level */
     COLL_ALGORITHM_COUNT = 8
 };
 
@@ -197,8 +205,8 @@ struct coll_topology {
 };
 
 /* One step acts on one whole segment. The engine cuts it into slices; slice j of a SEND may start
- * once slice j of step `after` is done (-1: at once); what is received needs no leave to come, and
- * its `after` is -1. A SEND of rank s to peer r with
+ * once slice j of step `after` is done (-1: at once), and so may a REDUCE, before which the SENDs
+ * after the same step have started; what is received needs no leave to come, and its `after` is -1. A SEND of rank s to peer r with
  * message m is matched by the receive of rank r from peer s with message m; m is unique among
  * the messages from s to r. */
 struct coll_step {
@@ -206,7 +214,8 @@ struct coll_step {
     uint32_t peer;
     uint32_t segment;
     uint32_t message;
-    uint32_t source; /* SEND only: enum coll_step_source */
+    uint32_t source; /* SEND: what is sent; RECV_REDUCE and REDUCE: this rank's own operand. From
+                      * the output: it is there once `after` is done. enum coll_step_source */
     uint32_t final; /* RECV_REDUCE and REDUCE: 1 if the result is the reduction of all
                                 * ranks (what COLL_AVG divides); 0 elsewhere */
     int32_t after;
@@ -222,10 +231,11 @@ struct coll_plan_info {
  * COLL_INVALID_ARGUMENT for kinds without a plan (COLL_SYNC), for algorithms that do not do the kind
  * and for levels that are not within each other; a barrier's plan is empty.
  *
- * What the segments are: of all_reduce and reduce, `size` parts of the buffer, of which s ends at
- * rank s-1 first; of reduce_scatter, segment s is the block of rank s-1 (both modulo the size); of
- * all_gather, gather and scatter, segment s is the block of rank s; of all_to_all, segment
- * s * size + r goes from rank s to rank r; of broadcast, the buffer. Caller owns the plan:
+ * What the segments are: of all_reduce and reduce, parts of the buffer (of ring and direct, `size`
+ * of them, of which s ends at rank s-1 first); of reduce_scatter, segment s is the block of rank s-1
+ * (both modulo the size); of all_gather, gather and scatter, segment s is the block of rank s, or there
+ * are p segments for each block, p * s and those that follow; of all_to_all, segment s * size + r goes
+ * from rank s to rank r; of broadcast, the buffer. Caller owns the plan:
  * coll_plan_free. */
 struct coll_plan;
 COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,

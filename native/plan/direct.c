@@ -36,7 +36,7 @@ static coll_status reduction(uint32_t kind, uint32_t rank, uint32_t size, uint32
     for (uint32_t k = 1; k < size; k++)
         coll__plan_receive(made, COLL_STEP_RECV_KEEP, (rank + k) % size, mine, 0);
     if (size > 1)
-        reduce = coll__plan_reduce(made, mine);
+        reduce = coll__plan_reduce(made, mine, mine, -1, 1);
     for (uint32_t k = 1; k < size; k++) {
         const uint32_t peer = (rank + k) % size;
         const uint32_t theirs = (peer + 1) % size;
@@ -107,7 +107,7 @@ coll_status coll__plan_whole(uint32_t kind, uint32_t rank, uint32_t size, uint32
             coll__plan_receive(made, COLL_STEP_RECV_KEEP, peer, COLL_ALL_SEGMENTS, 0);
     }
     if (size > 1 && (everybody || rank == root))
-        coll__plan_reduce(made, COLL_ALL_SEGMENTS);
+        coll__plan_reduce(made, COLL_ALL_SEGMENTS, rank, -1, 1);
     *plan = made;
     return COLL_OK;
 }

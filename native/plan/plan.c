@@ -14,24 +14,37 @@
 coll_status coll__plan_new(uint32_t rank, uint32_t size, uint32_t segments, uint32_t capacity,
                            struct coll_plan **plan)
 {
-    /* `after` is an int32_t, so a plan with more steps could not name them. That the bytes do not
-     * overflow either is calloc's own check. */
-    if (capacity > INT32_MAX) {
-        return COLL_INVALID_ARGUMENT;
-    }
     struct coll_plan *made = calloc(1, sizeof(*made));
     if (made == NULL) {
         return COLL_NO_MEMORY;
     }
-    if (capacity > 0) {
-        made->steps = calloc(capacity, sizeof(*made->steps));
-        if (made->steps == NULL) {
-            free(made);
-            return COLL_NO_MEMORY;
-        }
-    }
     made->info = (struct coll_plan_info){.rank = rank, .size = size, .segments = segments};
+    coll_status status = coll__plan_reserve(made, capacity);
+    if (status != COLL_OK) {
+        coll_plan_free(made);
+        return status;
+    }
     *plan = made;
+    return COLL_OK;
+}
+
+coll_status coll__plan_reserve(struct coll_plan *plan, uint32_t more)
+{
+    uint64_t needed = (uint64_t)plan->info.steps + more;
+    if (needed <= plan->capacity) {
+        return COLL_OK;
+    }
+    needed = needed > UINT64_C(2) * plan->capacity ? needed : UINT64_C(2) * plan->capacity;
+    /* `after` is an int32_t, so a plan with more steps could not name them. */
+    if (needed > INT32_MAX || needed > SIZE_MAX / sizeof(*plan->steps)) {
+        return COLL_INVALID_ARGUMENT;
+    }
+    struct coll_step *steps = realloc(plan->steps, (size_t)needed * sizeof(*steps));
+    if (steps == NULL) {
+        return COLL_NO_MEMORY;
+    }
+    plan->steps = steps;
+    plan->capacity = (uint32_t)needed;
     return COLL_OK;
 }
 
@@ -42,12 +55,6 @@ int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step)
     return (int32_t)index;
 }
 
-/* What a segment has of each kind; -1: none. */
-struct of_segment {
-    int32_t recv, recv_reduce, reduce, input_sent;
-    uint32_t times; /* the input is sent */
-};
-
 struct at_segment {
     uint32_t segment, step;
 };
@@ -55,39 +62,76 @@ struct at_segment {
 static int by_segment(const void *a, const void *b)
 {
     const struct at_segment *one = a, *other = b;
-    return (one->segment > other->segment) - (one->segment < other->segment);
+    if (one->segment != other->segment) {
+        return one->segment > other->segment ? 1 : -1;
+    }
+    return (one->step > other->step) - (one->step < other->step);
 }
 
-/* The steps of one segment. Those that act on all segments have their own relations. */
+static uint32_t rank_of_operand(const struct coll_plan *plan, int32_t step)
+{
+    const struct coll_step *at = &plan->steps[step];
+    return at->kind == COLL_STEP_REDUCE ? plan->info.rank : at->peer;
+}
+
+/* In the order of the ranks. */
+static void add_operand(struct coll_plan *plan, int32_t reduce, int32_t operand)
+{
+    int32_t *at = &plan->relations[reduce].first_operand;
+    while (*at >= 0 && rank_of_operand(plan, *at) < rank_of_operand(plan, operand)) {
+        at = &plan->relations[*at].next_operand;
+    }
+    plan->relations[operand].next_operand = *at;
+    *at = operand;
+}
+
+/* The first of several SENDs of the same. */
+static int32_t fan_of(const struct coll_plan *plan, const struct at_segment *at, uint32_t count,
+                      const struct coll_step *send)
+{
+    int32_t first = -1;
+    uint32_t times = 0;
+    for (uint32_t k = 0; k < count && times < 2; k++) {
+        const struct coll_step *step = &plan->steps[at[k].step];
+        if (step->kind == COLL_STEP_SEND && step->after == send->after) {
+            first = times++ == 0 ? (int32_t)at[k].step : first;
+        }
+    }
+    return times > 1 ? first : -1;
+}
+
+/* The steps of one segment, in their order. Those that act on all segments have their own relations. */
 static void relate_segment(struct coll_plan *plan, const struct at_segment *at, uint32_t count)
 {
-    struct of_segment of = {-1, -1, -1, -1, 0};
+    struct coll__relation *relations = plan->relations;
+    int32_t recv = -1, reduce = -1;
+    bool reduces = false;
 
-    for (uint32_t k = 0; k < count; k++) {
+    for (uint32_t k = count; k-- > 0;) {
         const int32_t i = (int32_t)at[k].step;
-        const uint32_t kind = plan->steps[i].kind;
-        if (kind == COLL_STEP_SEND && plan->steps[i].after < 0) {
-            of.input_sent = of.times++ == 0 ? i : of.input_sent;
-        } else if (kind == COLL_STEP_RECV) {
-            of.recv = i;
-        } else if (kind == COLL_STEP_RECV_REDUCE) {
-            of.recv_reduce = i;
-        } else if (kind == COLL_STEP_REDUCE) {
-            of.reduce = i;
+        const struct coll_step *step = &plan->steps[i];
+        reduces |= step->kind == COLL_STEP_RECV_REDUCE || step->kind == COLL_STEP_REDUCE;
+        recv = step->kind == COLL_STEP_RECV ? i : recv;
+        if (step->kind == COLL_STEP_REDUCE) {
+            reduce = i;
+            add_operand(plan, reduce, i);
+        } else if (step->kind == COLL_STEP_RECV_KEEP && reduce >= 0) {
+            relations[i].reduce = reduce;
+            add_operand(plan, reduce, i);
         }
     }
     for (uint32_t k = 0; k < count; k++) {
         const struct coll_step *step = &plan->steps[at[k].step];
-        struct coll__relation *relation = &plan->relations[at[k].step];
-        /* In a ring a rank adds to a segment before it receives the finished one. */
-        relation->first_write = step->kind != COLL_STEP_RECV || of.recv_reduce < 0;
-        relation->reduce = step->kind == COLL_STEP_RECV_KEEP ? of.reduce : -1;
-        if (step->kind != COLL_STEP_SEND || step->after >= 0) {
+        struct coll__relation *relation = &relations[at[k].step];
+        /* A rank adds to a segment before it receives the finished one. */
+        relation->first_write = step->kind == COLL_STEP_RECV ? !reduces
+                                                             : step->source == COLL_FROM_INPUT;
+        if (step->kind != COLL_STEP_SEND) {
             continue;
         }
-        relation->fan = of.times > 1 ? of.input_sent : -1;
-        if (of.recv >= 0 && plan->steps[of.recv].peer == step->peer) {
-            relation->answer = of.recv;
+        relation->fan = fan_of(plan, at, count, step);
+        if (step->after < 0 && recv >= 0 && plan->steps[recv].peer == step->peer) {
+            relation->answer = recv;
         }
     }
 }
@@ -104,7 +148,7 @@ static coll_status relate(struct coll_plan *plan)
     }
     for (uint32_t i = 0; i < steps; i++) {
         at[i] = (struct at_segment){plan->steps[i].segment, i};
-        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, -1, true};
+        plan->relations[i] = (struct coll__relation){-1, -1, -1, -1, -1, -1, -1, true};
     }
     qsort(at, steps, sizeof *at, by_segment);
     for (uint32_t begin = 0, end; begin < steps; begin = end) {
@@ -139,6 +183,10 @@ int coll_plan_does(uint32_t kind, uint32_t algorithm)
         [COLL_WHOLE] = 1u << COLL_ALL_REDUCE | 1u << COLL_REDUCE,
         [COLL_CHAIN] = 1u << COLL_BROADCAST,
         [COLL_STAR] = 1u << COLL_BROADCAST | 1u << COLL_GATHER | 1u << COLL_SCATTER,
+        [COLL_BIDIRECTIONAL_RING] = 1u << COLL_ALL_REDUCE | 1u << COLL_ALL_GATHER,
+        [COLL_DOUBLING] = 1u << COLL_ALL_REDUCE,
+        [COLL_HIERARCHICAL] = 1u << COLL_ALL_REDUCE | 1u << COLL_REDUCE | 1u << COLL_BROADCAST |
+                              1u << COLL_ALL_GATHER,
     };
     return algorithm < COLL_ALGORITHM_COUNT && kind < COLL_KIND_COUNT &&
            (kinds[algorithm] >> kind & 1);
@@ -164,7 +212,9 @@ static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32
     }
     switch ((enum coll_algorithm)algorithm) {
     case COLL_RING:
-        return coll__plan_ring(kind, rank, size, plan);
+        return coll__plan_ring(kind, rank, size, false, plan);
+    case COLL_BIDIRECTIONAL_RING:
+        return coll__plan_ring(kind, rank, size, true, plan);
     case COLL_DIRECT:
         return coll__plan_direct(kind, rank, size, root, plan);
     case COLL_WHOLE:
@@ -173,9 +223,10 @@ static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32
         return coll__plan_chain(rank, size, root, plan);
     case COLL_STAR:
         return coll__plan_star(kind, rank, size, root, plan);
-    case COLL_BIDIRECTIONAL_RING:
     case COLL_DOUBLING:
+        return coll__plan_doubling(rank, size, plan);
     case COLL_HIERARCHICAL:
+        return coll__plan_hierarchical(kind, rank, size, root, topology, plan);
     case COLL_ALGORITHM_COUNT:
         break;
     }

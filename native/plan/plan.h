@@ -10,8 +10,9 @@
 /* What steps have to do with each other; -1: none. */
 struct coll__relation {
     int32_t first_dependent, next_dependent; /* steps with `after` == this one */
-    int32_t reduce; /* RECV_KEEP: the segment's REDUCE */
-    int32_t fan; /* SEND of input: the first one that sends the same to another peer */
+    int32_t reduce; /* RECV_KEEP: the REDUCE that it is for */
+    int32_t first_operand, next_operand; /* REDUCE: itself and its RECV_KEEPs, by rank */
+    int32_t fan; /* SEND: the first one that sends the same to another peer */
     int32_t answer; /* SEND of input: the RECV of what the same peer makes of it */
     bool first_write; /* no earlier step writes the segment */
 };
@@ -20,6 +21,7 @@ struct coll_plan {
     struct coll_plan_info info;
     struct coll__relation *relations; /* of each step; made when the plan is whole */
     struct coll_step *steps;       /* info.steps of them, in the order the engine starts them */
+    uint32_t capacity;
 };
 
 bool coll__kind_is_rooted(uint32_t kind);
@@ -40,6 +42,8 @@ static inline bool coll__step_receives(const struct coll_step *step)
 /* An empty plan with room for `capacity` steps; the builder appends with coll__plan_add. */
 coll_status coll__plan_new(uint32_t rank, uint32_t size, uint32_t segments, uint32_t capacity,
                            struct coll_plan **plan);
+/* Make room for so many more. */
+coll_status coll__plan_reserve(struct coll_plan *plan, uint32_t more);
 /* Append a step and return its index (for later `after`s). The capacity must not be exceeded. */
 int32_t coll__plan_add(struct coll_plan *plan, struct coll_step step);
 /* The steps that most plans are made of; `after` of what waits for nothing is -1. */
@@ -62,23 +66,31 @@ static inline int32_t coll__plan_receive(struct coll_plan *plan, uint32_t kind, 
         plan, (struct coll_step){
                   .kind = kind, .peer = peer, .segment = segment, .message = message, .after = -1});
 }
-/* Of what coll__plan_receive keeps. */
-static inline int32_t coll__plan_reduce(struct coll_plan *plan, uint32_t segment)
+/* Of what coll__plan_receive keeps, and what step `after` has made (-1: the input). */
+static inline int32_t coll__plan_reduce(struct coll_plan *plan, uint32_t segment, uint32_t first,
+                                        int32_t after, uint32_t final)
 {
-    return coll__plan_add(plan, (struct coll_step){.kind = COLL_STEP_REDUCE,
-                                                   .peer = plan->info.rank,
-                                                   .segment = segment,
-                                                   .final = 1,
-                                                   .after = -1});
+    return coll__plan_add(plan, (struct coll_step){
+                                    .kind = COLL_STEP_REDUCE,
+                                    .peer = first,
+                                    .segment = segment,
+                                    .source = after < 0 ? COLL_FROM_INPUT : COLL_FROM_OUTPUT,
+                                    .final = final,
+                                    .after = after,
+                                });
 }
 
 /* One file per algorithm; each refuses what it cannot do. */
-coll_status coll__plan_ring(uint32_t kind, uint32_t rank, uint32_t size, struct coll_plan **plan);
+coll_status coll__plan_ring(uint32_t kind, uint32_t rank, uint32_t size, bool both,
+                            struct coll_plan **plan);
 coll_status coll__plan_direct(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
                               struct coll_plan **plan);
 coll_status coll__plan_whole(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
                              struct coll_plan **plan);
 coll_status coll__plan_chain(uint32_t rank, uint32_t size, uint32_t root, struct coll_plan **plan);
+coll_status coll__plan_doubling(uint32_t rank, uint32_t size, struct coll_plan **plan);
+coll_status coll__plan_hierarchical(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
+                                    const struct coll_topology *topology, struct coll_plan **plan);
 coll_status coll__plan_star(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
                             struct coll_plan **plan);
 

@@ -19,6 +19,11 @@
  * Each link carries 2(n-1)/n of the buffer: the least any all-reduce can, so this is the plan for
  * large buffers where bandwidth, not latency, is the cost.
  *
+ * The bidirectional ring is two of them. Links are as fast in both directions at a time, and a ring
+ * uses one; so each segment is halved, and the second halves go round the other way: segment 2s is
+ * segment s of the ring above, and segment 2s+1 that of a ring in which rank r is called -r, so that it
+ * is ((x_s + x_s-1) + x_s-2) + ..., on rank s+1.
+ *
  * Nothing is overwritten too early, also when input and output are one buffer: the final bytes of
  * a slice can reach a rank only after its right neighbour has added that rank's own to them.
  * tests/test_plans.py proves it.
@@ -31,63 +36,83 @@ static uint32_t minus(uint32_t a, uint32_t b, uint32_t size)
     return (uint32_t)(((uint64_t)a + size - b % size) % size);
 }
 
-/* Round t: on goes the block that came in the round before; the own one is the first. */
-static coll_status all_gather(uint32_t rank, uint32_t size, struct coll_plan **plan)
+/* One of the rings that a plan is made of: the second one is the first one in a mirror. */
+struct way {
+    uint32_t size, ways, way;
+    uint32_t rank;        /* of this one, in the mirror if it is the second */
+    uint32_t left, right; /* ranks */
+};
+
+static struct way take_way(uint32_t rank, uint32_t size, uint32_t ways, uint32_t way)
 {
-    struct coll_plan *made = NULL;
-    coll_status status = coll__plan_new(rank, size, size, 2 * (size - 1), &made);
-    if (status != COLL_OK) {
-        return status;
-    }
-    int32_t received = -1;
-    for (uint32_t t = 0; t + 1 < size; t++) {
-        coll__plan_send(made, (rank + 1) % size, minus(rank, t, size), t, received);
-        received = coll__plan_receive(made, COLL_STEP_RECV, minus(rank, 1, size),
-                                      minus(rank, t + 1, size), t);
-    }
-    *plan = made;
-    return COLL_OK;
+    const uint32_t down = minus(rank, 1, size), up = (rank + 1) % size;
+    return (struct way){.size = size,
+                        .ways = ways,
+                        .way = way,
+                        .rank = way == 0 ? rank : minus(0, rank, size),
+                        .left = way == 0 ? down : up,
+                        .right = way == 0 ? up : down};
 }
 
-coll_status coll__plan_ring(uint32_t kind, uint32_t rank, uint32_t size, struct coll_plan **plan)
+/* The plan's number of segment rank - t of this ring. */
+static uint32_t segment_of(const struct way *way, uint32_t t)
 {
-    if (size == 0 || rank >= size || size > INT32_MAX / 4 ||
-        (kind != COLL_ALL_REDUCE && kind != COLL_ALL_GATHER)) {
+    const uint32_t number = minus(way->rank, t, way->size);
+    return way->ways * (way->way == 0 ? number : minus(0, number, way->size)) + way->way;
+}
+
+/* Round t: on goes the block that came in the round before; the own one is the first. */
+static void add_all_gather(struct coll_plan *plan, const struct way *ways, uint32_t count)
+{
+    int32_t received[2] = {-1, -1};
+    for (uint32_t t = 0; t + 1 < plan->info.size; t++) {
+        for (uint32_t w = 0; w < count; w++) {
+            const struct way *way = &ways[w];
+            const uint32_t message = count * t + w;
+            coll__plan_send(plan, way->right, segment_of(way, t), message, received[w]);
+            received[w] = coll__plan_receive(plan, COLL_STEP_RECV, way->left,
+                                             segment_of(way, t + 1), message);
+        }
+    }
+}
+
+/* Last round first: a slice that is nearly done gets the link before a fresh one enters. It is the one
+ * still in the cache, and the two phases interleave slice by slice. So a send comes after a step that
+ * follows it in the array: the receive of the round before. */
+static void add_all_reduce(struct coll_plan *plan, const struct way *ways, uint32_t count)
+{
+    const uint32_t size = plan->info.size;
+    for (uint32_t t = 2 * (size - 1); t-- > 0;) {
+        for (uint32_t w = count; w-- > 0;) {
+            const struct way *way = &ways[w];
+            const uint32_t message = count * t + w;
+            const int32_t receive = coll__plan_receive(
+                plan, t < size - 1 ? COLL_STEP_RECV_REDUCE : COLL_STEP_RECV, way->left,
+                segment_of(way, t + 1), message);
+            plan->steps[receive].final = t == size - 2;
+            coll__plan_send(plan, way->right, segment_of(way, t), message,
+                            t == 0 ? -1 : receive + 2 * (int32_t)count);
+        }
+    }
+}
+
+coll_status coll__plan_ring(uint32_t kind, uint32_t rank, uint32_t size, bool both,
+                            struct coll_plan **plan)
+{
+    const uint32_t count = both ? 2 : 1;
+    if (size > INT32_MAX / 8) {
         return COLL_INVALID_ARGUMENT;
     }
-    if (kind == COLL_ALL_GATHER) {
-        return all_gather(rank, size, plan);
-    }
-    uint32_t rounds = 2 * (size - 1);
     struct coll_plan *made = NULL;
-    coll_status status = coll__plan_new(rank, size, size, 2 * rounds, &made);
+    coll_status status = coll__plan_new(rank, size, count * size, count * 4 * (size - 1), &made);
     if (status != COLL_OK) {
         return status;
     }
-    uint32_t left = minus(rank, 1, size);
-    uint32_t right = (rank + 1) % size;
-
-    /* Last round first: a slice that is nearly done gets the link before a fresh one enters. It
-     * is the one still in the cache, and the two phases interleave slice by slice. So a send
-     * comes after a step that follows it in the array: the receive of the round before. */
-    for (uint32_t t = rounds; t-- > 0;) {
-        int reduces = t < size - 1;
-        coll__plan_add(made, (struct coll_step){
-                                 .kind = reduces ? COLL_STEP_RECV_REDUCE : COLL_STEP_RECV,
-                                 .peer = left,
-                                 .segment = minus(rank, t + 1, size),
-                                 .message = t,
-                                 .final = t == size - 2,
-                                 .after = -1,
-                             });
-        coll__plan_add(made, (struct coll_step){
-                                 .kind = COLL_STEP_SEND,
-                                 .peer = right,
-                                 .segment = minus(rank, t, size),
-                                 .message = t,
-                                 .source = t == 0 ? COLL_FROM_INPUT : COLL_FROM_OUTPUT,
-                                 .after = t == 0 ? -1 : (int32_t)made->info.steps + 1,
-                             });
+    const struct way ways[2] = {take_way(rank, size, count, 0), take_way(rank, size, count, 1)};
+    if (kind == COLL_ALL_GATHER) {
+        add_all_gather(made, ways, count);
+    } else {
+        add_all_reduce(made, ways, count);
     }
     *plan = made;
     return COLL_OK;
