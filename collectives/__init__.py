@@ -23,6 +23,7 @@ try:
         VersionSkew,
     )
     from collectives.group import Group
+    from collectives.issue import ScaledSum, scaled_sum
     from collectives.join import join
     from collectives.membership.peer import SyncOutcome
     from collectives.membership.server import Coordinator
@@ -53,6 +54,7 @@ __all__ = [
     "Peer",
     "PeerLost",
     "Result",
+    "ScaledSum",
     "SharedState",
     "StateError",
     "Step",
@@ -67,4 +69,5 @@ __all__ = [
     "Work",
     "__version__",
     "join",
+    "scaled_sum",
 ]

@@ -20,7 +20,7 @@ import numpy as np
 from collectives._native import ffi, lib
 from collectives.arrays import Arrays, Buffer, buffer_of, dtype_name, is_list
 from collectives.errors import InvalidArgument
-from collectives.issue import Issuer, algorithm_code, code_of, flags_of
+from collectives.issue import Issuer, ScaledSum, algorithm_code, code_of, factor_of, flags_of
 from collectives.work import Packed
 
 
@@ -42,7 +42,9 @@ class Common:
         return flags_of(self.atomic, self.on_failure) | resize
 
 
-def reduce(issuer: Issuer, array: Any, op: str, root: int, out: Any, common: Common) -> Any:
+def reduce(
+    issuer: Issuer, array: Any, op: str | ScaledSum, root: int, out: Any, common: Common
+) -> Any:
     """Fill in a ``reduce``; the value is where the root's result goes, None elsewhere."""
     issuer.checked_root(root)
     mine = root == issuer.mine.rank
@@ -54,6 +56,7 @@ def reduce(issuer: Issuer, array: Any, op: str, root: int, out: Any, common: Com
     code = code_of(op)
     call = _prepare(issuer, lib.COLL_REDUCE, common, root)
     call.op = code
+    call.factor = factor_of(op)
     call.dtype = dtype
     call.count = count
     _give(issuer, call, given)
@@ -67,7 +70,7 @@ def reduce(issuer: Issuer, array: Any, op: str, root: int, out: Any, common: Com
 def reduce_scatter(
     issuer: Issuer,
     array: Any,
-    op: str,
+    op: str | ScaledSum,
     out: Any,
     counts: Sequence[int] | None,
     common: Common,
@@ -80,6 +83,7 @@ def reduce_scatter(
     code = code_of(op)
     call = _prepare(issuer, lib.COLL_REDUCE_SCATTER, common)
     call.op = code
+    call.factor = factor_of(op)
     _fill(issuer, call, given[2], cut)
     _give(issuer, call, given)
     room = _room(issuer, call, value, cut.rows[rank] * cut.width, given[2])

@@ -7,6 +7,7 @@ Every collective call of a ``Group`` is checked here, handed to the C core, and 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from typing import Any, ClassVar
@@ -30,6 +31,35 @@ OPS: dict[str, int] = {
     "bxor": lib.COLL_BXOR,
 }
 """The reductions."""
+
+SCALED_SUM: int = lib.COLL_SCALED_SUM
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledSum:
+    """A sum of inputs that are multiplied first; see ``scaled_sum``."""
+
+    factor: float
+
+
+def scaled_sum(factor: float) -> ScaledSum:
+    """A reduction: the sum of each member's input times that member's factor.
+
+    The product is rounded to the dtype, which is a floating one, before anything is added. The
+    factor is rounded to float32 first, but for float64; products of float16 and bfloat16 are
+    computed in float32. In place the input is overwritten by the result alone.
+
+    Args:
+        factor: of this rank; each may have another.
+
+    Returns:
+        What ``op`` may be in the calls that reduce.
+
+    Raises:
+        TypeError, ValueError: the factor is no number.
+    """
+    return ScaledSum(float(factor))
+
 
 BLOCKS = (
     lib.COLL_REDUCE_SCATTER,
@@ -156,7 +186,7 @@ class Issuer:
     def reduction(
         self,
         array: Any,
-        op: str,
+        op: str | ScaledSum,
         out: Any,
         tag: int | None,
         timeout: float | None,
@@ -171,6 +201,8 @@ class Issuer:
         call = self.prepare(lib.COLL_ALL_REDUCE, 0 if reserved else tag, timeout)
         call.tag = reserved or call.tag
         call.op = code
+        if code == SCALED_SUM:
+            call.factor = factor_of(op)
         call.input = call.output = pointer
         call.count = count
         call.dtype = dtype
@@ -346,12 +378,21 @@ def flags_of(atomic: bool, on_failure: str) -> int:
     return flags if on_failure == "retry" else flags | lib.COLL_NO_REPEAT
 
 
-def code_of(op: str) -> int:
+def code_of(op: str | ScaledSum) -> int:
     """The core's number of a reduction; raises InvalidArgument if there is no such."""
+    if isinstance(op, ScaledSum):
+        return SCALED_SUM
     code = OPS.get(op)
     if code is None:
-        raise errors.InvalidArgument(f"op is {op!r}; known are {', '.join(OPS)}")
+        raise errors.InvalidArgument(
+            f"op is {op!r}; known are {', '.join(OPS)}, and scaled_sum(factor)"
+        )
     return code
+
+
+def factor_of(op: str | ScaledSum) -> float:
+    """What this rank's input is multiplied by."""
+    return op.factor if isinstance(op, ScaledSum) else 1.0
 
 
 def algorithm_code(name: str) -> int:

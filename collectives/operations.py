@@ -11,7 +11,7 @@ from typing import Any
 from collectives import blocks
 from collectives._native import lib
 from collectives.blocks import Common
-from collectives.issue import Issuer, flags_of
+from collectives.issue import Issuer, ScaledSum, flags_of
 from collectives.work import Result, Work
 
 
@@ -23,7 +23,7 @@ class Operations:
     def all_reduce(
         self,
         array: Any,
-        op: str = "sum",
+        op: str | ScaledSum = "sum",
         *,
         out: Any = None,
         tag: int | None = None,
@@ -42,7 +42,8 @@ class Operations:
                 ``"band"``, ``"bor"`` or ``"bxor"``, bit by bit. Averages divide once, at the end,
                 and round integers toward zero; integer sums wrap around. NaN wins in min and max,
                 and -0 is less than +0. A sum of bool is true if one of them is, a product if all
-                are; there is no average.
+                are; there is no average. Of floats also ``collectives.scaled_sum(factor)``, the sum
+                of the inputs times the ranks' factors.
             out: where the result goes, an array or a list of the same dtype and size; None: in
                 place.
             tag: operations of a tag are matched in their own order; a thread that communicates
@@ -78,7 +79,7 @@ class Operations:
     def all_reduce_async(
         self,
         array: Any,
-        op: str = "sum",
+        op: str | ScaledSum = "sum",
         *,
         out: Any = None,
         tag: int | None = None,
@@ -162,7 +163,7 @@ class Operations:
         self,
         array: Any,
         root: int = 0,
-        op: str = "sum",
+        op: str | ScaledSum = "sum",
         *,
         out: Any = None,
         tag: int | None = None,
@@ -207,7 +208,7 @@ class Operations:
         self,
         array: Any,
         root: int = 0,
-        op: str = "sum",
+        op: str | ScaledSum = "sum",
         *,
         out: Any = None,
         tag: int | None = None,
@@ -234,7 +235,7 @@ class Operations:
     def reduce_scatter(
         self,
         array: Any,
-        op: str = "sum",
+        op: str | ScaledSum = "sum",
         *,
         out: Any = None,
         counts: Sequence[int] | None = None,
@@ -279,7 +280,7 @@ class Operations:
     def reduce_scatter_async(
         self,
         array: Any,
-        op: str = "sum",
+        op: str | ScaledSum = "sum",
         *,
         out: Any = None,
         counts: Sequence[int] | None = None,

@@ -423,6 +423,17 @@ def test_an_unknown_op_is_refused(alone: collectives.Group):
             alone.all_reduce(np.ones(3), op)
 
 
+def test_a_scaled_sum_is_of_floats_and_its_factor_a_number(alone: collectives.Group):
+    for dtype in (np.int32, np.uint8, bool):
+        with refused(InvalidArgument, "there is no scaled_sum of"):
+            alone.all_reduce(np.ones(3, dtype), collectives.scaled_sum(0.5))
+    for factor in ("a half", None, 1j, [1.0]):
+        with pytest.raises((TypeError, ValueError)):
+            collectives.scaled_sum(factor)  # type: ignore[arg-type]
+    with refused(InvalidArgument, "op is 'scaled_sum'; known are .*scaled_sum.factor."):
+        alone.all_reduce(np.ones(3), "scaled_sum")
+
+
 def test_dtypes_that_cannot_be_reduced_are_refused(alone: collectives.Group):
     import torch
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import collectives
 from collectives._native import ffi, lib
 from covering import covering
 from crew import DEADLINE, Crew
@@ -72,7 +73,7 @@ class Case:
 def ops_of(dtype: str) -> list[str]:
     if dtype == "bool":
         return [*(op for op in OPS if op != "avg"), *BITWISE]
-    return OPS if dtype in FLOATS else [*OPS, *BITWISE]
+    return [*OPS, "scaled_sum"] if dtype in FLOATS else [*OPS, *BITWISE]
 
 
 def every_case() -> Iterator[Case]:
@@ -130,6 +131,7 @@ def as_torch(array: np.ndarray) -> torch.Tensor:
 def combine(case: Case, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     names = {
         "sum": "add", "avg": "add", "prod": "multiply", "min": "minimum", "max": "maximum",
+        "scaled_sum": "add",
         "band": "bitwise_and", "bor": "bitwise_or", "bxor": "bitwise_xor",
     }  # fmt: skip
     if case.dtype == "bf16":
@@ -137,6 +139,24 @@ def combine(case: Case, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return result.view(torch.int16).numpy().view("u2")
     with np.errstate(over="ignore", invalid="ignore"):
         return getattr(np, names[case.op])(a, b)
+
+
+def factor_of(rank: int) -> float:
+    """Rounded to f32 it is another number."""
+    return 0.3 * (rank + 1)
+
+
+def scaled(case: Case, rank: int, array: np.ndarray) -> np.ndarray:
+    """Times the rank's factor, and rounded."""
+    if case.op != "scaled_sum":
+        return array
+    if case.dtype == "f64":
+        return array * factor_of(rank)
+    factor = np.float32(factor_of(rank))
+    if case.dtype == "bf16":
+        product = as_torch(array).to(torch.float32) * torch.tensor(factor)
+        return product.to(torch.bfloat16).view(torch.int16).numpy().view("u2")
+    return (array.astype(np.float32) * factor).astype(array.dtype)
 
 
 def divided(case: Case, whole: np.ndarray) -> np.ndarray:
@@ -180,7 +200,7 @@ def wanted(case: Case, rank: int, seed: int) -> np.ndarray | None:
         "gather": lambda k: counts[0][k],
         "all_to_all": lambda k: sum(counts[k]),
     }.get(case.kind, lambda k: sum(counts[0]))
-    arrays = [given(case, k, rows(k), seed) for k in range(n)]
+    arrays = [scaled(case, k, given(case, k, rows(k), seed)) for k in range(n)]
     match case.kind:
         case "all_reduce":
             return reduced(case, arrays)
@@ -285,6 +305,8 @@ def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
     options: dict[str, Any] = {"timeout": DEADLINE}
     if case.op:
         options["op"] = case.op
+        if case.op == "scaled_sum":
+            options["op"] = collectives.scaled_sum(factor_of(rank))
     if kind in ("reduce", "broadcast", "gather", "scatter"):
         options["root"] = root
     if "uneven" in case.shape:

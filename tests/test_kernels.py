@@ -206,11 +206,11 @@ def test_names_and_sizes_are_those_of_the_types():
         assert lib.coll_dtype_size(i) == np.dtype(NUMPY[dtype]).itemsize
     assert ffi.string(lib.coll_dtype_name(BOOL)) == b"bool"
     assert lib.coll_dtype_size(BOOL) == 1
-    names = [ffi.string(lib.coll_redop_name(i)).decode() for i in range(8)]
-    assert names == [*OPS, *BITWISE]
+    names = [ffi.string(lib.coll_redop_name(i)).decode() for i in range(9)]
+    assert names == [*OPS, *BITWISE, "scaled_sum"]
     assert lib.coll_dtype_size(13) == 0
     assert ffi.string(lib.coll_dtype_name(13)) == b"unknown dtype"
-    assert ffi.string(lib.coll_redop_name(8)) == b"unknown op"
+    assert ffi.string(lib.coll_redop_name(9)) == b"unknown op"
 
 
 def test_instruction_sets_are_what_the_cpu_has():
@@ -299,6 +299,22 @@ def test_all_16_bit_floats_against_each_special_value(dtype: str):
         want = expected_quotient(dtype, everything, divisor)
         for isa in ISAS:
             assert_same_bits(divide(dtype, everything, divisor, isa), want, dtype, divisor, isa)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_factors_are_multiplied_in_the_type_of_the_arithmetic(dtype: str, isa: int):
+    everything = np.concatenate([specials(dtype), random_elements(dtype, 5001, rng())])
+    factors = [0.0, -0.0, 1.0, -1.0, 1 / 3, 2.0**-20, 3e38, 1e300, 5e-324, np.inf, np.nan]
+    for factor in [*factors, *rng().standard_normal(20).tolist()]:
+        for length in (1, 7, 16, 33, everything.size):  # whole vectors and not
+            got = everything[:length].copy()
+            status = lib.coll_scale_local(pointer(got), length, DTYPES.index(dtype), factor, isa)
+            assert status == lib.COLL_OK
+            with np.errstate(all="ignore"):
+                x = as_float(dtype, everything[:length])
+                want = from_float(dtype, x * x.dtype.type(factor))
+            assert_same_bits(got, want, dtype, factor, isa)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
@@ -424,7 +440,7 @@ def test_what_cannot_be_reduced_is_refused():
     p = pointer(data)
     invalid, unsupported = lib.COLL_INVALID_ARGUMENT, lib.COLL_UNSUPPORTED
     assert lib.coll_reduce_local(p, p, p, 4, 13, 0, 0) == invalid
-    assert lib.coll_reduce_local(p, p, p, 4, 1, 8, 0) == invalid
+    assert lib.coll_reduce_local(p, p, p, 4, 1, 9, 0) == invalid
     assert lib.coll_reduce_local(p, p, p, 4, 1, 0, 3) == invalid
     assert lib.coll_reduce_local(ffi.NULL, p, p, 4, 1, 0, 0) == invalid
     assert lib.coll_reduce_local(p, p, p, 2**63, 1, 0, 0) == invalid
@@ -440,6 +456,13 @@ def test_what_cannot_be_reduced_is_refused():
     assert lib.coll_divide_local(p, 4, 1, 1, 3) == invalid
     assert lib.coll_divide_local(ffi.NULL, 4, 1, 1, 0) == invalid
     assert lib.coll_divide_local(ffi.NULL, 0, 1, 1, 0) == lib.COLL_OK
+    assert lib.coll_scale_local(p, 4, 13, 0.5, 0) == invalid
+    assert lib.coll_scale_local(p, 4, 1, 0.5, 3) == invalid
+    assert lib.coll_scale_local(ffi.NULL, 4, 1, 0.5, 0) == invalid
+    assert lib.coll_scale_local(ffi.NULL, 0, 1, 0.5, 0) == lib.COLL_OK
+    for integer in (*range(4, 12), BOOL):
+        assert lib.coll_scale_local(p, 1, integer, 0.5, 0) == unsupported
+        assert lib.coll_reduce_local(p, p, p, 1, integer, lib.COLL_SCALED_SUM, 0) == unsupported
     if AVX2 not in ISAS:
         assert lib.coll_reduce_local(p, p, p, 4, 1, 0, AVX2) == unsupported
         assert lib.coll_divide_local(p, 4, 1, 1, AVX2) == unsupported

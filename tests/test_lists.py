@@ -1,6 +1,7 @@
 """Lists of arrays as one operation: the bits are those of one array, and blocks stay in their own.
+Scaled sums that are repeated.
 
-What each collective does with lists is checked with all others in test_collectives.py.
+What each collective does with lists and factors is checked with all others in test_collectives.py.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def test_a_list_has_the_bits_of_one_array(pool: Pool, transport: str):
     pool.get(3, reduce_lists, SEED, options=options)
 
 
-def fail_in_the_middle(group: collectives.Group, count: int) -> None:
-    chance = np.random.default_rng([SEED, group.rank])
+def fail_in_the_middle(group: collectives.Group, count: int, op: Any, seed: int) -> None:
+    chance = np.random.default_rng([seed, group.rank])
     arrays = pieces(chance, count)
     values = chance.standard_normal(count, np.float32)
     fill(arrays, values)
@@ -109,14 +110,16 @@ def fail_in_the_middle(group: collectives.Group, count: int) -> None:
         if group.rank == 2:
             group.barrier(tag=5, timeout=FOREVER)
         else:
-            group.all_reduce(arrays, timeout=0.6)
+            group.all_reduce(arrays, op, timeout=0.6)
     assert joined(arrays).tobytes() == values.tobytes(), "the input was not restored"
     after_the_break(group, collectives.Timeout)
 
 
+@pytest.mark.parametrize("op", ["sum", collectives.scaled_sum(0.3)], ids=str)
 @pytest.mark.parametrize("count", [SMALL, LARGE])
-def test_lists_are_intact_after_a_failure_in_the_middle(pool: Pool, count: int):
-    pool.get(3, fail_in_the_middle, count)
+def test_lists_are_intact_after_a_failure_in_the_middle(pool: Pool, count: int, op: Any):
+    print(f"seed {SEED}")
+    pool.get(3, fail_in_the_middle, count, op, SEED)
 
 
 def forget(group: collectives.Group) -> None:
@@ -190,4 +193,30 @@ def test_what_comes_without_the_lost_stays_in_its_arrays(kind: str, count: int, 
             member.start(lose_one, count, kind, even)
         assert crew.members[1].process.wait(DEADLINE) == -signal.SIGKILL
         for member in (crew.members[0], crew.members[2]):
+            member.result().get()
+
+
+def scaled_without_one(group: collectives.Group, count: int, phase: str, seed: int) -> None:
+    """Who stays has its input restored as it was, and scaled once."""
+    rank, names = group.rank, [peer.name for peer in group.peers]
+    inputs = [np.random.default_rng([seed, k]).standard_normal(count, np.float32) for k in range(2)]
+    if rank == len(names) - 1:
+        group._fault_at(phase, group._native.last_operation() + 1)
+    array = inputs[rank % 2].copy()
+    result = group.all_reduce(array, collectives.scaled_sum(0.3 + rank), timeout=DEADLINE)
+    assert result.contributors == tuple(names[:-1])
+    scaled = [inputs[k] * np.float32(0.3 + k) for k in range(len(names) - 1)]
+    want = sum(scaled[1:], scaled[0])
+    assert array.tobytes() == want.tobytes()  # of two numbers either order is right
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("phase", ["issued", "between"])
+def test_a_scaled_sum_that_is_repeated_begins_with_the_input_as_it_was(size: int, phase: str):
+    print(f"seed {SEED}")
+    with crew_of(size) as crew:
+        for member in crew.members:
+            member.start(scaled_without_one, LARGE, phase, SEED)
+        assert crew.members[-1].process.wait(DEADLINE) == -signal.SIGKILL
+        for member in crew.members[:-1]:
             member.result().get()

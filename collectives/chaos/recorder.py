@@ -22,7 +22,7 @@ from collectives.chaos import journal as journals
 from collectives.chaos.journal import Journal
 from collectives.group import Group
 from collectives.incarnation import Application, Incarnation
-from collectives.issue import BLOCKS, OPS, REDUCTIONS, STATE_TAG, Issuer
+from collectives.issue import BLOCKS, OPS, REDUCTIONS, SCALED_SUM, STATE_TAG, Issuer
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import View
 from collectives.state.shared import SharedState
@@ -34,7 +34,7 @@ _WARM = 40
 _EMPTY = (lib.COLL_BARRIER, lib.COLL_SYNC)
 _ALIKE = (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST, lib.COLL_ALL_GATHER)
 """What has the same result on all ranks: of others only the input's digest is written down."""
-_REDUCTIONS = {code: name for name, code in OPS.items()}
+_REDUCTIONS = {**{code: name for name, code in OPS.items()}, SCALED_SUM: "scaled_sum"}
 _DTYPES = {
     code: ffi.string(lib.coll_dtype_name(code)).decode()
     for code in range(64)
@@ -191,8 +191,8 @@ class _Call:
         raises = call.flags & lib.COLL_NO_REPEAT or (
             call.kind in BLOCKS and not call.flags & lib.COLL_RESIZE
         )
-        # Of what is not in one piece there is no digest.
-        whole = not call.input_strides and not call.inputs
+        # Of what is not in one piece there is no digest, nor of what a factor belongs to.
+        whole = not call.input_strides and not call.inputs and call.op != SCALED_SUM
         self._input = call.input, given[0] * element if whole else 0
         alike = call.kind in _ALIKE and not call.output_strides and not call.outputs
         self._output = call.output, result[0] * element if alike else 0

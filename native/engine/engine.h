@@ -93,6 +93,10 @@ struct coll__form {
     struct coll__part *parts; /* NULL: it is in one piece, at the base */
     uint32_t count;
     bool apart; /* each part is an array of the list, though they may follow each other in memory */
+    coll__scale_fn
+        scale; /* what is gathered is multiplied by the factor; NULL: it is taken as it is */
+    double factor;
+    uint32_t element; /* bytes; with scale */
 };
 
 /* The blocks of a call; see struct coll_call. Offsets are in elements, with one more at the end. */
@@ -422,6 +426,11 @@ bool coll__form_same(const struct coll__form *a, const struct coll__form *b);
 coll_status coll__form_check(struct coll_engine *engine, const struct coll__form *input,
                              uint64_t input_bytes, const struct coll__form *output,
                              uint64_t output_bytes);
+/* Whether it can be worked on as one piece, right there. */
+static inline bool coll__form_is_plain(const struct coll__form *form)
+{
+    return !form->parts && !form->scale;
+}
 /* Bytes [offset, offset + length) of it, as if it were packed. `stream`: past the cache. */
 void coll__form_gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
                        uint64_t length, uint8_t *packed);

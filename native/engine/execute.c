@@ -74,7 +74,7 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
         operation->references++;
         slice->range = part;
         slice->payload = source + offset;
-        slice->form = form->parts && !staged ? form : NULL;
+        slice->form = coll__form_is_plain(form) || staged ? NULL : form;
         slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
         slice->paced = paced < 0 ? NULL : &operation->run[paced];
         if (owns && own(operation, slice) != COLL_OK) {
@@ -314,9 +314,11 @@ static coll_status add(struct coll_operation *operation, const struct coll_step 
     if (!packed)
         return COLL_NO_MEMORY;
     coll__form_gather(from, operation->input, input_at, length, packed);
-    add_piece(operation, step, packed, packed, payload, length);
-    coll__form_scatter(to, operation->output, at, length, packed,
-                       operation->bytes >= COLL__STREAM_BYTES);
+    uint8_t *place = coll__form_whole(to, operation->output, at, length);
+    add_piece(operation, step, place ? place : packed, packed, payload, length);
+    if (!place)
+        coll__form_scatter(to, operation->output, at, length, packed,
+                           operation->bytes >= COLL__STREAM_BYTES);
     coll__give(engine, packed);
     return COLL_OK;
 }

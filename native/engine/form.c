@@ -8,7 +8,10 @@
 #include "engine/engine.h"
 #include "reduce/copy.h"
 
-enum { STREAM_RUN = 256 }; /* bytes of runs that are worth to be written past the cache */
+enum {
+    STREAM_RUN = 256, /* bytes of runs that are worth to be written past the cache */
+    SCALED = 8 << 10 /* bytes that are packed and scaled at once, so that they are in L1 */
+};
 
 static bool add_loop(struct coll__part *part, uint64_t count, int64_t step)
 {
@@ -417,13 +420,32 @@ static void copy_parts(const struct coll__form *form, uint8_t *base, uint64_t of
     }
 }
 
+static void gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
+                   uint64_t length, uint8_t *packed)
+{
+    if (form->parts)
+        copy_parts(form, (uint8_t *)base, offset, length, packed, true, false);
+    else
+        coll__copy(packed, base + offset, length);
+}
+
 void coll__form_gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
                        uint64_t length, uint8_t *packed)
 {
-    if (length > 0 && !form->parts)
-        coll__copy(packed, base + offset, length);
-    else if (length > 0)
-        copy_parts(form, (uint8_t *)base, offset, length, packed, true, false);
+    struct coll__fpenv env;
+    if (length == 0)
+        return;
+    if (!form->scale) {
+        gather(form, base, offset, length, packed);
+        return;
+    }
+    coll__fpenv_enter(&env);
+    for (uint64_t done = 0, part; done < length; done += part) {
+        part = length - done < SCALED ? length - done : SCALED;
+        gather(form, base, offset + done, part, packed + done);
+        form->scale(packed + done, part / form->element, form->factor);
+    }
+    coll__fpenv_leave(&env);
 }
 
 void coll__form_scatter(const struct coll__form *form, uint8_t *base, uint64_t offset,
@@ -463,8 +485,8 @@ uint8_t *coll__form_whole(const struct coll__form *form, uint8_t *base, uint64_t
 
 bool coll__form_is_coarse(const struct coll__form *form, uint64_t offset, uint64_t length)
 {
-    if (!form->parts)
-        return true;
+    if (!form->parts || form->scale)
+        return !form->scale;
     uint64_t runs = 0;
     const struct coll__part *part = part_at(form, offset);
     for (const uint64_t end = offset + length; offset < end; offset = part++->end) {

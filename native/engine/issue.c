@@ -104,7 +104,8 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
     if (coll__reduces(call->kind) && call->op >= COLL_REDOP_COUNT)
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no reduction", call->op);
     if (coll__reduces(call->kind) && !coll__reduce_select(call->dtype, call->op, COLL_ISA_SCALAR))
-        return coll__error(COLL_UNSUPPORTED, "there is no %s of %s", coll_redop_name(call->op),
+        return coll__error(call->op == COLL_SCALED_SUM ? COLL_INVALID_ARGUMENT : COLL_UNSUPPORTED,
+                           "there is no %s of %s", coll_redop_name(call->op),
                            coll_dtype_name(call->dtype));
     caller(view, call, &rank, &size);
     if (rank == size)
@@ -167,6 +168,10 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
         operation->reduce = coll__reduce_select(call->dtype, call->op, engine->host.options.isa);
         if (call->op == COLL_AVG)
             operation->divide = coll__divide_select(call->dtype, engine->host.options.isa);
+        if (call->op == COLL_SCALED_SUM)
+            operation->input_form.scale = coll__scale_select(call->dtype, engine->host.options.isa);
+        operation->input_form.factor = call->factor;
+        operation->input_form.element = operation->element;
     }
     operation->info.number = operation->number;
     operation->info.entered_ns = coll__now();
@@ -274,9 +279,10 @@ static coll_status copy_own(struct coll_operation *operation)
     coll__layout_segment(operation, view->size, segment, &own);
     const uint8_t *from = operation->input + own.input;
     uint8_t *to = operation->output + own.output;
-    if (own.bytes == 0 || from == to)
+    if (own.bytes == 0 || (from == to && !operation->input_form.scale))
         return COLL_OK;
-    if (operation->input_form.parts || operation->output_form.parts)
+    if (!coll__form_is_plain(&operation->input_form) ||
+        !coll__form_is_plain(&operation->output_form))
         return copy_forms(operation, &own);
     if (operation->bytes >= COLL__STREAM_BYTES)
         coll__copy_stream(to, from, own.bytes);

@@ -235,7 +235,7 @@ static coll_status reduce_next(struct coll_operation *operation, const struct op
     coll_status status = COLL_OK;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
-    if (!operation->input_form.parts && !operation->output_form.parts)
+    if (coll__form_is_plain(&operation->input_form) && coll__form_is_plain(&operation->output_form))
         reduce_piece(operation, operands, offset, 0, length, sinks, staged ? 2 : 1);
     else
         status = reduce_forms(operation, operands, offset, length, staged, stream);

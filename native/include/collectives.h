@@ -75,7 +75,8 @@ enum coll_redop {
     COLL_BAND = 5, /* bit by bit; of integers and bool */
     COLL_BOR = 6,
     COLL_BXOR = 7,
-    COLL_REDOP_COUNT = 8
+    COLL_SCALED_SUM = 8, /* of floats: the sum of each rank's input times its factor */
+    COLL_REDOP_COUNT = 9
 };
 /* A sum, a max and a bor of bool are true if one of them is; a prod, a min and a band if all are.
  * There is no average of bool. */
@@ -116,7 +117,8 @@ COLL_API const char *coll_last_error(void);
 /* 1 if this CPU can run `isa`, else 0. */
 COLL_API int coll_isa_available(uint32_t isa);
 /* output[i] = op(a[i], b[i]) for i < count. `output` may be exactly `a` or `b`, not overlap them
- * otherwise. COLL_AVG adds (the division is coll_divide_local). Floating point: round to
+ * otherwise. COLL_AVG adds (the division is coll_divide_local), and so does COLL_SCALED_SUM (the
+ * scaling is coll_scale_local). Floating point: round to
  * nearest even, denormals kept, NaN results are the canonical quiet NaN. */
 COLL_API coll_status coll_reduce_local(void *output, const void *a, const void *b, uint64_t count,
                                        uint32_t dtype, uint32_t op, uint32_t isa);
@@ -131,6 +133,10 @@ COLL_API void coll_copy_stream(void *destination, const void *source, size_t len
 /* data[i] = data[i] / divisor (integers round toward zero), in place. */
 COLL_API coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype, uint32_t divisor,
                                        uint32_t isa);
+/* data[i] = data[i] * factor, in place; floats only. The factor is rounded to f32 first, but for f64,
+ * and f16 and bf16 are multiplied in f32. */
+COLL_API coll_status coll_scale_local(void *data, uint64_t count, uint32_t dtype, double factor,
+                                      uint32_t isa);
 /* CRC-32C (Castagnoli) of `length` bytes, continuing from `crc` (0 to start). */
 COLL_API uint32_t coll_crc32c(uint32_t crc, const void *data, size_t length, uint32_t isa);
 /* The same of what is copied from `source` to `destination` (no overlap). */
@@ -511,6 +517,7 @@ struct coll_call {
      * for blocks of all has one array for each; those of the lost are not written. */
     const struct coll_array *inputs, *outputs;
     uint32_t input_arrays, output_arrays;
+    double factor; /* COLL_SCALED_SUM: of this rank's input; see coll_scale_local */
     uint64_t timeout_ns; /* from issue; 0: none */
     const uint8_t
         *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:

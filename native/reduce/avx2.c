@@ -124,6 +124,14 @@ HALF_BY(bf16, products, _mm256_mul_ps)
 HALF_DIVIDE(f16)
 HALF_DIVIDE(bf16)
 
+#define HALF_SCALE(TYPE)                                                                \
+    COLL__TARGET static void TYPE##_scale(void *data, size_t count, double factor)      \
+    {                                                                                   \
+        TYPE##_products(data, count * sizeof(uint16_t), _mm256_set1_ps((float)factor)); \
+    }
+HALF_SCALE(f16)
+HALF_SCALE(bf16)
+
 /* ---- min and max of floats ---------------------------------------------------------------- */
 
 /* Of two 16-bit floats, one of them negative, the lesser is that with the greater bits (unsigned);

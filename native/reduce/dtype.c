@@ -25,8 +25,9 @@ const char *coll_dtype_name(uint32_t dtype)
 const char *coll_redop_name(uint32_t op)
 {
     static const char *const names[COLL_REDOP_COUNT] = {
-        [COLL_SUM] = "sum", [COLL_AVG] = "avg",   [COLL_PROD] = "prod", [COLL_MIN] = "min",
-        [COLL_MAX] = "max", [COLL_BAND] = "band", [COLL_BOR] = "bor",   [COLL_BXOR] = "bxor",
+        [COLL_SUM] = "sum", [COLL_AVG] = "avg",   [COLL_PROD] = "prod",
+        [COLL_MIN] = "min", [COLL_MAX] = "max",   [COLL_BAND] = "band",
+        [COLL_BOR] = "bor", [COLL_BXOR] = "bxor", [COLL_SCALED_SUM] = "scaled_sum",
     };
     return op < COLL_REDOP_COUNT ? names[op] : "unknown op";
 }

@@ -7,6 +7,7 @@
 struct coll__kernels {
     coll__reduce_fn reduce[COLL_DTYPE_COUNT][COLL_REDOP_COUNT];
     coll__divide_fn divide[COLL_DTYPE_COUNT];
+    coll__scale_fn scale[COLL_DTYPE_COUNT];
 };
 
 extern const struct coll__kernels coll__kernels_scalar;

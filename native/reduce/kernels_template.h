@@ -30,28 +30,34 @@
         }                                                                                          \
     }
 
-/* `SETUP` declares the divisor `d` in the type that the division is done in. */
-#define COLL__DIVIDE(NAME, TYPE, SETUP, EXPRESSION)                           \
-    COLL__TARGET static void NAME(void *data, size_t count, uint32_t divisor) \
-    {                                                                         \
-        coll__mem_##TYPE *inout = data;                                       \
-        SETUP;                                                                \
-        COLL__INDEPENDENT                                                     \
-        for (size_t i = 0; i < count; i++) {                                  \
-            const coll__mem_##TYPE a = inout[i];                              \
-            inout[i] = (coll__mem_##TYPE)(EXPRESSION);                        \
-        }                                                                     \
+/* `SETUP` declares the number `d`, in the type that it is done in, from the `PARAMETER`. */
+#define COLL__EACH(NAME, TYPE, PARAMETER, SETUP, EXPRESSION)           \
+    COLL__TARGET static void NAME(void *data, size_t count, PARAMETER) \
+    {                                                                  \
+        coll__mem_##TYPE *inout = data;                                \
+        SETUP;                                                         \
+        COLL__INDEPENDENT                                              \
+        for (size_t i = 0; i < count; i++) {                           \
+            const coll__mem_##TYPE a = inout[i];                       \
+            inout[i] = (coll__mem_##TYPE)(EXPRESSION);                 \
+        }                                                              \
     }
+#define COLL__DIVIDE(NAME, TYPE, SETUP, EXPRESSION) \
+    COLL__EACH(NAME, TYPE, uint32_t divisor, SETUP, EXPRESSION)
+#define COLL__SCALE(NAME, TYPE, SETUP, EXPRESSION) \
+    COLL__EACH(NAME, TYPE, double factor, SETUP, EXPRESSION)
 
 /* ---- floating point ---------------------------------------------------------------------- */
 
 COLL__BINARY(f64_sum, f64, coll__f64_canonical(a + b))
 COLL__BINARY(f64_prod, f64, coll__f64_canonical((a) * (b)))
 COLL__DIVIDE(f64_divide, f64, const double d = divisor, coll__f64_canonical(a / d))
+COLL__SCALE(f64_scale, f64, const double d = factor, coll__f64_canonical((a) * (d)))
 
 COLL__BINARY(f32_sum, f32, coll__f32_canonical(a + b))
 COLL__BINARY(f32_prod, f32, coll__f32_canonical((a) * (b)))
 COLL__DIVIDE(f32_divide, f32, const float d = (float)divisor, coll__f32_canonical(a / d))
+COLL__SCALE(f32_scale, f32, const float d = (float)factor, coll__f32_canonical((a) * (d)))
 
 #if !defined(COLL__OWN_FLOAT)
 COLL__BINARY(f64_min, u64, coll__min_f64(a, b))
@@ -65,6 +71,8 @@ COLL__BINARY(bf16_min, u16, coll__min_bf16(a, b))
 COLL__BINARY(bf16_max, u16, coll__max_bf16(a, b))
 COLL__DIVIDE(bf16_divide, u16, const float d = (float)divisor,
              coll__bf16_of_f32(coll__f32_of_bf16(a) / d))
+COLL__SCALE(bf16_scale, u16, const float d = (float)factor,
+            coll__bf16_of_f32(coll__f32_of_bf16(a) * d))
 
 COLL__BINARY(f16_sum, u16, coll__f16_of_f32(coll__f32_of_f16(a) + coll__f32_of_f16(b)))
 COLL__BINARY(f16_prod, u16, coll__f16_of_f32(coll__f32_of_f16(a) * coll__f32_of_f16(b)))
@@ -72,6 +80,8 @@ COLL__BINARY(f16_min, u16, coll__min_f16(a, b))
 COLL__BINARY(f16_max, u16, coll__max_f16(a, b))
 COLL__DIVIDE(f16_divide, u16, const float d = (float)divisor,
              coll__f16_of_f32(coll__f32_of_f16(a) / d))
+COLL__SCALE(f16_scale, u16, const float d = (float)factor,
+            coll__f16_of_f32(coll__f32_of_f16(a) * d))
 #endif
 
 /* ---- integers ---------------------------------------------------------------------------- */
@@ -135,7 +145,8 @@ COLL__DIVIDE(u64_divide, u64, const uint64_t d = divisor, a / d)
 #define COLL__ARITHMETIC(ARITHMETIC, ORDER)                                                        \
     [COLL_SUM] = ARITHMETIC##_sum, [COLL_AVG] = ARITHMETIC##_sum, [COLL_PROD] = ARITHMETIC##_prod, \
     [COLL_MIN] = ORDER##_min, [COLL_MAX] = ORDER##_max
-#define COLL__ROW(ARITHMETIC, ORDER) {COLL__ARITHMETIC(ARITHMETIC, ORDER)}
+#define COLL__ROW(ARITHMETIC, ORDER) \
+    {COLL__ARITHMETIC(ARITHMETIC, ORDER), [COLL_SCALED_SUM] = ARITHMETIC##_sum}
 #define COLL__INTEGER_ROW(ARITHMETIC, ORDER, BITS)                                            \
     {COLL__ARITHMETIC(ARITHMETIC, ORDER), [COLL_BAND] = BITS##_band, [COLL_BOR] = BITS##_bor, \
      [COLL_BXOR] = BITS##_bxor}
@@ -172,4 +183,8 @@ const struct coll__kernels COLL__TABLE = {
                [COLL_U16] = u16_divide,
                [COLL_U32] = u32_divide,
                [COLL_U64] = u64_divide},
+    .scale = {[COLL_F64] = f64_scale,
+              [COLL_F32] = f32_scale,
+              [COLL_F16] = f16_scale,
+              [COLL_BF16] = bf16_scale},
 };

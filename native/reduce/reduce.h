@@ -5,6 +5,7 @@
  * bf16 are widened to f32 for one operation and rounded back (nearest, ties to even) after it. A
  * sum of n ranks is rounded n-1 times. COLL_AVG adds first and divides the sum once: a sum that
  * overflows (f16 beyond 65504: infinity; integers: wraps) is not repaired by the division.
+ * COLL_SCALED_SUM adds what has been multiplied, and rounded to the element's type, before.
  * element.h says what each operation does to one element. */
 #ifndef COLL_REDUCE_REDUCE_H
 #define COLL_REDUCE_REDUCE_H
@@ -17,9 +18,13 @@ typedef void (*coll__reduce_fn)(void *output, const void *a, const void *b, size
 /* data[i] = data[i] / divisor in place; integers round toward zero. The divisor is not 0. */
 typedef void (*coll__divide_fn)(void *data, size_t count, uint32_t divisor);
 
+/* data[i] = data[i] * factor in place; of floats. */
+typedef void (*coll__scale_fn)(void *data, size_t count, double factor);
+
 /* NULL if the dtype, op or isa is unknown, the dtype has no such op, or the CPU lacks it. COLL_ISA_AUTO takes the best. */
 coll__reduce_fn coll__reduce_select(uint32_t dtype, uint32_t op, uint32_t isa);
 coll__divide_fn coll__divide_select(uint32_t dtype, uint32_t isa);
+coll__scale_fn coll__scale_select(uint32_t dtype, uint32_t isa);
 
 /* Round-to-nearest with denormals, whatever the caller's thread has set; restored by leave. */
 struct coll__fpenv {

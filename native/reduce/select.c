@@ -64,6 +64,13 @@ coll__divide_fn coll__divide_select(uint32_t dtype, uint32_t isa)
     return kernels == NULL || dtype >= COLL_DTYPE_COUNT ? NULL : kernels->divide[dtype];
 }
 
+coll__scale_fn coll__scale_select(uint32_t dtype, uint32_t isa)
+{
+    const struct coll__kernels *kernels = kernels_for(isa);
+
+    return kernels == NULL || dtype >= COLL_DTYPE_COUNT ? NULL : kernels->scale[dtype];
+}
+
 #if defined(__x86_64__)
 
 void coll__fpenv_enter(struct coll__fpenv *env)
@@ -169,6 +176,30 @@ coll_status coll_divide_local(void *data, uint64_t count, uint32_t dtype, uint32
     }
     coll__fpenv_enter(&env);
     divide(data, (size_t)count, divisor);
+    coll__fpenv_leave(&env);
+    return COLL_OK;
+}
+
+coll_status coll_scale_local(void *data, uint64_t count, uint32_t dtype, double factor,
+                             uint32_t isa)
+{
+    const coll__scale_fn scale = coll__scale_select(dtype, isa);
+    struct coll__fpenv env;
+
+    if (dtype >= COLL_DTYPE_COUNT || isa >= COLL_ISA_COUNT) {
+        return COLL_INVALID_ARGUMENT;
+    }
+    if (scale == NULL) {
+        return COLL_UNSUPPORTED;
+    }
+    if (count == 0) {
+        return COLL_OK;
+    }
+    if (data == NULL || count > SIZE_MAX / coll_dtype_size(dtype)) {
+        return COLL_INVALID_ARGUMENT;
+    }
+    coll__fpenv_enter(&env);
+    scale(data, (size_t)count, factor);
     coll__fpenv_leave(&env);
     return COLL_OK;
 }
