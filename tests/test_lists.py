@@ -210,8 +210,7 @@ def scaled_without_one(group: collectives.Group, count: int, phase: str, seed: i
     assert array.tobytes() == want.tobytes()  # of two numbers either order is right
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("phase", ["issued", "between"])
+@pytest.mark.parametrize(("size", "phase"), [(2, "issued"), (3, "between")])
 def test_a_scaled_sum_that_is_repeated_begins_with_the_input_as_it_was(size: int, phase: str):
     print(f"seed {SEED}")
     with crew_of(size) as crew:
