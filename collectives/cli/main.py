@@ -23,6 +23,7 @@ COMMANDS = {
     "coordinator": "Run the process that decides who is in the run.",
     "status": "Show a coordinator's views, its peers and who waits for whom.",
     "bench": "Measure operations, with every element checked.",
+    "explain": "Say how an operation is carried out, how long it should take, and why so.",
     "chaos": "Put a run through kills, hangs, partitions and bad links, and get a verdict.",
     "doctor": "Say what works on this machine, what does not, and the cure.",
 }

@@ -17,6 +17,7 @@ what processes lose when they outnumber the cores, and caches.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator
@@ -138,6 +139,8 @@ class Prediction:
         self._path = np.zeros(2)
         # Rows: head, head with the longest slice, the same of the tails, work, work per byte.
         self._resources = np.zeros((6, 0))
+        self._names: list[tuple[str, Integers]] = []
+        self._size = plan.size
         if len(plan.step) > 0:
             self._measure(plan, network, graph or Graph(plan))
 
@@ -159,22 +162,25 @@ class Prediction:
 
         before = heads[graph.origin]
         after = latency[:, None] + steps[plan.receives] + tails[plan.receives]
-        resources = [
-            _resource(key[used], before[used], after[used], part[plan.sends][used] / rate)
-            for key, used, rate in _carriers(plan, network, level)
-        ]
+        resources = []
+        for name, key, used, rate in _carriers(plan, network, level):
+            members, found = _resource(
+                key[used], before[used], after[used], part[plan.sends][used] / rate
+            )
+            resources.append(found)
+            self._names.append((name, members))
         # What a process does: hand over what it sends, take what it receives, and reduce.
         others = np.flatnonzero(plan.step != SEND)
         both = np.concatenate([plan.sends, others])
-        resources.append(
-            _resource(
-                plan.rank[both],
-                np.concatenate([before, (heads - steps)[others]]),
-                np.concatenate([after + edges[: len(level)] - latency[:, None], tails[others]]),
-                (part * reduced)[both],
-                np.where(plan.step[both] == REDUCE, 0.0, network.overhead),
-            )
+        members, found = _resource(
+            plan.rank[both],
+            np.concatenate([before, (heads - steps)[others]]),
+            np.concatenate([after + edges[: len(level)] - latency[:, None], tails[others]]),
+            (part * reduced)[both],
+            np.where(plan.step[both] == REDUCE, 0.0, network.overhead),
         )
+        resources.append(found)
+        self._names.append(("what rank {0} has to do itself", members))
         self._resources = np.concatenate(resources, axis=1)
 
     def seconds(self, nbytes: int) -> float:
@@ -182,6 +188,24 @@ class Prediction:
 
         It never falls as the bytes grow.
         """
+        path, busy = self._bounds(nbytes)
+        tokens = self._tokens if nbytes > _SMALL else 0.0
+        return max(path, float(busy.max(initial=0.0))) + tokens
+
+    def bound(self, nbytes: int) -> str:
+        """Return what the time is that of, in words."""
+        path, busy = self._bounds(nbytes)
+        # What is on that way and carries nothing else is bound as it is.
+        if path >= 0.999 * busy.max(initial=0.0):
+            return "the longest way through the steps, one after the other"
+        at = int(busy.argmax())
+        ends = list(itertools.accumulate(len(members) for _, members in self._names))
+        kind = bisect.bisect_right(ends, at)
+        name, members = self._names[kind]
+        member = int(members[at - ends[kind]])  # counted from their end
+        return name.format(member, *divmod(member, self._size))
+
+    def _bounds(self, nbytes: int) -> tuple[float, Floats]:
         if nbytes < 0:
             raise InvalidArgument(f"{nbytes} bytes; 0 or more are needed")
         moved = self._share * nbytes
@@ -191,8 +215,7 @@ class Prediction:
         head0, head1, tail0, tail1, work, per_byte = self._resources
         busy = head0 + at * (head1 - head0) + tail0 + at * (tail1 - tail0) + work
         busy += nbytes * per_byte
-        tokens = self._tokens if nbytes > _SMALL else 0.0
-        return float(max(path, busy.max(initial=0.0)) + tokens)
+        return float(path), busy
 
 
 def predict(plan: Plan, nbytes: int, network: Network) -> float:
@@ -219,22 +242,28 @@ def _level_of(plan: Plan, network: Network) -> Integers:
 
 def _carriers(
     plan: Plan, network: Network, level: Integers
-) -> Iterator[tuple[Integers, NDArray[np.bool_], float]]:
-    """Yield kinds of resources: for each message which one it needs, if it does, and the rate."""
+) -> Iterator[tuple[str, Integers, NDArray[np.bool_], float]]:
+    """Yield kinds of resources: name; for each message which one, and if it needs it; rate."""
     source, target = plan.rank[plan.sends], plan.rank[plan.receives]
     for i, one in enumerate(network.levels):
-        yield source * plan.size + target, level == i, one.bandwidth
+        pairs = source * plan.size + target
+        yield "the link from rank {1} to rank {2}", pairs, level == i, one.bandwidth
     members = np.arange(plan.size)
     for i, one in enumerate(network.levels):
         if one.uplink < math.inf:
             crosses = level >= i
-            yield members[target], crosses, one.uplink
+            yield f"what {_member(i)} {{0}} receives", members[target], crosses, one.uplink
             if one.written_once:
                 crosses = crosses & ~_again(plan, level == i)
-            yield members[source], crosses, one.uplink
+            yield f"what {_member(i)} {{0}} sends", members[source], crosses, one.uplink
         members = np.array(network.places[i]) if i < len(network.places) else 0 * members
         if one.fabric < math.inf:
-            yield members[source], level == i, one.fabric
+            where = f"inside {_member(i + 1)} {{0}}" if i < len(network.places) else "in all"
+            yield f"what is exchanged {where}", members[source], level == i, one.fabric
+
+
+def _member(level: int) -> str:
+    return f"level {level - 1}'s group" if level else "rank"
 
 
 def _again(plan: Plan, here: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -255,13 +284,13 @@ def _resource(
     after: Floats,
     per_byte: Floats,
     fixed: Floats | None = None,
-) -> Floats:
-    """Return the columns of `Prediction._resources` of one kind of resources."""
-    _, which = np.unique(keys, return_inverse=True)
-    count = int(which.max(initial=-1)) + 1
+) -> tuple[Integers, Floats]:
+    """Return the resources of one kind, and their columns of `Prediction._resources`."""
+    members, which = np.unique(keys, return_inverse=True)
+    count = len(members)
     rows = np.full((6, count), math.inf)
     for row, values in zip(rows, (*before.T, *after.T), strict=False):
         np.minimum.at(row, which, values)
     rows[4] = 0.0 if fixed is None else np.bincount(which, fixed, count)
     rows[5] = np.bincount(which, per_byte, count)
-    return rows
+    return members, rows

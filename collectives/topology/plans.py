@@ -223,8 +223,8 @@ def _joined(
     assert (key[sends] == key[receives]).all(), "a message has two ends"
     keeps = np.flatnonzero(field["kind"] == RECV_KEEP)
     reduces = np.flatnonzero(field["kind"] == REDUCE)
-    # Each reduction of a rank is of another segment.
-    place = rank * (segments + 1) + segment
+    # What is kept is for the next reduction of the segment among the rank's steps.
+    place = (rank * (segments + 1) + segment) * (len(steps) + 1) + np.arange(len(steps))
     reduces = reduces[np.argsort(place[reduces])]
     return Plan(
         kind=kind,

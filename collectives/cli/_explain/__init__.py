@@ -1,0 +1,1 @@
+"""What ``collectives explain`` reads, prints and draws."""
