@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import numpy as np
 
-from collectives import errors
+from collectives import errors, tuning
 from collectives._native.engine import EngineGroup
 from collectives.issue import STATE_TAG, Issuer
 from collectives.membership.view import View
@@ -47,7 +48,7 @@ class GroupCouncil:
 
     def meet(self, timeout: float) -> None:
         """Go on with those who are left."""
-        self._issuer.mine.regroup(timeout)
+        tuning.regroup(self._issuer, time.monotonic() + timeout)
 
     def exchange_later(self, slots: np.ndarray) -> None:
         """Take part in the next exchange without waiting for it."""

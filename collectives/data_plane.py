@@ -39,8 +39,8 @@ from collectives.membership.view import Choice, View
 logger = logging.getLogger("collectives.data_plane")
 
 _VISITS = 1 << 31
-"""Set in the core's number of a group that has links for visits. The coordinator's numbers are below
-it; nobody takes the group's events: whoever visits asks whom it can reach."""
+"""Set in the core's number of a group that has links for visits. The coordinator's numbers are
+below it; nobody takes the group's events: whoever visits asks whom it can reach."""
 
 
 class EnginePlane:
@@ -114,7 +114,10 @@ class EnginePlane:
     def commit(self, view: View) -> None:
         """Make the prepared view the one in which operations run."""
         self._opened().commit(
-            view.term, view.number, view.first_operation, _topology(view.places, view.table)
+            view.term,
+            view.number,
+            view.first_operation,
+            Topology(view.places, choices_of(view.table)),
         )
 
     def discard(self) -> None:
@@ -165,15 +168,19 @@ class EnginePlane:
         return self.group
 
 
-def _topology(places: Sequence[Sequence[int]], table: Sequence[Choice]) -> Topology:
+def choices_of(table: Sequence[Choice]) -> tuple[tuple[int, int, int], ...]:
+    """A plan table as the core takes it.
+
+    Raises:
+        CollectiveError: it names what this release does not know.
+    """
     for row in table:
         if row.kind not in KINDS or row.algorithm not in ALGORITHMS:
             raise CollectiveError(
                 f"the plan table has {row.kind!r} by {row.algorithm!r}, which this release does not"
                 " know; use one release, or a table without it"
             )
-    rows = ((KINDS[row.kind], row.bytes, ALGORITHMS[row.algorithm]) for row in table)
-    return Topology(tuple(tuple(level) for level in places), tuple(rows))
+    return tuple((KINDS[row.kind], row.bytes, ALGORITHMS[row.algorithm]) for row in table)
 
 
 def _prepare(group: EngineGroup, view: View, rank: int) -> None:

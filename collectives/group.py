@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar
 
-from collectives import errors
+from collectives import errors, tuning
 from collectives._native import lib
 from collectives._native.engine import Counters, EngineGroup
 from collectives.council import GroupCouncil
@@ -65,7 +65,19 @@ class Group(Operations):
         mine = Incarnation(application, timeout, state)
         mine.changed = self._changed
         self._issuer = self._issuer_type(mine, self._options.timeout)
+        self._begin(timeout)
         _open_groups.add(self)
+
+    def _begin(self, timeout: float | None) -> None:
+        """Do what comes after the admission and before any call."""
+        limit = self._options.timeout if timeout is None else timeout
+        mine = self._mine
+        try:
+            tuning.tune(self._issuer, time.monotonic() + limit)
+        except BaseException:
+            mine.close("it could not measure its links")
+            raise
+        self._issuer.called = False
 
     # -- who is there --
 
@@ -153,11 +165,11 @@ class Group(Operations):
         self._issuer.release_order()
         # A newcomer was admitted by a sync that the others are still in, with their states.
         mine = self._mine
-        admitted = mine.newcomer and mine.native.last_operation() < before.first_operation
+        admitted = mine.newcomer and not self._issuer.called
         if state is None or not admitted:
             if not mine.agent.sync_pending:
                 self._meet(limit, state is not None)
-            mine.regroup(max(0.0, deadline - time.monotonic()))
+            tuning.regroup(self._issuer, deadline)
         shared = Shared(0, {})
         if state is not None:
             if mine.service is None:
@@ -249,6 +261,7 @@ class Group(Operations):
         self._issuer.release_order()
         mine = self._issuer.mine = Incarnation(self._application, timeout, state)
         mine.changed = self._changed
+        self._begin(timeout)
         self._changed(mine.view)
         return mine.view
 

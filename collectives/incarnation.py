@@ -15,12 +15,12 @@ from typing import ClassVar
 
 from collectives._native import ffi, lib
 from collectives._native.engine import Engine, EngineGroup, process_identity
-from collectives.data_plane import EnginePlane
+from collectives.data_plane import EnginePlane, choices_of
 from collectives.dump import Dumps
 from collectives.errors import CollectiveError
 from collectives.membership.address import parse_address
 from collectives.membership.agent import Agent
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 from collectives.options import Options
 from collectives.state.filling import Fetched, Filling
 from collectives.state.service import Service
@@ -90,6 +90,7 @@ class Incarnation:
                 process=process_identity(),
                 visits=filling is not None,
                 site=options.chosen_site,
+                tunes=options.tune,
             )
             view = agent.join(timeout, None if filling is None else filling.run)
         except BaseException:
@@ -141,6 +142,12 @@ class Incarnation:
         if view != self.view:
             self._set_view(view)
             self.changed(view)
+
+    def choose(self, table: tuple[Choice, ...]) -> None:
+        """Use a plan table from the next operation on, as all members do at this moment."""
+        self.native.choose(choices_of(table))
+        self.agent.tuned(table)
+        self.view = dataclasses.replace(self.view, table=table)
 
     def ended_in(self, view: int) -> tuple[str, ...]:
         """The names of a view's members; the caller's view becomes this one if it is newer."""

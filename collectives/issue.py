@@ -74,7 +74,7 @@ REDUCTIONS = (lib.COLL_ALL_REDUCE, lib.COLL_REDUCE, lib.COLL_REDUCE_SCATTER)
 """The kinds whose result has something of every contributor."""
 
 STATE_TAG = 2**32 - 2
-"""Of the operations that transfer state: they do not disturb the order of the user's."""
+"""Of the operations of joining and syncing: they do not disturb the order of the user's."""
 
 _BLANK = ffi.new("struct coll_call *")[0]
 _OK = lib.COLL_OK
@@ -106,6 +106,7 @@ class Issuer:
         mine: the incarnation; ``Group.rejoin`` sets another one.
         step: what the operations belong to while the block of a step is open.
         closed: whether the group was left.
+        called: whether anything was called since the admission.
     """
 
     _work_type: ClassVar[type[Work]] = Work  # another one for the chaos harness
@@ -113,7 +114,7 @@ class Issuer:
     def __init__(self, mine: Incarnation, timeout: float) -> None:
         self.mine = mine
         self.step: Step | None = None
-        self.closed = False
+        self.closed = self.called = False
         self.scratch = Scratch()
         self._pid = os.getpid()
         self._thread: int | None = None  # whose the untagged operations are
@@ -177,6 +178,7 @@ class Issuer:
         """Fill in this thread's structure for an operation without payload."""
         call = self.scratch.call
         self.scratch.root = None
+        self.called = True
         call[0] = _BLANK  # at once: each field by itself would cost a tenth of the call
         call.kind = kind
         call.tag = self._tag(tag)

@@ -30,6 +30,10 @@ class Options:
             Hosts of one site are near each other; plans keep traffic within a site where they can.
             None: ``$COLLECTIVES_SITE``, and none where that is not set. All peers of a host name
             the same, and peers without one are taken to be at one site.
+        tune: measure the links whenever a view is formed, and choose plans by what was found. It
+            takes a moment (some messages between pairs of peers), holds if all members of a view
+            want it and the coordinator has no plan table, and makes results depend on what was
+            measured: sums are then added in the order of the plan that was chosen.
         connections: TCP connections to each peer, 1 to 64; from two on, another one is for small
             operations. They share out the addresses of the peer at which it is reached, so that
             with as many as there are paths each carries its part. 0: one, and on long links as many
@@ -67,6 +71,7 @@ class Options:
     interface: str | None = None
     transport: str | None = None
     site: str | None = None
+    tune: bool = False
     connections: int = 0
     congestion: str | None = None
     slice_bytes: int | None = None

@@ -124,7 +124,7 @@ class Telemetry:
     Attributes:
         number: of the operation in its tag.
         entered: it was issued.
-        first_byte: the first payload arrived.
+        first_byte: the first payload arrived, perhaps before it was issued here.
         last_byte: the last payload arrived.
         done: it ended.
         retries: how often it was repeated.

@@ -514,7 +514,8 @@ def telemetry(group: collectives.Group, transport: str) -> None:
     seen = work.telemetry()
     assert seen.entered == during.entered
     assert seen.first_byte is not None and seen.last_byte is not None and seen.done is not None
-    assert before <= seen.entered <= seen.first_byte <= seen.last_byte <= seen.done <= after
+    assert before <= seen.entered <= seen.done <= after
+    assert seen.first_byte <= seen.last_byte <= seen.done
     assert seen.retries == 0
     assert {link.peer for link in seen.links} == {p.name for p in group.peers} - {group.name}
     right = group.peers[(group.rank + 1) % 3].name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import uuid
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from collectives import errors
@@ -354,6 +355,15 @@ class EngineGroup:
         """
         given, _keep = _topology(topology, self._prepared)
         check(lib.coll_group_commit(self.handle, term, number, first_operation, given))
+
+    def choose(self, choices: Sequence[tuple[int, int, int]]) -> None:
+        """Replace the choices of the committed view, as all ranks do now (coll_group_choose).
+
+        Raises:
+            InvalidArgument: there is no view, or no operation could be carried out so.
+        """
+        rows = ffi.new("struct coll_choice[]", list(choices))
+        check(lib.coll_group_choose(self.handle, rows, len(rows)))
 
     def nearby(self, size: int) -> tuple[bool, ...]:
         """Which ranks of the prepared view are this process or reached by a local transport.

@@ -8,12 +8,17 @@ import select
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collectives.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from collectives.topology import Row
+
+_PLANS = "COLLECTIVES_PLANS"
 _LOOK = 0.5  # seconds between looks whether the coordinator ended by itself
 
 
@@ -43,6 +48,14 @@ def coordinator(
             " holds the run's secrets. Without one, a successor needs a majority of the members.",
         ),
     ] = None,
+    plans: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Plan table (JSON) for the views that are formed: which algorithm carries out"
+            f" which operation. Default: ${_PLANS}; without one engines choose.",
+        ),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -59,12 +72,17 @@ def coordinator(
     secret = token if token is not None else os.environ.get(token_env)
     if secret is None and token_env != "COLLECTIVES_TOKEN":
         raise InvalidArgument(f"${token_env} holds no run token; set it, or leave out --token-env")
+    rows = _rows(plans or os.environ.get(_PLANS))
     with (
         stop_signal() as stopped,
-        Coordinator(bind, token=secret or None, journal=journal, force=force) as running,
+        Coordinator(
+            bind, token=secret or None, journal=journal, force=force, plans=rows
+        ) as running,
     ):
         kind = "with a run token" if secret else "without a run token: anybody may join"
         typer.echo(f"coordinator at {running.listens_on}, {kind}")
+        if rows:
+            typer.echo(f"views get a plan table of {len(rows)} rows")
         if running.state.term > 1:
             typer.echo(f"going on with run {running.state.run}, term {running.state.term}")
         elif force:
@@ -74,6 +92,21 @@ def coordinator(
         if running.error is not None:
             raise running.error
         typer.echo("coordinator stopped")
+
+
+def _rows(path: str | None) -> tuple[Row, ...]:
+    """The rows of the plan table in a file; of none if there is no file."""
+    if not path:
+        return ()
+    from collectives.topology import Table
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return Table.from_json(text).rows
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"cannot read the plan table {path}: {error}") from error
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -26,7 +27,7 @@ from collectives.membership.line import Line
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.peer_waits import FIRST_ANSWER, timed_out
 from collectives.membership.plane import DataPlane
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 from collectives.options import Options
 
 logger = logging.getLogger("collectives.membership")
@@ -56,6 +57,7 @@ class Agent:
         process: ``process_identity()``; empty: nobody sees it die at once.
         visits: it fetches from the members of the group before it is admitted: see ``join``.
         site: where it is; empty: not said.
+        tunes: it wants plan tables that are made from measured links: see ``tuned``.
 
     Raises:
         InvalidArgument: an argument makes no sense; nothing was sent.
@@ -77,6 +79,7 @@ class Agent:
         process: str = "",
         visits: bool = False,
         site: str = "",
+        tunes: bool = False,
         versions: tuple[int, int] = wire.VERSIONS,
     ) -> None:
         addresses_to_try = parse_addresses(address)
@@ -96,6 +99,7 @@ class Agent:
             process=process,
             visits=visits,
             site=site,
+            tunes=tunes,
         )
         _check(config)
         self._versions = versions
@@ -226,6 +230,15 @@ class Agent:
         self._calls.claim(peer.Call.SYNC, future)
         self._handed = outcome.view
         return outcome
+
+    def tuned(self, table: tuple[Choice, ...]) -> None:
+        """All members have agreed on the plan table of their view, and their data planes have it.
+
+        It stays in the views that verdicts issue, as it does there.
+        """
+        self._tell(peer.CallTuned(table))
+        assert self._handed is not None
+        self._handed = dataclasses.replace(self._handed, table=table)
 
     def leave(self, timeout: float | None = None, text: str = "") -> None:
         """Leave the group: the others are told that this peer went by its own will.
@@ -389,7 +402,7 @@ class Agent:
                 self._stop.set()
 
     def _keep_view(self, view: View | None) -> None:
-        if view is None or view.number in self._views:
+        if view is None or self._views.get(view.number) == view:
             return
         self._views[view.number] = view
         if len(self._views) > _KEPT_VIEWS:

@@ -196,7 +196,15 @@ def _register(turn: Turn, route: bytes, hello: Hello) -> Group:
         held = turn.now + turn.state.timing.reunion
         group = turn.set_group(hello.group, held=held)
     name = _unique_name(group, hello.name)
-    peer = Peer(hello.peer, name, hello.addresses, hello.unit, hello.process, hello.site)
+    peer = Peer(
+        hello.peer,
+        name,
+        hello.addresses,
+        hello.unit,
+        hello.process,
+        hello.site,
+        hello.tunes,
+    )
     registered = Registered(peer, hello.min_size, route, number, turn.now, visits=hello.visits)
     group = turn.set_group(hello.group, peers=with_item(group.peers, hello.peer, registered))
     turn.because(f"{name!r} asks to be admitted", hello.group)

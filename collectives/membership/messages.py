@@ -101,6 +101,7 @@ class Hello(Message):
     process: str = wire_field(Text(MAX_PROCESS), "")
     visits: bool = wire_field(Flag(), False)
     site: str = wire_field(Text(MAX_NAME), "")
+    tunes: bool = wire_field(Flag(), False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from collectives.membership.peer_state import (
     CallFilled,
     CallLeave,
     CallSync,
+    CallTuned,
     CommitPlane,
     Dial,
     DiscardPlane,
@@ -81,6 +82,8 @@ def _handle(turn: PeerTurn, event: Event) -> None:
         turn.set(filled=True)
         if turn.state.phase is Phase.WAITING:
             peer_says.alive(turn)
+    elif isinstance(event, CallTuned):
+        peer_views.tuned(turn, event.table)
     elif isinstance(event, Tick):
         peer_says.tick(turn)
     else:
@@ -236,6 +239,7 @@ __all__ = [
     "CallFilled",
     "CallLeave",
     "CallSync",
+    "CallTuned",
     "CommitPlane",
     "Dial",
     "DiscardPlane",

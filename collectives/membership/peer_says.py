@@ -38,6 +38,7 @@ def hello(turn: PeerTurn) -> None:
             config.process,
             config.visits,
             config.site,
+            config.tunes,
         )
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from collectives.errors import CollectiveError
 from collectives.membership import messages, plane, wire
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 from collectives.membership.wire import Message
 
 
@@ -69,6 +69,7 @@ class PeerConfig:
         process: what names this process to others on its host; empty: not known.
         visits: before it is admitted, it fetches from the members of the group.
         site: where it is; empty: not said.
+        tunes: it wants tables that are made from measured links.
     """
 
     id: uuid.UUID
@@ -89,6 +90,7 @@ class PeerConfig:
     process: str = ""
     visits: bool = False
     site: str = ""
+    tunes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +221,13 @@ class CallFilled:
 
 
 @dataclasses.dataclass(frozen=True)
+class CallTuned:
+    """The members have agreed on a plan table for their view."""
+
+    table: tuple[Choice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Tick:
     """Time has passed; comes several times a second."""
 
@@ -230,6 +239,7 @@ Event = (
     | CallSync
     | CallLeave
     | CallFilled
+    | CallTuned
     | Tick
     | plane.PlaneEvent
 )

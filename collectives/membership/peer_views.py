@@ -23,7 +23,7 @@ from collectives.membership.peer_state import (
 )
 from collectives.membership.peer_turn import PeerTurn
 from collectives.membership.report import decode_issued
-from collectives.membership.view import View
+from collectives.membership.view import Choice, View
 
 
 def sync_done(turn: PeerTurn, message: messages.SyncDone) -> None:
@@ -156,6 +156,7 @@ def judged(turn: PeerTurn, message: messages.Verdict) -> None:
     if view.rank_of(state.config.id) is None:
         return  # Evicted follows
     turn.act(JudgePlane(message.data))
+    view = dataclasses.replace(view, table=old.table)  # of which the coordinator may not know
     if state.coming is not None:
         turn.set(coming=None, ready=False, unreachable={})
     turn.set(
@@ -185,6 +186,14 @@ def heard_verdict(turn: PeerTurn, data: bytes) -> None:
     view = old.following(term, number, key, members)
     text = "the coordinator is not heard, others passed it on"
     judged(turn, messages.Verdict(old.group_id, old.term, old.number, view, data, text))
+
+
+def tuned(turn: PeerTurn, table: tuple[Choice, ...]) -> None:
+    """The members have agreed on a table; one that went by a verdict before it heard, too."""
+    state = turn.state
+    if state.view is not None:
+        views = tuple(dataclasses.replace(view, table=table) for view in state.views)
+        turn.set(view=views[-1], views=views)
 
 
 def _outcome(old: View, new: View) -> SyncOutcome:

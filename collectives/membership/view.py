@@ -20,6 +20,7 @@ class Peer:
             known.
         site: where it is, by its own word: hosts of one site are near each other; empty: all peers
             that name none are at one site.
+        tunes: it wants the plan table of its views to be made from measured links.
     """
 
     id: uuid.UUID
@@ -28,6 +29,7 @@ class Peer:
     unit: str = ""
     process: str = ""
     site: str = ""
+    tunes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,11 @@ class View:
     def size(self) -> int:
         """Number of members."""
         return len(self.peers)
+
+    @property
+    def untuned(self) -> bool:
+        """Whether the members are to measure their links and agree on a table: all want to."""
+        return not self.table and all(peer.tunes for peer in self.peers)
 
     def rank_of(self, peer: uuid.UUID) -> int | None:
         """The rank of a peer, None if it is no member."""

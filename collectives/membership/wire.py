@@ -10,7 +10,7 @@ import dataclasses
 import uuid
 from typing import Any, ClassVar
 
-from collectives.membership.fields import Bytes, Field, Int, ListOf, Record, Text, Uuid
+from collectives.membership.fields import Bytes, Field, Flag, Int, ListOf, Record, Text, Uuid
 from collectives.membership.view import Choice, Peer, View
 
 VERSIONS = (1, 1)
@@ -41,7 +41,7 @@ TEXT = Text(MAX_TEXT)
 ADDRESSES = ListOf(Text(MAX_ADDRESS, empty=False), MAX_ADDRESSES)
 NAMES = ListOf(NAME, MAX_PEERS)
 PEER = Record(
-    (Uuid(), NAME, ADDRESSES, Text(MAX_NAME), Text(MAX_PROCESS), Text(MAX_NAME)),
+    (Uuid(), NAME, ADDRESSES, Text(MAX_NAME), Text(MAX_PROCESS), Text(MAX_NAME), Flag()),
     take=lambda peer: (
         peer.id,
         peer.name,
@@ -49,6 +49,7 @@ PEER = Record(
         peer.unit,
         peer.process,
         peer.site,
+        peer.tunes,
     ),
     build=Peer,
     required=4,

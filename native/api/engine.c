@@ -164,6 +164,15 @@ coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t 
     return status;
 }
 
+coll_status coll_group_choose(struct coll_group *group, const struct coll_choice *choices,
+                              uint32_t count)
+{
+    ENTER(group->engine);
+    coll_status status = coll__group_choose(group, choices, count);
+    coll__unlock(group->engine);
+    return status;
+}
+
 coll_status coll_group_nearby(struct coll_group *group, uint8_t *flags, uint32_t size)
 {
     ENTER(group->engine);

@@ -20,6 +20,7 @@ static struct coll__early *early_new(struct coll__link *link, const struct coll_
         return NULL;
     early->next = NULL;
     early->link = link;
+    early->arrived = coll__now();
     early->frame = *frame;
     if (payload)
         memcpy(early->payload, payload, frame->length);
@@ -56,6 +57,13 @@ coll_status coll__keep_early(struct coll_operation *operation, struct coll__link
     return COLL_OK;
 }
 
+void coll__arrived(struct coll_operation *operation, uint64_t at)
+{
+    if (operation->info.first_byte_ns == 0)
+        operation->info.first_byte_ns = at;
+    operation->info.last_byte_ns = at;
+}
+
 coll_status coll__take_early(struct coll_operation *operation)
 {
     while (operation->early && !operation->finished) {
@@ -68,6 +76,7 @@ coll_status coll__take_early(struct coll_operation *operation)
                                                 early->payload, NULL);
         coll__consume(early->link, &early->frame);
         operation->uses[rank].received_bytes += early->frame.length + COLL__FRAME_BYTES;
+        coll__arrived(operation, early->arrived);
         coll__give(early->link->engine, early);
         if (status != COLL_OK)
             return status;

@@ -54,6 +54,7 @@ struct coll__flow {
 struct coll__early {
     struct coll__early *next;
     struct coll__link *link;
+    uint64_t arrived; /* when */
     struct coll__frame frame;
     uint8_t payload[];
 };
@@ -352,6 +353,8 @@ void coll__group_tick(struct coll_group *group, uint64_t now);
 coll_status coll__group_prepare(struct coll_group *group, const struct coll_view *given);
 coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t number,
                                uint64_t first_operation, const struct coll_topology *topology);
+coll_status coll__group_choose(struct coll_group *group, const struct coll_choice *choices,
+                               uint32_t count);
 void coll__group_discard(struct coll_group *group);
 void coll__group_close(struct coll_group *group);
 /* This peer is out: everything ends with `status`, and nothing is known of what others made of it. */
@@ -579,6 +582,8 @@ coll_status coll__keep_early(struct coll_operation *operation, struct coll__link
 coll_status coll__keep_later(struct coll_group *group, struct coll__link *link,
                              const struct coll__frame *frame, const uint8_t *payload);
 coll_status coll__take_early(struct coll_operation *operation);
+/* For telemetry: a payload of the operation came at this time. */
+void coll__arrived(struct coll_operation *operation, uint64_t at);
 void coll__drop_early(struct coll_operation *operation);
 /* Drop what came over a link (NULL: over any). */
 void coll__drop_later(struct coll_group *group, const struct coll__link *link);

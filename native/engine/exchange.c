@@ -83,10 +83,7 @@ static coll_status hear_data(struct coll_operation *operation, struct coll__link
         coll__consume(link, frame);
         return COLL_OK;
     }
-    uint64_t now = coll__now();
-    if (operation->info.first_byte_ns == 0)
-        operation->info.first_byte_ns = now;
-    operation->info.last_byte_ns = now;
+    coll__arrived(operation, coll__now());
     operation->uses[rank].received_bytes += frame->length + COLL__FRAME_BYTES;
     coll_status status = coll__execute_data(operation, link, rank, frame, payload, placement);
     coll__consume(link, frame);

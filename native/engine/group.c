@@ -117,6 +117,26 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
     return COLL_OK;
 }
 
+coll_status coll__group_choose(struct coll_group *group, const struct coll_choice *choices,
+                               uint32_t count)
+{
+    struct coll__view *view = group->committed;
+    if (!view)
+        return coll__error(COLL_INVALID_ARGUMENT, "there is no view to choose for");
+    struct coll_topology given = {0};
+    if (view->topology)
+        given = *view->topology;
+    given.choices = choices;
+    given.choice_count = count;
+    COLL_TRY(coll__check_topology(&given, view->size));
+    struct coll_topology *copy = coll__topology_copy(&given, view->size, NULL, view->size);
+    if (!copy)
+        return coll__error(COLL_NO_MEMORY, "no memory for a view's topology");
+    free(view->topology);
+    view->topology = copy;
+    return COLL_OK;
+}
+
 void coll__gone_free(struct coll_group *group)
 {
     while (group->gone) {

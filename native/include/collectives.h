@@ -405,6 +405,12 @@ COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct c
 COLL_API coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
                                        uint64_t first_operation,
                                        const struct coll_topology *topology);
+/* Replace the choices of the committed view, for operations issued from now on; `choices` are copied.
+ * All ranks must do so between the same two operations, with the same choices. Verdicts pass them on
+ * as those of coll_group_commit. COLL_INVALID_ARGUMENT, and nothing has changed: there is no view, or
+ * a choice that no operation could be carried out by. */
+COLL_API coll_status coll_group_choose(struct coll_group *group, const struct coll_choice *choices,
+                                       uint32_t count);
 /* flags[rank], for each rank of the prepared view: 1 if it is this process or is reached by a
  * transport that stays within the host, else 0. COLL_INVALID_ARGUMENT if `size` is not that view's,
  * or there is none. */
@@ -533,7 +539,8 @@ COLL_API coll_status coll_call_extents(const struct coll_call *call, uint32_t ra
 struct coll_info {
     uint64_t number; /* of the operation, in its tag */
     uint64_t view; /* number of the view in which it ended; if well, its members contributed */
-    uint64_t entered_ns, first_byte_ns, last_byte_ns, done_ns; /* CLOCK_MONOTONIC; 0: never */
+    /* CLOCK_MONOTONIC; 0: never. What came before the operation was issued has a time before it. */
+    uint64_t entered_ns, first_byte_ns, last_byte_ns, done_ns;
     uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t retries;
     uint32_t links; /* how many coll_operation_link can tell about */

@@ -89,7 +89,7 @@ class FakePlane:
             text = self.unreachable[p.name]
             self.emit(plane_events.Unreachable(view.number, p.id, text))
         if not bad:
-            self.emit(plane_events.ViewReady(view.number))
+            self.emit(plane_events.ViewReady(view.number, (rank,)))
 
     def commit(self, view: View) -> None:
         assert self.coming is not None

@@ -19,6 +19,8 @@ from collectives import errors
 from collectives.cli.main import build
 from collectives.membership.agent import Agent
 from collectives.membership.server import Coordinator
+from collectives.membership.view import Choice
+from collectives.topology import Row, Table
 
 LIMIT = 20.0
 
@@ -59,6 +61,34 @@ def test_the_coordinator_says_where_it_listens_and_ends_cleanly(number):
         finally:
             process.kill()
     assert (out, err, process.returncode) == ("coordinator stopped\n", "", 0)
+
+
+def test_a_plan_table_is_given_to_the_coordinator_in_a_file(tmp_path):
+    path, plane = tmp_path / "plans.json", FakePlane()
+    path.write_text(Table((Row("all_reduce", 4096, "whole"),)).to_json())
+    line, env = command("coordinator", "--bind", "127.0.0.1:0", COLLECTIVES_PLANS=str(path))
+    with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().split()[2].rstrip(",")
+            assert process.stdout.readline() == "views get a plan table of 1 rows\n"
+            agent = Agent(address, name="lab-1", plane=plane)
+            assert agent.join(LIMIT).table == (Choice("all_reduce", 4096, "whole"),)
+            agent.close()
+        finally:
+            process.terminate()
+            process.communicate(timeout=LIMIT)
+    plane.close()
+
+
+def test_a_plan_table_that_is_none_is_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "plans.json"
+    for text, why in ((None, "No such file"), ("{", "a plan table is JSON")):
+        if text is not None:
+            path.write_text(text)
+        result = run(monkeypatch, "coordinator", "--plans", str(path))
+        assert type(result.exception) is errors.InvalidArgument
+        assert str(path) in str(result.exception)
+        assert why in str(result.exception)
 
 
 def test_an_address_in_use_is_told(monkeypatch):

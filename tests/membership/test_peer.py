@@ -11,6 +11,7 @@ from collectives.membership.peer import (
     Call,
     CallLeave,
     CallSync,
+    CallTuned,
     CommitPlane,
     DiscardPlane,
     EndPlane,
@@ -32,7 +33,7 @@ from collectives.membership.peer import (
     step,
     waits_for,
 )
-from collectives.membership.view import Peer, View
+from collectives.membership.view import Choice, Peer, View
 
 RUN = uuid.UUID(int=77)
 ME, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -113,6 +114,20 @@ def test_a_view_is_opened_prepared_and_committed_in_this_order():
     assert committed == CommitPlane(dataclasses.replace(view, first_operation=9))
     assert (resolved.call, resolved.result.first_operation) == (Call.JOIN, 9)
     assert machine.hear(messages.Commit(3, 1, 1, 9)) == [], "said twice, done once"
+
+
+def test_a_table_that_the_members_agreed_on_stays_in_the_views_of_verdicts():
+    table = (Choice("all_reduce", 4096, "ring"),)
+    machine = Machine().member()
+    assert machine.do(CallTuned(table)) == []
+    assert machine.state.view.table == table
+    machine.hear(machine.verdict())
+    assert machine.state.view.number == 2
+    assert machine.state.view.table == table, "the coordinator, who issued it, knows of none"
+    late = Machine().member()
+    late.hear(late.verdict())
+    late.do(CallTuned(table))
+    assert [view.table for view in late.state.views] == [table, table]
 
 
 def test_what_is_old_or_somebody_elses_is_not_prepared():
