@@ -66,6 +66,11 @@ class Layout:
         """The hosts."""
         return sorted(set(self.hosts))
 
+    @property
+    def ways(self) -> list[str]:
+        """From which host to which: the letters of both, that of one host twice, too."""
+        return [one + other for one in self.names for other in self.names]
+
     def devices(self, host: str) -> list[str]:
         """What a host's devices are called; the first is called like itself."""
         return [host, *(f"{host}/{network}" for network in range(1, self.paths))]
@@ -98,8 +103,9 @@ class Measured:
         seconds: of each call: the mean over the ranks.
         checked: elements.
         wrong: of these.
-        sent: bytes from host to host by the peers' own telemetry, a call, by the two letters.
-        packets: the same, as the emulator saw them: IP packets with their headers.
+        sent: bytes of a call from host to host by the peers' own telemetry, by the two letters;
+            ``"aa"``: from one peer of a host to another.
+        packets: the same between hosts, as the emulator saw them: IP packets with their headers.
     """
 
     seconds: tuple[float, ...]
@@ -145,12 +151,10 @@ class Hosts:
             pipe.send((case, calls))
         answers = [self._hear(pipe) for pipe in self._pipes]
         after = self._packets()
-        sent = dict.fromkeys(before, 0.0)
+        sent = dict.fromkeys(self.layout.ways, 0.0)
         for rank, answer in enumerate(answers):
             for other, count in enumerate(answer.sent):
-                way = self.layout.hosts[rank] + self.layout.hosts[other]
-                if way in sent:
-                    sent[way] += count / calls
+                sent[self.layout.hosts[rank] + self.layout.hosts[other]] += count / calls
         columns = zip(*(answer.seconds for answer in answers), strict=True)
         return Measured(
             tuple(sum(column) / len(column) for column in columns),
@@ -192,7 +196,8 @@ class Hosts:
             return stack.enter_context(collectives.Coordinator(f"{wan.address(_COORDINATOR)}:0"))
 
         coordinator = wan.namespace(_COORDINATOR).run(coordinate)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which imports all of it once
+        context.set_forkserver_preload([__name__])
         for rank, host in enumerate(layout.hosts):
             ours, theirs = context.Pipe()
             bind = tuple(wan.address(device) for device in layout.devices(host))

@@ -205,6 +205,36 @@ def link_command(
         raise typer.Exit(1)
 
 
+@app.command("network")
+def network_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Scenarios; all, if none is named.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--time", help="Seconds of calls per figure.")] = 3.0,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file; - prints them.")
+    ] = None,
+) -> None:
+    """Measure plans on emulated hosts, beside what the model predicts: it takes root."""
+    from collectives.bench import network
+
+    scenarios = network.choose(names or [])
+    quiet = json_path is not None and str(json_path) == "-"
+    found = []
+    with _screen(quiet) as (show, progress):
+        for scenario in scenarios:
+            found.append(network.measure(scenario, seconds, progress))
+            for line in found[-1].lines():
+                show(line)
+    report = network.Report(found)
+    if quiet:
+        typer.echo(report.to_json())
+    elif json_path is not None:
+        json_path.write_text(report.to_json() + "\n")
+    if report.wrong:
+        raise typer.Exit(1)
+
+
 @app.command("overhead")
 def overhead_command() -> None:
     """Measure what Python adds to a call: a group of one, 4 bytes."""
