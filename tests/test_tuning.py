@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,21 @@ from collectives.membership.view import Peer, View
 from collectives.topology import Table
 from crew import DEADLINE, Crew
 from test_coordinator_restart import eventually, grow
+from test_rejoin import wait_until_stopped
 from test_view_places import RING, kill, peers_of
 
 TUNED = {"tune": True}
+
+
+def grown(crew: Crew, size: int) -> None:
+    """Have so many members, by rank, of whom all but one may go."""
+    for present in range(len(crew.members), size):
+        crew.add()
+        eventually(lambda n=present: peers_of(crew.coordinator) > n)
+        for member in crew.members[:present]:
+            member.start(grow, present + 1)
+        for member in (crew.members[present], *crew.members[:present]):
+            member.result().get()
 
 
 # ---- in the processes ----------------------------------------------------------------------------
@@ -43,6 +57,23 @@ def sync_and_die(group: collectives.Group, phase: str) -> None:
     group.sync(timeout=DEADLINE)
 
 
+def sync_measuring(group: collectives.Group, folder: str) -> None:
+    """Write down that it has begun to measure."""
+    measured = tuning._measured
+
+    def measure(*arguments):
+        Path(folder, "begun").touch()
+        return measured(*arguments)
+
+    tuning._measured = measure
+    group.sync(timeout=DEADLINE)
+
+
+def sync_and_stop(group: collectives.Group) -> None:
+    group._fault_at("issued", 0, tag=STATE_TAG, action="stop")
+    group.sync(timeout=DEADLINE)
+
+
 # ---- the tests -----------------------------------------------------------------------------------
 
 
@@ -60,11 +91,7 @@ def test_all_members_get_one_table_before_anything_runs(size):
 def test_a_newcomer_and_the_members_measure_together(with_state):
     crew = Crew(1, TUNED, join={"min_size": 1})
     with crew:
-        crew.add()
-        eventually(lambda: peers_of(crew.coordinator) == 2)
-        crew.members[0].start(grow, 2)
-        crew.members[1].result().get()
-        crew.members[0].result().get()
+        grown(crew, 2)
         ((first, _),) = set(crew.get(stand))
         newcomer = crew.add()
         eventually(lambda: peers_of(crew.coordinator) == 3)
@@ -99,13 +126,7 @@ def test_a_table_of_the_coordinator_is_not_replaced():
 def test_a_death_among_the_measurements_costs_only_time(phase):
     crew = Crew(1, TUNED, join={"min_size": 1})
     with crew:
-        for size in (2, 3):
-            crew.add()
-            eventually(lambda n=size: peers_of(crew.coordinator) == n)
-            for member in crew.members[: size - 1]:
-                member.start(grow, size)
-            for member in (crew.members[size - 1], *crew.members[: size - 1]):
-                member.result().get()
+        grown(crew, 3)
         newcomer = crew.add()
         eventually(lambda: peers_of(crew.coordinator) == 4)
         for member in crew.members[:2]:
@@ -119,6 +140,30 @@ def test_a_death_among_the_measurements_costs_only_time(phase):
         assert table
         crew.members.pop(2).end()
         assert len(set(crew.get(sync))) == 1
+
+
+def test_who_is_interrupted_among_the_measurements_is_out_and_the_others_go_on(tmp_path):
+    crew = Crew(1, TUNED, join={"min_size": 1})
+    with crew:
+        grown(crew, 3)
+        newcomer = crew.add()
+        eventually(lambda: peers_of(crew.coordinator) == 4)
+        first, interrupted, stopped = crew.members[:3]
+        first.start(sync)
+        interrupted.start(sync_measuring, str(tmp_path))
+        stopped.start(sync_and_stop)
+        eventually((tmp_path / "begun").exists)
+        wait_until_stopped(stopped)
+        interrupted.signal(signal.SIGINT)
+        assert interrupted.result().error == "KeyboardInterrupt"
+        stopped.signal(signal.SIGKILL)
+        newcomer.result().get()
+        newcomer.start(stand)
+        ((_, table),) = {member.result().get() for member in (first, newcomer)}
+        assert table
+        stopped.end()
+        crew.members[1:3] = []
+        interrupted.end()
 
 
 def test_measuring_takes_a_moment():
