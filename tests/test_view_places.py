@@ -50,6 +50,15 @@ def placed(group: collectives.Group) -> tuple:
     return view.number, view.places, tuple(peer.site for peer in view.peers), view.table
 
 
+def tens_of_kilobytes(group: collectives.Group) -> list[int]:
+    """What the hierarchical plan sends to each rank; the view is of one who knows all deaths."""
+    array = np.full(COUNT, group.rank + 1.0)
+    work = group.all_reduce_async(array, algorithm="hierarchical", timeout=DEADLINE)
+    work.wait()
+    sent = {use.peer: use.sent_bytes for use in work.telemetry().links}
+    return [round(sent.get(peer.name, 0) / 10_000) for peer in group.peers]
+
+
 def to_whom(group: collectives.Group) -> list[int]:
     """The ranks to which an all-reduce sends; the view is that of its end."""
     array = np.full(COUNT, group.rank + 1.0)
@@ -97,6 +106,23 @@ def test_sites_and_the_table_are_in_the_view_and_survive_a_death():
         newcomer.start(placed)
         ((_, *shown),) = {member.result().get() for member in crew.members}
         assert shown == [((0, 1, 0, 0),), ("attic", "lab", "attic", "attic"), (RING,)]
+
+
+def test_the_core_has_the_places_of_those_who_stay():
+    with crew_at(collectives.Coordinator("127.0.0.1:0"), "lab", "attic", "lab", "lab") as crew:
+        whole = crew.get(tens_of_kilobytes)
+        kill(crew, 0)
+        crew.get(to_whom)
+        ((_, places, *_),) = set(crew.get(placed))
+        assert places == ((1, 0, 0),)
+        inherited = crew.get(tens_of_kilobytes)
+    with crew_at(collectives.Coordinator("127.0.0.1:0"), "attic", "lab", "lab") as crew:
+        formed = crew.get(tens_of_kilobytes)
+    with crew_at(collectives.Coordinator("127.0.0.1:0"), "lab", "lab", "attic") as crew:
+        other = crew.get(tens_of_kilobytes)
+    print(whole, inherited, formed, other)
+    assert inherited == formed, "as in a view that was formed with these places"
+    assert formed != other, "what is sent to whom depends on them"
 
 
 def test_without_sites_and_a_table_peers_of_one_host_have_a_flat_view():
