@@ -436,7 +436,7 @@ static inline bool coll__form_is_plain(const struct coll__form *form)
 }
 /* Bytes [offset, offset + length) of it, as if it were packed. `stream`: past the cache. */
 void coll__form_gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
-                       uint64_t length, uint8_t *packed);
+                       uint64_t length, uint8_t *packed, bool stream);
 void coll__form_scatter(const struct coll__form *form, uint8_t *base, uint64_t offset,
                         uint64_t length, const uint8_t *packed, bool stream);
 /* Where the byte at `offset` is; *length is made less if there are not so many in one piece. */

@@ -219,7 +219,7 @@ coll_status coll__execute_save(struct coll_operation *operation, uint64_t offset
     uint8_t *shadow = operation->shadow + offset;
     const struct coll__form *form = &operation->output_form;
     if (!coll__form_is_coarse(form, offset, length)) {
-        coll__form_gather(form, operation->output, offset, length, shadow);
+        coll__form_gather(form, operation->output, offset, length, shadow, false);
     } else {
         for (uint64_t done = 0, part; done < length; done += part) {
             part = length - done;
@@ -313,7 +313,7 @@ static coll_status add(struct coll_operation *operation, const struct coll_step 
     uint8_t *packed = coll__take(engine, length);
     if (!packed)
         return COLL_NO_MEMORY;
-    coll__form_gather(from, operation->input, input_at, length, packed);
+    coll__form_gather(from, operation->input, input_at, length, packed, false);
     uint8_t *place = coll__form_whole(to, operation->output, at, length);
     add_piece(operation, step, place ? place : packed, packed, payload, length);
     if (!place)

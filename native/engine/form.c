@@ -334,8 +334,16 @@ static void next_run(struct cursor *cursor)
     }
 
 static void gather_runs(uint8_t *packed, const uint8_t *at, int64_t step, uint64_t run,
-                        uint64_t count)
+                        uint64_t count, bool stream)
 {
+    if (stream && run >= STREAM_RUN) {
+        for (uint64_t i = 0; i < count; i++) {
+            coll__stream(packed, at, run);
+            at += step;
+            packed += run;
+        }
+        return;
+    }
     COPY_RUNS(packed, at)
 }
 
@@ -364,7 +372,7 @@ static void walk(const struct coll__part *part, uint8_t *base, uint64_t offset, 
             uint64_t runs = part->counts[last] - cursor.index[last];
             if (runs > length / part->run)
                 runs = length / part->run;
-            (gathers ? gather_runs(packed, cursor.at, part->steps[last], part->run, runs)
+            (gathers ? gather_runs(packed, cursor.at, part->steps[last], part->run, runs, stream)
                      : scatter_runs(cursor.at, packed, part->steps[last], part->run, runs, stream));
             packed += runs * part->run;
             length -= runs * part->run;
@@ -408,12 +416,10 @@ static void copy_parts(const struct coll__form *form, uint8_t *base, uint64_t of
         span = part->end - offset < length ? part->end - offset : length;
         if (part->loops > 0)
             walk(part, base, inside, span, packed, gathers, stream);
-        else if (gathers)
-            coll__copy(packed, at, span);
         else if (stream)
-            coll__stream(at, packed, span);
+            coll__stream(gathers ? packed : at, gathers ? at : packed, span);
         else
-            coll__copy(at, packed, span);
+            coll__copy(gathers ? packed : at, gathers ? at : packed, span);
         packed += span;
         offset += span;
         length -= span;
@@ -421,28 +427,32 @@ static void copy_parts(const struct coll__form *form, uint8_t *base, uint64_t of
 }
 
 static void gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
-                   uint64_t length, uint8_t *packed)
+                   uint64_t length, uint8_t *packed, bool stream)
 {
     if (form->parts)
-        copy_parts(form, (uint8_t *)base, offset, length, packed, true, false);
+        copy_parts(form, (uint8_t *)base, offset, length, packed, true, stream);
+    else if (stream)
+        coll__stream(packed, base + offset, length);
     else
         coll__copy(packed, base + offset, length);
+    if (stream)
+        coll__stream_fence();
 }
 
 void coll__form_gather(const struct coll__form *form, const uint8_t *base, uint64_t offset,
-                       uint64_t length, uint8_t *packed)
+                       uint64_t length, uint8_t *packed, bool stream)
 {
     struct coll__fpenv env;
     if (length == 0)
         return;
     if (!form->scale) {
-        gather(form, base, offset, length, packed);
+        gather(form, base, offset, length, packed, stream);
         return;
     }
     coll__fpenv_enter(&env);
     for (uint64_t done = 0, part; done < length; done += part) {
         part = length - done < SCALED ? length - done : SCALED;
-        gather(form, base, offset + done, part, packed + done);
+        gather(form, base, offset + done, part, packed + done, false);
         form->scale(packed + done, part / form->element, form->factor);
     }
     coll__fpenv_leave(&env);

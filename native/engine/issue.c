@@ -237,7 +237,8 @@ static coll_status copy_forms(struct coll_operation *operation, const struct col
     for (uint64_t at = 0; at < own->bytes; at += COLL__SMALL_BYTES) {
         uint64_t left = own->bytes - at;
         uint64_t part = left < COLL__SMALL_BYTES ? left : COLL__SMALL_BYTES;
-        coll__form_gather(&operation->input_form, operation->input, own->input + at, part, packed);
+        coll__form_gather(&operation->input_form, operation->input, own->input + at, part, packed,
+                          false);
         coll__form_scatter(&operation->output_form, operation->output, own->output + at, part,
                            packed, operation->bytes >= COLL__STREAM_BYTES);
     }

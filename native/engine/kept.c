@@ -186,7 +186,7 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct o
         return COLL_NO_MEMORY;
     const uint8_t **own = &operands->at[operands->own];
     if (!coarse)
-        coll__form_gather(from, base, at, length, packed);
+        coll__form_gather(from, base, at, length, packed, false);
     for (uint64_t done = 0, part; done < length; done += part) {
         part = length - done;
         uint8_t *output = packed ? packed + done
@@ -240,6 +240,8 @@ static coll_status reduce_next(struct coll_operation *operation, const struct op
     else
         status = reduce_forms(operation, operands, offset, length, staged, stream);
     coll__fpenv_leave(&env);
+    if (stream || operation->bytes >= COLL__STREAM_BYTES)
+        coll__stream_fence();
     run->arrived += length;
     coll__reached(operation, COLL_PHASE_BETWEEN);
     if (!advance(operation, index, run->arrived))

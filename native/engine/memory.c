@@ -129,7 +129,7 @@ void coll__slice_copy(const struct coll__slice *slice, uint64_t length, uint8_t 
 {
     if (slice->form)
         coll__form_gather(slice->form, base_of(slice), (uint64_t)(slice->payload - base_of(slice)),
-                          length, to);
+                          length, to, stream);
     else if (stream)
         coll__copy_stream(to, slice->payload, length);
     else

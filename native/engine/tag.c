@@ -97,7 +97,7 @@ coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation 
     retained->view = operation->info.view;
     retained->length = operation->bytes;
     coll__form_gather(&operation->output_form, operation->output, 0, operation->bytes,
-                      retained->payload);
+                      retained->payload, false);
     /* Nearly always in order; a result that was supplied may be older than others. */
     struct coll__retained **at = &tag->retained;
     if (tag->retained_tail != &tag->retained) {

@@ -83,7 +83,4 @@ void coll__reduce_many(const struct coll__reduction *reduction, const struct col
             }
         }
     }
-    if (streamed != NULL) {
-        coll__stream_fence();
-    }
 }

@@ -21,7 +21,7 @@ struct coll__sink {
 
 /* ((inputs[0] op inputs[1]) op inputs[2]) ..., the bits of that many calls of `reduce`, divided if so
  * asked; n > 0. A sink may be exactly one of the inputs, and there is no other overlap. What is
- * streamed is ordered before later stores of this thread. The caller holds a coll__fpenv. */
+ * streamed is not ordered before anything until coll__stream_fence. The caller holds a coll__fpenv. */
 void coll__reduce_many(const struct coll__reduction *reduction, const struct coll__sink *sinks,
                        size_t sink_count, const void *const *inputs, size_t n, size_t count);
 

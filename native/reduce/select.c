@@ -137,6 +137,7 @@ coll_status coll_reduce_many(void *streamed, void *kept, const void *const *inpu
     const struct coll__sink both[] = {{kept, false}, {streamed, true}};
     const size_t first = kept == NULL, last = streamed == NULL ? 1 : 2;
     coll__reduce_many(&reduction, both + first, last - first, inputs, n, (size_t)count);
+    coll__stream_fence();
     coll__fpenv_leave(&env);
     return COLL_OK;
 }
