@@ -60,13 +60,13 @@ class World:
         self.mortals = stack.enter_context(Mortals(self.switch.namespace("c").run(start)))
         self._numbers = itertools.count(1)
 
-    def band(self) -> list[Member]:
+    def band(self, **options: Any) -> list[Member]:
         """A group of four, by rank; a name tells the host, and the rank."""
         members = self.mortals.take(len(HOSTS))
         coordinator, group = self.mortals.coordinator, f"mixed {next(self._numbers)}"
         for rank, (member, host) in enumerate(zip(members, HOSTS, strict=True)):
             member.index = rank
-            where = self.switch.namespace(host).path, self.switch.address(host)
+            where = self.switch.namespace(host).path, self.switch.address(host), options
             member.start(settle, coordinator.address, group, f"{host}{rank}", *where)
             until(lambda n=rank: self.known(group) > n, "the coordinator does not hear of it")
         assert [member.result().get() for member in members] == list(range(len(HOSTS)))
@@ -93,11 +93,13 @@ def band(world: World) -> list[Member]:
 # ---- in the processes ----------------------------------------------------------------------------
 
 
-def settle(_: Any, address: str, group: str, me: str, namespace: str, host: str) -> int:
+def settle(
+    _: Any, address: str, group: str, me: str, namespace: str, host: str, more: dict[str, Any]
+) -> int:
     """Be on a host, for good, and in a group of four."""
     namespaces.enter(namespace)
     incarnation.process_identity = lambda: ""  # type: ignore[attr-defined]
-    options = {"bind": (host,), "connections": 1, "transport": "auto"}
+    options = {"bind": (host,), "connections": 1, "transport": "auto", **more}
     return mortals.found(None, address, group, me, len(HOSTS), 1, options)
 
 
@@ -109,6 +111,14 @@ def uses(group: collectives.Group) -> tuple[int, int]:
 
 def places(group: collectives.Group) -> tuple[tuple[int, ...], ...]:
     return group.view.places
+
+
+def tuned(group: collectives.Group) -> tuple[Any, ...]:
+    for count in (10, 100_000, 1_000_000):
+        array = np.ones(count)
+        group.all_reduce(array, timeout=DEADLINE)
+        assert (array == group.size).all()
+    return group.view.places, group.view.table
 
 
 def sent() -> dict[str, int]:
@@ -169,6 +179,18 @@ def test_the_view_shows_who_shares_a_host(band):
     for member in band:
         member.start(places)
     assert [member.result().get() for member in band] == [((0, 0, 1, 1),)] * 4
+
+
+def test_links_within_and_between_hosts_are_measured_and_all_get_one_table(world):
+    members = world.band(tune=True)
+    for member in members:
+        member.start(tuned)
+    ((places, table),) = {member.result().get() for member in members}
+    assert places == ((0, 0, 1, 1),)
+    assert "all_reduce" in {row.kind for row in table}
+    for member in members:
+        member.kill()
+        member.end()
 
 
 @pytest.mark.parametrize("kind", ["f8", "f4", "f2", "i8", "u1"])
