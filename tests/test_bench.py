@@ -300,7 +300,7 @@ def test_the_table_has_as_many_columns_as_its_head(
     line = shown.row(row)
     assert len(names) == len(line) >= max(len(titles), len(units))
     sides = 2 if in_place else 1
-    sections = 1 + sides + ("gloo" in compare) + sides * ("mpi" in compare)
+    sections = 2 + sides + ("gloo" in compare) + sides * ("mpi" in compare)
     # The # in front of the names makes them a comment; it is no column.
     headings = [len(part.split()) for part in names[1:].split("|")]
     assert headings == [len(part.split()) for part in line.split("|")]
@@ -310,10 +310,10 @@ def test_the_table_has_as_many_columns_as_its_head(
 @pytest.mark.parametrize(
     ("operation", "op", "root", "sections"),
     [
-        ("all_gather", "none", "-1", ["out-of-place", "in-place", "gloo"]),
-        ("broadcast", "none", "0", ["in-place", "gloo"]),
-        ("all_to_all", "none", "-1", ["out-of-place", "gloo"]),
-        ("reduce", "sum", "0", ["out-of-place", "in-place", "gloo"]),
+        ("all_gather", "none", "-1", ["out-of-place", "in-place", "model", "gloo"]),
+        ("broadcast", "none", "0", ["in-place", "model", "gloo"]),
+        ("all_to_all", "none", "-1", ["out-of-place", "model", "gloo"]),
+        ("reduce", "sum", "0", ["out-of-place", "in-place", "model", "gloo"]),
     ],
 )
 def test_the_table_has_what_the_operation_has(

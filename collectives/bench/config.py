@@ -88,6 +88,7 @@ class BenchConfig:
         seconds: time to spend per figure where `iterations` is None.
         blocks: into how many blocks the calls of a figure are cut; the libraries take turns, so
             that a disturbance of the machine hits them alike.
+        algorithm: how ours is carried out, ``"ring"`` ...; None: as the engine chooses.
         slice_bytes: bytes of payload per frame; None: chosen by size.
         checksums: whether payloads carry a CRC.
         timeout: seconds after which a run that does not go on is given up.
@@ -111,6 +112,7 @@ class BenchConfig:
     iterations: int | None = None
     seconds: float = 1.0
     blocks: int = 5
+    algorithm: str | None = None
     slice_bytes: int | None = None
     checksums: bool = True
     timeout: float = 120.0

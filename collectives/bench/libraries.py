@@ -83,6 +83,8 @@ class Ours:
         options: dict[str, Any] = {"op": config.op} if config.collective.reduces else {}
         if len(target) and target is not source:
             options["out"] = typed(target, config.dtype)
+        if config.algorithm is not None:
+            options["algorithm"] = config.algorithm
         array = typed(source, config.dtype) if len(source) else None
         return partial(getattr(self.group, config.operation), array, **options)
 

@@ -43,7 +43,9 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """The rank has joined the others of its library."""
+    """The rank has joined the others of its library; `places`: of the view, if there is one."""
+
+    places: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Ranks:
         self._lines: dict[str, list[Line]] = {}
         self._stack = ExitStack()
         self.local = True
+        self.places: tuple[tuple[int, ...], ...] = ()
 
     def __enter__(self) -> Ranks:
         try:
@@ -149,7 +150,9 @@ class Ranks:
         for line in self._everybody():
             line.send(start)
         for library in config.libraries:
-            self._answers(library, "start")
+            ready = self._answers(library, "start")
+            if library == "collectives":
+                self.places = ready[0].places
 
     def _arrivals(self, deadline: float) -> dict[tuple[str, int], tuple[Line, messages.Here]]:
         """Wait for all ranks; a stranger that comes is turned away, or waits in vain."""

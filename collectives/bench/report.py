@@ -155,6 +155,9 @@ class Row:
         ratio_mpi_in_place: the same, both in place.
         bound_out_of_place: median speed divided by what the memory allows, beyond the cache.
         bound_in_place: the same.
+        algorithm: that carried ours out.
+        predicted_us: what the cost model said before the run of links of this kind.
+        fitted_us: what it says with the figures that fit the run best.
     """
 
     bytes: int
@@ -170,6 +173,9 @@ class Row:
     ratio_mpi_in_place: float | None = None
     bound_out_of_place: float | None = None
     bound_in_place: float | None = None
+    algorithm: str = ""
+    predicted_us: float | None = None
+    fitted_us: float | None = None
 
     @property
     def named(self) -> dict[str, Figure]:
@@ -208,6 +214,23 @@ class Overhead:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The links and processes with which the cost model fits the run best; see `topology.fit`.
+
+    Attributes:
+        r2: of the logarithms of the times; 1: the model explains all of them.
+        levels: what `topology.Level` has, the innermost first; None: unlimited.
+        overhead: seconds that a process spends on each message.
+        reduction: bytes/s of input that it reduces.
+    """
+
+    r2: float
+    levels: list[dict[str, Any]]
+    overhead: float
+    reduction: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Everything that one run found out.
 
@@ -219,6 +242,7 @@ class Report:
         versions: of this library, Python, NumPy and what it is compared with.
         overhead: the cost of a call.
         bandwidth: the speed of the memory, if the ranks share one and a size is beyond the cache.
+        model: the fit of the cost model, if there were sizes enough.
     """
 
     operation: str
@@ -232,6 +256,7 @@ class Report:
     sizes: list[Row]
     overhead: Overhead | None = None
     bandwidth: Bandwidth | None = None
+    model: Fitted | None = None
     schema: int = SCHEMA
 
     @property

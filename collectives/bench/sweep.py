@@ -18,6 +18,8 @@ from collectives.bench import usage
 from collectives.bench.config import BenchConfig
 from collectives.bench.launcher import Meeting
 from collectives.bench.messages import Block, BlockResult, Stream
+from collectives.bench.model import Model
+from collectives.bench.model import check as check_algorithm
 from collectives.bench.pattern import Pattern
 from collectives.bench.ranks import Ranks
 from collectives.bench.report import BEYOND_CACHE, Bandwidth, Calls, Figure, Report, Row
@@ -48,6 +50,7 @@ def check(config: BenchConfig) -> Pattern:
         each = f" for each of {config.ranks} ranks" if config.collective.has_blocks else ""
         size = config.sizes[counts.index(0)]
         raise InvalidArgument(f"{size} bytes are less than one element of {config.dtype}{each}")
+    check_algorithm(config)
     for option, module, extra in (
         (f"--dtype {config.dtype}", "torch" if config.dtype == "bfloat16" else "", "torch"),
         ("--compare gloo", "torch" if "gloo" in config.compare else "", "torch"),
@@ -95,6 +98,7 @@ def run(
     with Ranks(config, meeting) as ranks:
         on_progress(0, total, "starting the ranks")
         ranks.ready()
+        model = Model(config, ranks.local, ranks.places)
         # The bound is for ranks that share one memory, and for sizes that no cache holds.
         bounded = (
             ranks.local
@@ -111,8 +115,8 @@ def run(
             done, size = len(rows) * len(kinds), count * pattern.storage.itemsize
             on_progress(done, total, f"{size} bytes")
             row, last = _size(config, ranks, count, size, kinds)
-            rows.append(row)
-            on_row(row)
+            rows.append(model.told(row))
+            on_row(rows[-1])
             for library, result in last.items():
                 sockets[library] = result.sockets
                 congestion[library] = list(result.congestion)
@@ -120,6 +124,7 @@ def run(
             on_progress(total, total, "speed of the memory")
             rates += _bandwidths(config, ranks)
         on_progress(total, total, "done")
+    rows, fitted = model.fitted(rows)
     best = max(rates, key=lambda rate: rate.bytes_per_second, default=None)
     return Report(
         operation=config.operation,
@@ -132,6 +137,7 @@ def run(
         seconds=time.monotonic() - begin,
         sizes=[row.bounded(best.bounds(config.collective)) for row in rows] if best else rows,
         bandwidth=best,
+        model=fitted,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from collectives.bench.collective import COLLECTIVES, ROOT, SIDES
 from collectives.bench.config import BenchConfig
-from collectives.bench.report import FIGURES, Figure, Overhead, Report, Row
+from collectives.bench.report import FIGURES, Figure, Fitted, Overhead, Report, Row
 
 Cell = Callable[[Row], str]
 
@@ -47,6 +47,15 @@ class Table:
         sides = [SIDES[side] for side in config.sides("collectives")]
         for side in sides:
             self._sections.append((side.replace("_", "-"), _ours(side)))
+        self._sections.append(
+            (
+                "model",
+                [
+                    Column("plan", "", 8, lambda row: row.algorithm or "-"),
+                    Column("time", "(us)", 9, _micros_of("predicted_us")),
+                ],
+            )
+        )
         if "gloo" in config.compare:
             ratios = [(f"/{FIGURES[side]}", f"ratio_{side}") for side in sides]
             self._sections.append(("gloo", _theirs("gloo", ratios)))
@@ -107,6 +116,14 @@ def _theirs(name: str, ratios: list[tuple[str, str]]) -> list[Column]:
     return columns
 
 
+def _micros_of(field: str) -> Cell:
+    def cell(row: Row) -> str:
+        value = getattr(row, field)
+        return "-" if value is None else _micros(value)
+
+    return cell
+
+
 def _number(field: str, form: str) -> Cell:
     def cell(row: Row) -> str:
         value = getattr(row, field)
@@ -132,6 +149,8 @@ def foot(report: Report) -> list[str]:
         lines.append(f"# Wrong elements: {report.wrong} of {checked} checked")
         lines.append(f"# Average bus bandwidth: {mean:.3f} GB/s")
     lines += _costs(report)
+    if report.model is not None:
+        lines += _fitted(report.model)
     if report.bandwidth is not None:
         memory = report.bandwidth
         bounds = [
@@ -155,6 +174,19 @@ def foot(report: Report) -> list[str]:
     return lines
 
 
+def _fitted(model: Fitted) -> list[str]:
+    """Return the links that fit the run best, and how well."""
+    lines = [f"# Model fitted to this run: R2 {model.r2:.3f} of the logarithms of the times"]
+    for i, level in enumerate(model.levels):
+        rates = ", ".join(
+            f"{name} {level[name] / 1e9:.3g} GB/s"
+            for name in ("bandwidth", "uplink", "fabric")
+            if level[name] is not None
+        )
+        lines.append(f"#   level {i}: latency {level['latency'] * 1e6:.3g} us, {rates}")
+    return lines
+
+
 def _costs(report: Report) -> list[str]:
     """Return what a size costs besides time: CPU and memory, and how near the bound it comes."""
     names = [name for name in FIGURES if any(name in row.named for row in report.sizes)]
@@ -168,6 +200,8 @@ def _costs(report: Report) -> list[str]:
             lambda name: _of(name, lambda f: f"{f.peak_bytes / 2**20:.1f}"),
         ),
     ]
+    if report.model is not None:
+        groups.append(("fitted, us", ["fitted"], lambda name: _micros_of("fitted_us")))
     groups = [group for group in groups if group[1]]
     wide = [max(len(title), 9 * len(some) - 1) for title, some, _ in groups]
 
@@ -180,7 +214,8 @@ def _costs(report: Report) -> list[str]:
     titles = [f"{title:^{width}}" for (title, _, _), width in zip(groups, wide, strict=True)]
     lines = [
         f"#{'':>11} | {' | '.join(titles)}",
-        f"#{'size':>11} | " + joined([[FIGURES[name] for name in some] for _, some, _ in groups]),
+        f"#{'size':>11} | "
+        + joined([[FIGURES.get(name, "model") for name in some] for _, some, _ in groups]),
     ]
     for row in report.sizes:
         parts = [[show(name)(row) for name in some] for _, some, show in groups]

@@ -213,7 +213,8 @@ def _serve(line: Line, name: str, rank: int) -> None:
     library = libraries.enter(name, rank, start)
     try:
         bench.enter(library)
-        line.send(messages.Ready())
+        places = library.group.view.places if isinstance(library, libraries.Ours) else ()
+        line.send(messages.Ready(places))
         while not isinstance(command := line.receive(), messages.End):
             line.send(bench.handle(command))
     finally:

@@ -50,6 +50,10 @@ def _measure(
         int | None, typer.Option(help="Timed calls per figure; by default as many as fit --time.")
     ] = None,
     seconds: Annotated[float, typer.Option("--time", help="Seconds of calls per figure.")] = 1.0,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="ring, direct ...: how ours is carried out; by default as chosen."),
+    ] = None,
     slice_bytes: Annotated[
         int | None, typer.Option(help="Payload of one frame; by default chosen by size.")
     ] = None,
@@ -94,6 +98,7 @@ def _measure(
         compare=tuple(compare.split(",")) if compare else (),
         iterations=iterations,
         seconds=seconds,
+        algorithm=algorithm,
         slice_bytes=slice_bytes,
         checksums=checksums,
         timeout=timeout,
