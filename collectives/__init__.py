@@ -31,7 +31,7 @@ try:
     from collectives.options import Options
     from collectives.state import SharedState
     from collectives.step import Step
-    from collectives.work import LinkUse, Result, Telemetry, Work
+    from collectives.work import LinkUse, Range, Result, Telemetry, Work
 except ImportError as error:
     # `collectives doctor` lives in this package, and must run where the rest does not.
     from collectives._broken import explain
@@ -53,6 +53,7 @@ __all__ = [
     "Options",
     "Peer",
     "PeerLost",
+    "Range",
     "Result",
     "ScaledSum",
     "SharedState",

@@ -60,6 +60,12 @@ def scaled_sum(factor: float) -> ScaledSum:
     """
     return ScaledSum(float(factor))
 
+ON_FAILURE: dict[str, int] = {
+    "retry": 0,
+    "raise": lib.COLL_NO_REPEAT,
+    "resume": lib.COLL_RESUME,
+}
+"""What may become of an operation when a member is lost, as the core's flags."""
 
 BLOCKS = (
     lib.COLL_REDUCE_SCATTER,
@@ -215,6 +221,11 @@ class Issuer:
             lies.as_output(call)
         if algorithm is not None:
             call.algorithm = algorithm_code(algorithm)
+        if self.step is not None and flags & lib.COLL_RESUME:
+            raise errors.InvalidArgument(
+                "on_failure='resume' in a step, which counts only if all of it has the same"
+                " contributors; use 'retry' there"
+            )
         if out is None and self.step is not None:
             self.step.keep(array, given)
         if out is not None:
@@ -302,7 +313,7 @@ class Issuer:
             raise
 
     def _slowly(self, status: int, scratch: Scratch, value: Any) -> Result:
-        """What is not over in one turn of the core, or went wrong."""
+        """What is not over in one turn of the core, went wrong, or has more to tell."""
         work = self._take(scratch, value, None)
         scratch.issued = work is not None
         if work is None:
@@ -374,10 +385,12 @@ def checked_ns(timeout: float) -> int:
 
 def flags_of(atomic: bool, on_failure: str) -> int:
     """The arguments of that name as the core's flags."""
-    if on_failure not in ("retry", "raise"):
-        raise errors.InvalidArgument(f"on_failure is {on_failure!r}; known are 'retry', 'raise'")
-    flags: int = 0 if atomic else lib.COLL_NOT_ATOMIC
-    return flags if on_failure == "retry" else flags | lib.COLL_NO_REPEAT
+    how = ON_FAILURE.get(on_failure)
+    if how is None:
+        raise errors.InvalidArgument(
+            f"on_failure is {on_failure!r}; known are {', '.join(map(repr, ON_FAILURE))}"
+        )
+    return how if atomic else how | lib.COLL_NOT_ATOMIC
 
 
 def code_of(op: str | ScaledSum) -> int:

@@ -56,10 +56,14 @@ class Operations:
             atomic: restore ``array`` if the operation fails in place. False is faster, and implies
                 ``on_failure="raise"``.
             on_failure: ``"retry"``: if a member is lost, the others repeat the operation without
-                it. ``"raise"``: they all raise ``PeerLost``.
+                it. ``"resume"``: they keep what is reduced already, of large arrays (from 16 MiB),
+                and repeat the rest; what was kept has the lost one's input in it, and an average
+                is divided accordingly. Needs ``atomic``, and not for a ``step()``. ``"raise"``:
+                they all raise ``PeerLost``.
 
         Returns:
-            ``value`` is the array that holds the result, ``contributors`` whose input is in it.
+            ``value`` is the array that holds the result, ``contributors`` whose input is in all of
+            it; ``ranges`` says which elements have more, after a loss that was resumed.
 
         Raises:
             PeerLost: a member died or left and the operation was not to be repeated. The group is

@@ -7,8 +7,10 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NoReturn, Protocol
+
+import numpy as np
 
 from collectives import errors
 from collectives._native import ffi, lib
@@ -24,20 +26,36 @@ SLICE_NS = 100_000_000
 _watching = threading.Lock()
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Elements of a result, in the order of their indices, with the same contributors.
+
+    Attributes:
+        begin: the first of them.
+        end: the first behind them.
+        contributors: names of the peers whose input is in them, by rank.
+    """
+
+    begin: int
+    end: int
+    contributors: tuple[str, ...]
+
+
 class Result:
     """What an operation returned.
 
     Attributes:
         value: the array that holds the result: the input if in place, else ``out``; None for
             a barrier.
-        contributors: names of the peers whose input is in the result, by rank.
-        view: number of the view in which it ran.
-        retries: how often it was repeated because a peer was lost.
-        wire_bytes: bytes that this peer sent for it, headers included.
+        contributors: names of the peers whose input is in the result, in all of it, by rank.
+        view: number of the view in which it ended.
+        retries: how often it was repeated because a peer was lost; with ``on_failure="resume"``,
+            how many parts were.
+        wire_bytes: bytes that this peer sent for it, headers and lost attempts included.
         seconds: from the call to its end.
     """
 
-    __slots__ = ("contributors", "retries", "seconds", "value", "view", "wire_bytes")
+    __slots__ = ("_ranges", "contributors", "retries", "seconds", "value", "view", "wire_bytes")
 
     def __init__(
         self,
@@ -47,7 +65,9 @@ class Result:
         retries: int,
         wire_bytes: int,
         seconds: float,
+        ranges: tuple[Range, ...] | None = None,
     ) -> None:
+        self._ranges = ranges
         self.value = value
         self.contributors = contributors
         self.view = view
@@ -55,11 +75,29 @@ class Result:
         self.wire_bytes = wire_bytes
         self.seconds = seconds
 
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Whose input is where in ``value``, range by range, without gaps; neighbours differ.
+
+        One range, unless a member was lost from an operation with ``on_failure="resume"``.
+        """
+        if self._ranges is None:
+            self._ranges = (Range(0, _elements(self.value), self.contributors),)
+        return self._ranges
+
     def __repr__(self) -> str:
         return (
             f"Result(contributors={self.contributors}, view={self.view}, retries={self.retries},"
             f" wire_bytes={self.wire_bytes}, seconds={self.seconds:.6f})"
         )
+
+
+def _elements(value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, Sequence):
+        return sum(_elements(one) for one in value)
+    return int(value.size if isinstance(value, np.ndarray) else value.numel())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +178,9 @@ class Telemetry:
     links: tuple[LinkUse, ...]
 
 
-def make_result(value: Any, names: tuple[str, ...], info: Any) -> Result:
+def make_result(
+    value: Any, names: tuple[str, ...], info: Any, ranges: tuple[Range, ...] | None = None
+) -> Result:
     """A Result from the core's ``struct coll_info``."""
     return Result(
         value.of(names) if isinstance(value, Packed) else value,
@@ -149,6 +189,7 @@ def make_result(value: Any, names: tuple[str, ...], info: Any) -> Result:
         info.retries,
         info.sent_bytes,
         (info.done_ns - info.entered_ns) * 1e-9,
+        ranges,
     )
 
 
@@ -340,8 +381,22 @@ class Work:
                 self._owner.has_failed(error)
                 raise
         contributors = names if self._root is None else (self._root,)
-        self._result = make_result(self._value, contributors, info)
+        ranges = self._ranges(info.parts) if info.parts > 1 else None
+        self._result = make_result(self._value, contributors, info, ranges)
         return self._result
+
+    def _ranges(self, parts: int) -> tuple[Range, ...]:
+        """Those of an operation that has succeeded in parts."""
+        part = ffi.new("struct coll_part *")
+        ranges: list[Range] = []
+        for index in range(parts):
+            check(lib.coll_operation_part(self._handle, index, part))
+            names = self._owner.ended_in(part.view)
+            if ranges and ranges[-1].contributors == names:
+                ranges[-1] = Range(ranges[-1].begin, part.end, names)
+            else:
+                ranges.append(Range(part.begin, part.end, names))
+        return tuple(ranges)
 
 
 def raise_operation(

@@ -50,13 +50,40 @@ static coll_status status_of(const struct coll_operation *operation)
     return operation->finished ? operation->status : COLL_IN_PROGRESS;
 }
 
+static uint32_t parts_of(const struct coll_operation *operation)
+{
+    return coll__is_whole(operation) ? operation->series->parts : 1;
+}
+
+static const struct coll_operation *part_of(const struct coll_operation *operation, uint32_t i)
+{
+    return coll__is_whole(operation) ? operation->series->part[i] : operation;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
 static void fill_info(const struct coll_operation *operation, struct coll_info *info)
 {
     *info = operation->info;
     info->links = operation->view->size;
-    for (uint32_t rank = 0; rank < operation->view->size; rank++) {
-        info->sent_bytes += operation->uses[rank].sent_bytes;
-        info->received_bytes += operation->uses[rank].received_bytes;
+    info->parts = parts_of(operation);
+    for (uint32_t i = 0; i < info->parts; i++) {
+        const struct coll_operation *part = part_of(operation, i);
+        for (uint32_t rank = 0; rank < part->view->size; rank++) {
+            info->sent_bytes += part->uses[rank].sent_bytes;
+            info->received_bytes += part->uses[rank].received_bytes;
+        }
+        if (part == operation)
+            continue;
+        info->first_byte_ns = earlier(info->first_byte_ns, part->info.first_byte_ns);
+        if (info->last_byte_ns < part->info.last_byte_ns)
+            info->last_byte_ns = part->info.last_byte_ns;
+        info->sent_bytes += part->info.sent_bytes;
+        info->received_bytes += part->info.received_bytes;
+        info->retries += part->info.retries;
     }
 }
 
@@ -90,6 +117,8 @@ coll_status coll_run(struct coll_group *group, const struct coll_call *call, uin
     if (!operation->finished)
         coll__drive(operation, coll__now() + wait_ns);
     status = status_of(operation);
+    if (status == COLL_OK && parts_of(operation) > 1)
+        status = COLL_IN_PROGRESS; /* it has more to tell */
     if (info)
         fill_info(operation, info);
     if (status == COLL_OK)
@@ -126,7 +155,9 @@ void coll_operation_veto(struct coll_operation *operation, coll_status status, c
     if (atomic_load(&operation->engine->forked))
         return;
     coll__lock(operation->engine);
-    if (!operation->finished)
+    if (coll__is_whole(operation))
+        coll__series_veto(operation->series, status, text ? text : "");
+    else if (!operation->finished)
         coll__operation_veto(operation, status, (int32_t)operation->view->rank, text ? text : "");
     coll__unlock(operation->engine);
 }
@@ -149,15 +180,37 @@ coll_status coll_operation_link(struct coll_operation *operation, uint32_t i,
     if (i >= operation->view->size)
         return coll__error(COLL_INVALID_ARGUMENT, "the view has %u ranks", operation->view->size);
     coll__lock(operation->engine);
-    const struct coll__link_use *use = &operation->uses[i];
-    const struct coll__flow *flow = &operation->flows[i];
-    *info = (struct coll_link_info){
-        .peer = i,
-        .sent_bytes = use->sent_bytes,
-        .received_bytes = use->received_bytes,
-        .blocked_ns = use->blocked_ns + (flow->head ? coll__now() - flow->blocked_since : 0),
-        .resent_slices = use->resent,
-    };
+    *info = (struct coll_link_info){.peer = i};
+    for (uint32_t at = 0; at < parts_of(operation); at++) {
+        const struct coll_operation *part = part_of(operation, at);
+        uint32_t rank = part->view == operation->view
+                            ? i
+                            : coll__rank_of(part->view, operation->view->members[i].id);
+        if (rank == part->view->size)
+            continue;
+        const struct coll__link_use *use = &part->uses[rank];
+        const struct coll__flow *flow = &part->flows[rank];
+        info->sent_bytes += use->sent_bytes;
+        info->received_bytes += use->received_bytes;
+        info->blocked_ns += use->blocked_ns + (flow->head ? coll__now() - flow->blocked_since : 0);
+        info->resent_slices += use->resent;
+    }
+    coll__unlock(operation->engine);
+    return COLL_OK;
+}
+
+coll_status coll_operation_part(struct coll_operation *operation, uint32_t i,
+                                struct coll_part *part)
+{
+    if (atomic_load(&operation->engine->forked))
+        return forked_error();
+    if (i >= parts_of(operation))
+        return coll__error(COLL_INVALID_ARGUMENT, "the operation has %u parts",
+                           parts_of(operation));
+    coll__lock(operation->engine);
+    const struct coll_operation *at = part_of(operation, i);
+    coll_segment_range(at->asked.count, parts_of(operation), i, &part->begin, &part->end);
+    part->view = at->info.view;
     coll__unlock(operation->engine);
     return COLL_OK;
 }
@@ -184,9 +237,12 @@ void coll_operation_release(struct coll_operation *operation)
     struct coll_engine *engine = operation->engine;
     coll__lock(engine);
     operation->notify_fd = -1;
-    if (!operation->finished) {
-        coll__operation_veto(operation, COLL_CANCELLED, (int32_t)operation->view->rank,
-                             "the operation was released before it had finished");
+    static const char *why = "the operation was released before it had finished";
+    if (!operation->finished && coll__is_whole(operation)) {
+        coll__series_veto(operation->series, COLL_CANCELLED, why);
+        coll__series_let_go(operation->series);
+    } else if (!operation->finished) {
+        coll__operation_veto(operation, COLL_CANCELLED, (int32_t)operation->view->rank, why);
         coll__operation_let_go(operation);
     }
     coll__operation_unref(operation);

@@ -10,18 +10,20 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
         snprintf(text, length, "%s(%s)", kind, call->kind == COLL_SYNC && call->op ? "state" : "");
         return;
     }
-    char op[24] = "", root[24] = "", counts[24] = "", algorithm[40] = "";
+    char op[24] = "", root[24] = "", counts[24] = "", algorithm[40] = "", part[32] = "";
     if (coll__reduces(call->kind))
         snprintf(op, sizeof op, "op=%s, ", coll_redop_name(call->op));
     if (coll__kind_is_rooted(call->kind))
         snprintf(root, sizeof root, ", root=%u", call->root);
-    if (call->digest)
+    if (call->digest && call->kind == COLL_ALL_REDUCE)
+        snprintf(part, sizeof part, ", resume: part %u", call->digest);
+    else if (call->digest)
         snprintf(counts, sizeof counts, ", counts=#%08x", call->digest);
     if (call->algorithm)
         snprintf(algorithm, sizeof algorithm, ", algorithm=%s",
                  coll_algorithm_name(call->algorithm - 1u));
-    snprintf(text, length, "%s(dtype=%s, %scount=%llu%s%s%s)", kind, coll_dtype_name(call->dtype),
-             op, (unsigned long long)call->count, counts, root, algorithm);
+    snprintf(text, length, "%s(dtype=%s, %scount=%llu%s%s%s%s)", kind, coll_dtype_name(call->dtype),
+             op, (unsigned long long)call->count, counts, root, algorithm, part);
 }
 
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)

@@ -25,6 +25,9 @@ enum {
     COLL__SMALL_BYTES = 64 << 10,     /* up to here: owned copies, priority, no tokens */
     COLL__WHOLE_BYTES = 16 << 10,     /* what a rank may send at most to save a hop */
     COLL__AHEAD_BYTES = 1 << 20,    /* of a segment, at its owner, before others' are there */
+    COLL__PART_BYTES = 8 << 20,     /* of a resumed operation, at least */
+    COLL__PARTS = 64,               /* of it, at most */
+    COLL__PARTS_AT_ONCE = 2,        /* of it, so many are under way, and lost with a member */
     COLL__STREAM_BYTES = 8 << 20,     /* from here: results go past the cache */
     COLL__EAGER_WINDOW = 1 << 20,     /* uncredited bytes a peer may have at another */
     COLL__EAGER_BULK = 512 << 10,     /* of which large operations may take this much */
@@ -146,6 +149,9 @@ struct coll_operation {
     bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
     struct coll__form input_form, output_form;
+    struct coll__series *series; /* which it is a part of, or the whole; or NULL */
+    struct coll_operation *after; /* it does not start before this one has ended; or NULL */
+    uint64_t offset; /* of a part: where it begins in both buffers, in bytes */
     uint8_t *scratch; /* a reduce's output where the caller has none; an input in safety; or NULL */
     uint64_t scratch_bytes;
     bool idle; /* nothing is to come for it here, so that being complete says nothing */
@@ -177,6 +183,16 @@ struct coll__run {
     uint64_t arrived; /* receiving steps; REDUCE: how much is reduced */
     struct coll__kept *kept; /* RECV_KEEP: what waits for the REDUCE, in order; REDUCE that comes
                               * after a step: what that one has made */
+};
+
+/* A resumed operation: see series.c. The whole of it is what the caller holds; its parts are
+ * operations of the group. */
+struct coll__series {
+    struct coll_operation *whole;
+    uint32_t parts, ended;
+    uint8_t *shadow; /* of all parts */
+    uint64_t shadow_bytes;
+    struct coll_operation *part[]; /* a reference to each */
 };
 
 /* A slice that waits until it can be reduced. */
@@ -273,6 +289,7 @@ struct coll_group {
     uint32_t later_count;
     struct coll__gone *gone;
     uint64_t veto_again; /* before this no veto is told to the membership layer again */
+    bool turns; /* the turn of an operation that waited for another has come */
     struct coll__letter *letters, **letters_tail;
     uint8_t *report; /* of the round that sealed us; malloc'ed */
     uint32_t report_length;
@@ -304,6 +321,7 @@ struct coll_engine {
     uint32_t woken_callers; /* of these, those that were woken and have not got the lock yet */
     uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
+    bool turns; /* so it has in some group */
     uint32_t looks; /* turns in which something came without a system call */
     bool destroyed; /* closed, but kept for those who still hold operations */
     uint32_t operations; /* that exist */
@@ -395,6 +413,9 @@ struct coll_operation *coll__operation_find(struct coll_group *group, uint32_t t
                                             uint64_t number);
 coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
                                 struct coll_operation **operation);
+/* The same of one that frames cannot find. */
+coll_status coll__operation_make(struct coll_group *group, uint32_t tag, uint64_t number,
+                                 struct coll_operation **operation);
 /* Make room for the ranks of the committed view, and forget what was known of another. */
 coll_status coll__operation_enter(struct coll_operation *operation);
 void coll__operation_unref(struct coll_operation *operation);
@@ -404,6 +425,8 @@ void coll__operation_quiesce(struct coll_operation *operation);
 void coll__operation_reset(struct coll_operation *operation);
 void coll__operation_finish(struct coll_operation *operation, coll_status status, int32_t culprit,
                             const char *text);
+/* The caller gets its input back, if it was overwritten. */
+void coll__operation_restore(struct coll_operation *operation);
 /* The caller wants it to end with an error: the coordinator decides. The first one counts, but a
  * mismatch explains more than a timeout. */
 void coll__operation_veto(struct coll_operation *operation, coll_status status, int32_t culprit,
@@ -497,8 +520,31 @@ coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
 /* Give the next call of a tag a number and a veto, and never start it. */
 coll_status coll__refuse(struct coll_group *group, uint32_t tag, coll_status status,
                          const char *text, struct coll_operation **out);
-/* Begin an issued operation in the committed view. */
+/* Begin an issued operation in the committed view, if its turn has come. */
 void coll__operation_start(struct coll_operation *operation);
+/* Start all whose turn has come. */
+void coll__take_turns(struct coll_engine *engine);
+
+/* series.c */
+bool coll__is_whole(const struct coll_operation *operation);
+/* How many parts a call has: a function of the size of its payload alone. */
+uint32_t coll__series_parts(const struct coll_call *call);
+coll_status coll__series_new(struct coll_group *group, uint32_t tag, uint32_t parts,
+                             struct coll__series **series);
+void coll__series_free(struct coll__series *series);
+/* An operation is the next part. */
+void coll__series_add(struct coll__series *series, struct coll_operation *operation);
+/* A part has ended. */
+void coll__series_ended(struct coll_operation *operation);
+coll_status coll__series_shadow(struct coll_operation *operation);
+/* The whole is to end, or its caller goes. */
+void coll__series_veto(struct coll__series *series, coll_status status, const char *text);
+void coll__series_let_go(struct coll__series *series);
+/* Whether it has been issued, and does not start before another has ended. */
+static inline bool coll__waits_its_turn(const struct coll_operation *operation)
+{
+    return operation->after && !operation->after->finished;
+}
 
 /* round.c */
 void coll__round_seal(struct coll_group *group, const struct coll__epoch *epoch);

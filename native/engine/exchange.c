@@ -227,7 +227,8 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
             return COLL_OK;
         if (!operation->started) {
             operation->wants_open[rank] = true;
-            answer(tag, link, frame, false);
+            if (!coll__waits_its_turn(operation)) /* else it is not absent */
+                answer(tag, link, frame, false);
         } else if (!operation->let_go) {
             coll__tell_open(operation, rank);
         }

@@ -168,7 +168,9 @@ coll_status coll__execute_start(struct coll_operation *operation)
         place_in_scratch(operation);
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
-        COLL_TRY(coll__shadow_take(operation->engine, operation->output_bytes, &operation->shadow));
+        COLL_TRY(operation->series ? coll__series_shadow(operation)
+                                   : coll__shadow_take(operation->engine, operation->output_bytes,
+                                                       &operation->shadow));
     for (uint32_t i = 0; i < steps; i++)
         if (plan->steps[i].kind == COLL_STEP_SEND && plan->steps[i].after < 0)
             COLL_TRY(send_range(operation, i, 0, operation->run[i].bytes, NULL));

@@ -69,6 +69,8 @@ void coll__inspect_free(struct coll_group *group)
 
 void coll__inspect_keep(const struct coll_operation *operation)
 {
+    if (coll__waits_its_turn(operation))
+        return;
     const struct coll__view *view = operation->view;
     struct coll_group *group = operation->group;
     if (group->ended && (group->ended->term != view->term || group->ended->view != view->number))
@@ -93,7 +95,7 @@ bool coll__inspect(const struct coll_group *group, uint32_t i, struct coll_opera
 {
     for (uint32_t bucket = 0; bucket < COLL__OP_BUCKETS; bucket++) {
         for (const struct coll_operation *at = group->operations[bucket]; at; at = at->next) {
-            if (i-- == 0) {
+            if (!coll__waits_its_turn(at) && i-- == 0) {
                 describe(at, state, peers, capacity);
                 return true;
             }

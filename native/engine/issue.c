@@ -96,6 +96,10 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
         return coll__error(COLL_INVALID_ARGUMENT, "%u is no operation", call->kind);
     if (call->algorithm > 0)
         COLL_TRY(coll__check_algorithm(call->kind, call->algorithm - 1, 0));
+    if ((call->flags & COLL_RESUME) &&
+        (call->kind != COLL_ALL_REDUCE || (call->flags & (COLL_NOT_ATOMIC | COLL_NO_REPEAT))))
+        return coll__error(COLL_INVALID_ARGUMENT,
+                           "only an all_reduce can be resumed, and only if it is atomic");
     if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC)
         return COLL_OK;
     size_t element = coll_dtype_size(call->dtype);
@@ -164,6 +168,8 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->output_bytes = extents->output * operation->element;
     operation->input = buffers->input.base;
     operation->output = buffers->output.base;
+    if (call->flags & COLL_RESUME)
+        operation->call.digest = 1;
     if (reduces) {
         operation->reduce = coll__reduce_select(call->dtype, call->op, engine->host.options.isa);
         if (call->op == COLL_AVG)
@@ -384,6 +390,10 @@ static void veto_shape(struct coll_operation *operation)
 void coll__operation_start(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
+    if (coll__waits_its_turn(operation))
+        return;
+    if (operation->after)
+        operation->warn_at = coll__now() + operation->engine->host.options.stall_ns;
     /* What cannot be called in this view is not compared with what others call. */
     if (coll__kind_is_rooted(operation->call.kind)) {
         operation->call.root = coll__rank_of(view, operation->root);
@@ -401,6 +411,34 @@ void coll__operation_start(struct coll_operation *operation)
     if (status != COLL_OK)
         coll__operation_veto(operation, status, (int32_t)view->rank,
                              status == COLL_NO_MEMORY ? "out of memory" : "malformed data");
+}
+
+/* In the order of issue, as the callers have begun them. */
+static void start_all(struct coll_group *group)
+{
+    for (struct coll__tag *tag = group->tags; tag; tag = tag->next) {
+        for (struct coll_operation *at = tag->oldest; at;) {
+            at->references++;
+            if (!at->started && !at->let_go)
+                coll__operation_start(at);
+            struct coll_operation *next = at->newer;
+            coll__operation_unref(at);
+            at = next;
+        }
+    }
+}
+
+void coll__take_turns(struct coll_engine *engine)
+{
+    while (engine->turns) {
+        engine->turns = false;
+        for (struct coll_group *group = engine->groups; group; group = group->next) {
+            bool may = group->committed && !group->seal.sealed && group->broken == COLL_OK;
+            if (group->turns && may) /* else the verdict starts them, or ends them */
+                start_all(group);
+            group->turns = false;
+        }
+    }
 }
 
 /* Give the call the next number of its tag; nothing is sent yet. */
@@ -435,9 +473,51 @@ static coll_status enlist(struct coll_group *group, const struct coll_call *call
     return COLL_OK;
 }
 
+/* What the call is of: one of several parts. */
+static void narrow(struct coll_operation *operation, uint32_t parts, uint32_t part)
+{
+    uint64_t begin, end;
+    coll_segment_range(operation->asked.count, parts, part, &begin, &end);
+    operation->offset = begin * operation->element;
+    operation->layout.count = end - begin;
+    operation->bytes = operation->output_bytes = (end - begin) * operation->element;
+    operation->call.digest = part + 1;
+}
+
+/* Parts get their numbers at once, so that they follow each other whatever is issued next. */
+static coll_status issue_parts(struct coll_group *group, const struct coll_call *call,
+                               uint32_t parts, struct coll_operation **out)
+{
+    struct coll__series *series;
+    struct coll_operation *part;
+    if (coll__series_new(group, call->tag, parts, &series) != COLL_OK)
+        return coll__error(COLL_NO_MEMORY, "no memory for an operation");
+    for (uint32_t i = 0; i < parts; i++) {
+        coll_status status = enlist(group, call, &part);
+        if (status != COLL_OK && i == 0) {
+            coll__operation_unref(series->whole);
+            return status;
+        }
+        if (status != COLL_OK) { /* what has a number must end by a verdict */
+            coll__operation_veto(series->part[0], status, -1, "out of memory");
+            break;
+        }
+        narrow(part, parts, i);
+        coll__series_add(series, part);
+        coll__reached(part, COLL_PHASE_ISSUED);
+    }
+    *out = series->whole;
+    group->turns = group->engine->turns = true;
+    coll__take_turns(group->engine);
+    return COLL_OK;
+}
+
 coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
                         struct coll_operation **out)
 {
+    uint32_t parts = coll__series_parts(call);
+    if (parts > 1 && group->committed)
+        return issue_parts(group, call, parts, out);
     COLL_TRY(enlist(group, call, out));
     coll__reached(*out, COLL_PHASE_ISSUED);
     if (!group->seal.sealed) /* else it starts with the verdict */

@@ -163,21 +163,6 @@ static void judge_all(struct coll_group *group, const struct coll__verdict *verd
     }
 }
 
-/* In the order of issue, as the callers have begun them. */
-static void start_all(struct coll_group *group)
-{
-    for (struct coll__tag *tag = group->tags; tag; tag = tag->next) {
-        for (struct coll_operation *at = tag->oldest; at;) {
-            at->references++;
-            if (!at->started && !at->let_go)
-                coll__operation_start(at);
-            struct coll_operation *next = at->newer;
-            coll__operation_unref(at);
-            at = next;
-        }
-    }
-}
-
 coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, size_t length)
 {
     struct coll__verdict verdict;
@@ -209,7 +194,8 @@ coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, si
         memcpy(group->broken_culprit, verdict.culprit, sizeof group->broken_culprit);
         snprintf(group->broken_text, sizeof group->broken_text, "%s", error);
     } else {
-        start_all(group);
+        group->turns = group->engine->turns = true;
+        coll__take_turns(group->engine);
     }
     coll__take_later(group);
     return COLL_OK;

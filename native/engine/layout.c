@@ -293,7 +293,7 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
         output = begin;
         break;
     }
-    run->input = input * operation->element;
-    run->output = output * operation->element;
+    run->input = operation->offset + input * operation->element;
+    run->output = operation->offset + output * operation->element;
     run->bytes = (end - begin) * operation->element;
 }

@@ -32,6 +32,10 @@ coll_status coll__operation_enter(struct coll_operation *operation)
     uint8_t *arrays = coll__take_zeroed(operation->engine, n * each);
     if (!arrays)
         return COLL_NO_MEMORY;
+    for (uint32_t rank = 0; operation->view && rank < operation->view->size; rank++) {
+        operation->info.sent_bytes += operation->uses[rank].sent_bytes;
+        operation->info.received_bytes += operation->uses[rank].received_bytes;
+    }
     coll__give(operation->engine, operation->flows);
     /* One block, the widest alignment first. */
     operation->flows = (struct coll__flow *)arrays;
@@ -52,8 +56,8 @@ coll_status coll__operation_enter(struct coll_operation *operation)
     return COLL_OK;
 }
 
-coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
-                                struct coll_operation **made)
+coll_status coll__operation_make(struct coll_group *group, uint32_t tag, uint64_t number,
+                                 struct coll_operation **made)
 {
     struct coll_operation *operation = coll__take_zeroed(group->engine, sizeof *operation);
     if (!operation)
@@ -70,13 +74,20 @@ coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t
         return COLL_NO_MEMORY;
     }
     coll__agree_init(&operation->agree, operation->view->rank, operation->view->size);
-    struct coll_operation **bucket = &group->operations[number % COLL__OP_BUCKETS];
-    operation->next = *bucket;
-    *bucket = operation;
-    operation->listed = true;
     operation->references = 1;
     operation->engine->operations++;
     *made = operation;
+    return COLL_OK;
+}
+
+coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
+                                struct coll_operation **made)
+{
+    COLL_TRY(coll__operation_make(group, tag, number, made));
+    struct coll_operation **bucket = &group->operations[number % COLL__OP_BUCKETS];
+    (*made)->next = *bucket;
+    *bucket = *made;
+    (*made)->listed = true;
     return COLL_OK;
 }
 
@@ -86,6 +97,8 @@ void coll__operation_unref(struct coll_operation *operation)
     if (--operation->references > 0)
         return;
     engine->operations--;
+    if (coll__is_whole(operation))
+        coll__series_free(operation->series);
     coll__kept_drop(operation); /* it needs the plan, which is the view's */
     coll__view_release(operation->view);
     coll__give(engine, operation->run);
@@ -136,8 +149,7 @@ void coll__operation_quiesce(struct coll_operation *operation)
     coll__operation_unref(operation);
 }
 
-/* The caller gets its input back, if it was overwritten. */
-static void restore(struct coll_operation *operation)
+void coll__operation_restore(struct coll_operation *operation)
 {
     if (operation->let_go)
         return;
@@ -152,7 +164,7 @@ static void restore(struct coll_operation *operation)
 
 static void drop_buffers(struct coll_operation *operation)
 {
-    if (operation->shadow)
+    if (operation->shadow && !operation->series)
         coll__shadow_give(operation->engine, operation->shadow, operation->output_bytes);
     if (operation->scratch)
         coll__shadow_give(operation->engine, operation->scratch, operation->scratch_bytes);
@@ -177,15 +189,18 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
             coll__inspect_keep(operation);
         operation->info.view = operation->view->number;
         coll__operation_quiesce(operation);
-        restore(operation);
+        coll__operation_restore(operation);
     } else if (!operation->small) {
         revoke(operation); /* what is small and on its way still has to arrive */
     }
-    drop_buffers(operation);
+    if (status != COLL_OK || !operation->series) /* a part may be undone with the whole */
+        drop_buffers(operation);
     coll__drop_early(operation);
     if (operation->notify_fd >= 0)
         coll__signal(operation->notify_fd);
     coll__wake_callers(engine);
+    if (operation->series)
+        coll__series_ended(operation);
     if (!operation->listed)
         return;
     unlist(operation);
@@ -203,7 +218,7 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
 
 void coll__operation_reset(struct coll_operation *operation)
 {
-    restore(operation);
+    coll__operation_restore(operation);
     drop_buffers(operation);
     coll__drop_early(operation);
     coll__kept_drop(operation);
@@ -242,6 +257,12 @@ void coll__operation_veto(struct coll_operation *operation, coll_status status, 
     free(veto->text);
     veto->text = strdup(text);
     emit_veto(operation->group, text);
+    /* If it stands for all that, the whole it is a part of is not to go on, unless that has
+     * succeeded somewhere, too. */
+    struct coll__series *series = operation->series;
+    struct coll_operation *last = series ? series->part[series->parts - 1] : operation;
+    if (last != operation)
+        coll__operation_veto(last, status, culprit, text);
 }
 
 void coll__operation_let_go(struct coll_operation *operation)
@@ -249,7 +270,7 @@ void coll__operation_let_go(struct coll_operation *operation)
     if (operation->finished || operation->let_go)
         return;
     coll__operation_quiesce(operation);
-    restore(operation);
+    coll__operation_restore(operation);
     operation->let_go = true;
 }
 
@@ -305,6 +326,8 @@ static void warn(struct coll_operation *operation, uint64_t now)
 void coll__operation_tick(struct coll_operation *operation, uint64_t now)
 {
     struct coll_group *group = operation->group;
+    if (coll__waits_its_turn(operation))
+        return; /* whoever it waits for speaks for it */
     if (operation->deadline != 0 && now >= operation->deadline && operation->veto.status == COLL_OK)
         give_up(operation, now);
     if (operation->warn_at != 0 && now >= operation->warn_at)

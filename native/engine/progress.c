@@ -141,6 +141,8 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t *spi
                  uint64_t until)
 {
     struct epoll_event events[BATCH];
+    if (engine->turns)
+        coll__take_turns(engine);
     bool looked = look(engine);
     int count = 0;
     /* What comes by itself must not keep the sockets waiting for ever. */

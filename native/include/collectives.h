@@ -468,8 +468,12 @@ enum coll_flags {
     COLL_NOT_ATOMIC = 1, /* the input is not restored when the operation fails; implies the next */
     COLL_NO_REPEAT = 2, /* the loss of a member ends the operation with COLL_PEER_LOST; without it,
                         * it runs again without the lost one. Equal on all ranks */
-    COLL_RESIZE = 4 /* of operations with blocks: they may run again, too, without the blocks of the
+    COLL_RESIZE =
+        4, /* of operations with blocks: they may run again, too, without the blocks of the
                      * lost. Without it a lost member ends them. Equal on all ranks */
+    COLL_RESUME =
+        8 /* of all_reduce: after the loss of a member only the parts run again that do not
+                     * stand, see coll_operation_part. Not with the first two. Equal on all ranks */
 };
 
 /* The tag of operations that have none; only what messages say depends on it. */
@@ -538,12 +542,20 @@ COLL_API coll_status coll_call_extents(const struct coll_call *call, uint32_t ra
 
 struct coll_info {
     uint64_t number; /* of the operation, in its tag */
-    uint64_t view; /* number of the view in which it ended; if well, its members contributed */
+    uint64_t view; /* number of the view in which it ended; if well, its members contributed: to
+                    * all parts, if there are several */
     /* CLOCK_MONOTONIC; 0: never. What came before the operation was issued has a time before it. */
     uint64_t entered_ns, first_byte_ns, last_byte_ns, done_ns;
     uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t retries;
     uint32_t links; /* how many coll_operation_link can tell about */
+    uint32_t parts; /* how many coll_operation_part can tell about */
+};
+/* Of an operation with COLL_RESUME, a range of elements that has contributors of its own: the members
+ * of the view in which it ended. Any other operation is one part. */
+struct coll_part {
+    uint64_t begin, end; /* elements */
+    uint64_t view; /* 0: it has not ended */
 };
 struct coll_link_info {
     uint32_t peer; /* rank */
@@ -566,8 +578,9 @@ COLL_API coll_status coll_refuse(struct coll_group *group, uint32_t tag, coll_st
 COLL_API coll_status coll_wait(struct coll_operation *operation, uint64_t wait_ns);
 /* coll_issue + coll_wait + coll_operation_get_info + coll_operation_release in one call, for
  * blocking callers. If COLL_IN_PROGRESS, *operation is set and the caller goes on with
- * coll_wait; otherwise *operation is NULL unless the operation failed, in which case it carries
- * the text and must be released. `info` may be NULL. */
+ * coll_wait, also after the end of one with several parts, to ask for them; otherwise *operation is
+ * NULL unless the operation failed, in which case it carries the text and must be released. `info`
+ * may be NULL. */
 COLL_API coll_status coll_run(struct coll_group *group, const struct coll_call *call,
                               uint64_t wait_ns, struct coll_operation **operation,
                               struct coll_info *info);
@@ -582,6 +595,8 @@ COLL_API void coll_operation_veto(struct coll_operation *operation, coll_status 
 COLL_API void coll_operation_get_info(struct coll_operation *operation, struct coll_info *info);
 COLL_API coll_status coll_operation_link(struct coll_operation *operation, uint32_t i,
                                          struct coll_link_info *info);
+COLL_API coll_status coll_operation_part(struct coll_operation *operation, uint32_t i,
+                                         struct coll_part *part);
 /* Why it failed ("" otherwise). Valid until release. */
 COLL_API const char *coll_operation_error(struct coll_operation *operation);
 /* The rank, in the view in which it ended, that the failure is about; -1: none. */

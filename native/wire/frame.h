@@ -50,7 +50,8 @@ enum coll__frame_flags {
 };
 
 /* What a rank calls. It travels whole in every frame of an operation, so whoever sees two that
- * differ can name both. */
+ * differ can name both. Of a resumed all_reduce `count` is that of the whole, and `digest` the part,
+ * from 1. */
 struct coll__descriptor {
     uint8_t kind, dtype, op, codec;
     uint32_t root;
