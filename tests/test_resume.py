@@ -16,13 +16,16 @@ import pytest
 
 import collectives
 from calls import data_of, ring_sum
+from collectives.chaos.profiles import Direction
+from collectives.chaos.shaper import Shaper
 from crew import DEADLINE, Member
 from mortals import Mortals, arm, go_on
+from proxy import free_port
 
 PART = 8 << 20  # bytes of a part, at least
-AT_ONCE = 2  # parts
+AT_ONCE = 4  # parts
 MOST = 64  # parts
-PARTS = 4
+PARTS = 6
 COUNT = PARTS * PART // 4 + 12_345  # float32
 
 
@@ -133,11 +136,11 @@ def eventually(what: Callable[[], bool]) -> None:
 
 FEW = [
     ("auto", 0, "between", "sum", True),
-    ("auto", 2, "tokens", "sum", False),
-    ("auto", 3, "reduce_scatter", "avg", True),
+    ("auto", 4, "tokens", "sum", False),
+    ("auto", 5, "reduce_scatter", "avg", True),
     ("tcp", 0, "issued", "sum", False),
-    ("tcp", 2, "all_gather", "avg", True),
-    ("tcp", 3, "complete", "sum", True),
+    ("tcp", 4, "all_gather", "avg", True),
+    ("tcp", 5, "complete", "sum", True),
 ]
 PHASES = ("issued", "reduce_scatter", "between", "all_gather", "complete", "tokens")
 ALL = [
@@ -178,7 +181,7 @@ def one_dies(mortals, tmp_path, transport, part, phase, op, in_place) -> None:
     # Those after it had to wait for it, and it was not complete anywhere without the victim.
     if phase in ("issued", "reduce_scatter"):
         assert who[part:] == [others] * (PARTS - part), who
-    elif phase != "tokens":
+    else:
         assert who[part + AT_ONCE :] == [others] * len(who[part + AT_ONCE :]), who
     for _, retries, _ in found:
         assert retries <= AT_ONCE
@@ -205,7 +208,7 @@ def test_parts_that_stand_at_a_death_are_kept_whenever_it_is(
 
 
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
-@pytest.mark.parametrize(("part", "phase"), [(0, "judged"), (0, "sealed"), (3, "reduce_scatter")])
+@pytest.mark.parametrize(("part", "phase"), [(0, "judged"), (0, "sealed"), (5, "reduce_scatter")])
 def test_a_second_death_in_the_round_or_in_the_repeat(mortals, tmp_path, transport, part, phase):
     members = mortals.band(4, {"transport": transport})
     everybody = names(members)
@@ -236,13 +239,13 @@ def test_one_that_stands_still_is_put_out_and_has_its_input_back(mortals, tmp_pa
     still = members[1]
     for member in members:
         if member is still:
-            member.start(stand_still, 2, "reduce_scatter", str(tmp_path))
+            member.start(stand_still, 4, "reduce_scatter", str(tmp_path))
         else:
             member.start(reduce)
     stopped(still)
     left = [members[0], members[2]]
     who = survivors([member.result().get() for member in left])
-    assert who[0] == everybody and who[2:] == [(everybody[0], everybody[2])] * 2
+    assert who[0] == everybody and who[4:] == [(everybody[0], everybody[2])] * 2
     still.signal(signal.SIGCONT)
     assert still.result().get() == "Evicted"
     still.kill()
@@ -267,7 +270,7 @@ def fail(group: collectives.Group, **how: Any) -> str:
 
 # ---- bytes -----------------------------------------------------------------------------------
 
-LONG = 10 * PART // 4  # elements: ten parts
+LONG = 16 * PART // 4  # elements: sixteen parts
 SLICE = 256 << 10
 
 
@@ -276,10 +279,10 @@ def counted(group: collectives.Group, victim: int, how: str) -> tuple[int, int]:
     mine = given(group.name, LONG)
     first = group._native.last_operation() + 1
     if group.rank == victim and how == "resume":
-        group._fault_at("between", first + 8)
+        group._fault_at("between", first + 13)
     elif group.rank == victim:
         # As far in a plain one: of two thirds that come in its second half, most have.
-        group._fault_at("all_gather", first, after_slices=LONG * 4 * 2 // 3 * 8 // 10 // SLICE)
+        group._fault_at("all_gather", first, after_slices=LONG * 4 * 2 // 3 * 9 // 10 // SLICE)
     before = group.counters().sent_bytes
     result = group.all_reduce(mine, on_failure=how, timeout=DEADLINE)
     return group.counters().sent_bytes - before, len(result.contributors)
@@ -306,7 +309,7 @@ def test_a_death_near_the_end_costs_few_bytes(mortals):
         for victim, how in ((-1, "resume"), (1, "resume"), (1, "retry"))
     )
     print(f"bytes that a survivor sent: no death {whole:,}, resume {resumed:,}, retry {retried:,}")
-    lost = AT_ONCE * whole // 10
+    lost = AT_ONCE * whole // 16
     assert resumed < whole + lost + whole // 50
     assert retried > whole + lost + whole // 10, "nothing was saved"
 
@@ -334,50 +337,51 @@ def too_few(_: Any, address: str, name: str, me: str, transport: str, folder: st
         address, group=name, name=me, min_size=3, timeout=DEADLINE, options=options
     )
     if group.rank == 2:
-        arm(group, "reduce_scatter", folder, part_number(group, 2))
+        arm(group, "reduce_scatter", folder, part_number(group, 4))
     return fail(group)
 
 
 def interrupted(group: collectives.Group, how: str, folder: str) -> tuple[str, bool]:
-    """Rank 0 wants to end it while rank 1 stands still in the third part; the outcome, and whether
-    the array is as it was."""
+    """Rank 0 wants to end it while rank 1 stands still in the fifth part, so that the first has
+    been reduced; the outcome, and whether the array is as it was."""
     here = Path(folder)
     if group.rank == 1:
-        arm(group, "reduce_scatter", folder, part_number(group, 2), action="stop")
+        arm(group, "reduce_scatter", folder, part_number(group, 4), action="stop")
     mine = given(group.name, COUNT)
-    timeout = 0.4 if how == "timeout" and group.rank == 0 else DEADLINE
-    began = time.monotonic()
+    timeout = 1.5 if how == "timeout" and group.rank == 0 else DEADLINE
     work = group.all_reduce_async(mine, on_failure="resume", timeout=timeout)
-    if group.rank == 0:
+    if group.rank == 0 and how == "cancel":
         eventually(lambda: (here / "1").exists() and "reduce" in (here / "1").read_text())
-        eventually(lambda: mine[0] != given(group.name, 1)[0])
-        if how == "cancel":
-            work.cancel("enough")
-        else:
-            eventually(lambda: time.monotonic() > began + 0.5)
-        (here / "go").touch()
+        assert mine[0] != given(group.name, 1)[0]
+        work.cancel("enough")
     try:
         work.wait()
     except collectives.CollectiveError as error:
         found = type(error).__name__
     else:
         found = ""
-    with_error = mine.tobytes() == given(group.name, COUNT).tobytes()
+    restored = mine.tobytes() == given(group.name, COUNT).tobytes()
     group.sync(timeout=DEADLINE)
     assert len(go_on(group)) == 3
-    return found, with_error
+    return found, restored
 
 
-@pytest.mark.parametrize(("how", "error"), [("cancel", "Cancelled"), ("timeout", "Timeout")])
-@pytest.mark.parametrize("transport", ["auto", "tcp"])
+@pytest.mark.parametrize(
+    ("how", "error", "transport"),
+    [
+        ("cancel", "Cancelled", "auto"),
+        ("cancel", "Cancelled", "tcp"),
+        ("timeout", "Timeout", "tcp"),
+    ],
+)
 def test_one_ends_it_and_it_ends_for_all_with_every_byte_as_before(
     mortals, tmp_path, how, error, transport
 ):
     members = mortals.band(3, {"transport": transport})
     for member in members:
         member.start(interrupted, how, str(tmp_path))
-    eventually(lambda: (tmp_path / "go").exists())
     stopped(members[1])
+    eventually(lambda: mortals.group_of(members).round is not None)
     members[1].signal(signal.SIGCONT)
     assert [member.result().get() for member in members] == [(error, True)] * 3
     mortals.disband(members)
@@ -439,7 +443,7 @@ def test_calls_that_differ_are_a_mismatch(mortals, call, count):
 
 
 def strided(group: collectives.Group) -> None:
-    rows = COUNT // 1000
+    rows = 2 * PART // 4000 + 1
     flat = given(group.name, rows * 1000)
     wide = np.zeros((rows, 1500), np.float32)
     wide[:, 200:1200] = flat.reshape(rows, 1000)
@@ -531,3 +535,59 @@ def test_who_goes_without_waiting_has_its_input_back(mortals):
     assert members[0].result().get() == "Cancelled"
     for member in members:
         member.process.close()
+
+
+# ---- a slow network --------------------------------------------------------------------------
+
+RATE = 50e6  # bit/s, of each peer
+SIZE = 256 << 20
+
+
+def over_a_slow_network(group: collectives.Group, victim: int) -> tuple[int, int]:
+    """A death at nine tenths: bytes sent, and parts that all have contributed to."""
+    count = SIZE // 4
+    mine = given(group.name, count)
+    if group.rank == victim:
+        part = 9 * len(bounds(count)) // 10
+        group._fault_at("between", part_number(group, part))
+    before = group.counters().sent_bytes
+    result = group.all_reduce(mine, on_failure="resume", timeout=600.0)
+    sent = group.counters().sent_bytes - before
+    who, _ = check(result, mine)
+    return sent, sum(len(names) == 4 for names in who)
+
+
+@pytest.mark.full  # minutes, at such a rate
+@pytest.mark.timeout(900)
+def test_a_death_at_nine_tenths_costs_little_where_bytes_are_dear(mortals):
+    direction = Direction(rate=RATE, queue=1 << 20)
+    with Shaper(seed=1) as shaper:
+        ports = [free_port() for _ in range(4)]
+        options = [
+            {
+                "transport": "tcp",
+                "bind": ("127.0.0.1",),
+                "port_range": (port, port),
+                "advertise": (
+                    shaper.route(f"127.0.0.1:{port}", up=direction, down=direction).address,
+                ),
+            }
+            for port in ports
+        ]
+        members = mortals.band(4, options)
+        began = time.monotonic()
+        for member in members:
+            member.start(over_a_slow_network, 2)
+        outcomes = [member.result(900.0) for member in members]
+        took = time.monotonic() - began
+        assert outcomes[2].error == "Died"
+        left = [members[rank] for rank in (0, 1, 3)]
+        found = [outcomes[rank].get() for rank in (0, 1, 3)]
+        members[2].process.close()
+        mortals.disband(left)
+    ideal = SIZE * 2 * 3 // 4
+    sent = max(one for one, _ in found)
+    more = f"{sent / ideal - 1:.1%} more, in {took:.0f} s"
+    print(f"a survivor sends {ideal:,} bytes without a death, {sent:,} with one: {more}")
+    assert len({kept for _, kept in found}) == 1 and found[0][1] >= 9 * 32 // 10 - AT_ONCE
+    assert sent < 1.2 * ideal

@@ -27,7 +27,7 @@ enum {
     COLL__AHEAD_BYTES = 1 << 20,    /* of a segment, at its owner, before others' are there */
     COLL__PART_BYTES = 8 << 20,     /* of a resumed operation, at least */
     COLL__PARTS = 64,               /* of it, at most */
-    COLL__PARTS_AT_ONCE = 2,        /* of it, so many are under way, and lost with a member */
+    COLL__PARTS_AT_ONCE = 4,        /* of it, so many are under way, and lost with a member */
     COLL__STREAM_BYTES = 8 << 20,     /* from here: results go past the cache */
     COLL__EAGER_WINDOW = 1 << 20,     /* uncredited bytes a peer may have at another */
     COLL__EAGER_BULK = 512 << 10,     /* of which large operations may take this much */

@@ -154,6 +154,18 @@ static bool is_too_far(const struct coll__slice *slice)
     return slice->paced && slice->frame.offset >= slice->paced->arrived + COLL__AHEAD_BYTES;
 }
 
+/* Whether an earlier part of the same whole can use the link: what is lost with a member is less if
+ * one is finished before the next. */
+static bool yields(const struct coll__flow *flow)
+{
+    const struct coll__series *series = flow->operation->series;
+    for (const struct coll__flow *other = flow->next; series && other != flow; other = other->next)
+        if (other->operation->series == series && other->credit && !is_too_far(other->head) &&
+            other->operation->offset < flow->operation->offset)
+            return true;
+    return false;
+}
+
 /* Whether the next `length` bytes of the flow may go; *eager: without credit. */
 static bool may_go(struct coll__link *link, struct coll__flow *flow, uint32_t length, bool *eager)
 {
@@ -240,7 +252,7 @@ static struct coll__slice *serve(struct coll__link *link, struct coll__flow **ri
             most = liked;
         uint32_t length = flow->head->range < most ? (uint32_t)flow->head->range : most;
         bool eager;
-        if (!is_too_far(flow->head) && may_go(link, flow, length, &eager)) {
+        if (!is_too_far(flow->head) && !yields(flow) && may_go(link, flow, length, &eager)) {
             struct coll__slice *slice = cut(flow, length);
             if (!slice) {
                 link->eager_sent -= eager ? length : 0;

@@ -2,8 +2,8 @@
  *
  *      the whole        ┌──────────────────────────────────────────────┐   what the caller holds
  *      its parts        │ 0 │ 1 │ 2 │ 3 │ 4 │ 5 │ 6 │ 7 │ 8 │ 9 │ ...  │   operations k, k+1, ...
- *                         ✓   ✓   ✓   ✓   ►   ►   .   .   .   .
- *                                         └ at most so many are under way
+ *                         ✓   ✓   ✓   ►   ►   ►   ►   .   .   .
+ *                                     └ at most so many are under way, the first one first
  *
  * Each part is an operation like any other, with a number, an agreement and contributors of its own.
  * All are issued at once, and a part starts when the one COLL__PARTS_AT_ONCE before it has ended here;
