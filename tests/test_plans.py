@@ -388,6 +388,64 @@ def test_hierarchical_is_right_for_uneven_groups_of_up_to_three_levels(size: int
             prove_hierarchical(kind, hierarchical(kind, size, places, root), places, root)
 
 
+HOSTS = [[0, 0, 0, 1, 1]]
+
+
+def level_above(plan: Plan) -> int:
+    """The reduction of a segment that this rank has reduced for its host before."""
+    return next(i for i, s in enumerate(plan.steps) if (s.kind, s.source) == (REDUCE, FROM_OUTPUT))
+
+
+def host_left_out() -> Plans:
+    """An owner adds its own input to what the other host has, not what its host has."""
+    plans = hierarchical("all_reduce", 5, HOSTS)
+    return changed(plans, 1, level_above(plans[1]), source=FROM_INPUT, after=-1)
+
+
+def other_order() -> Plans:
+    plans = hierarchical("all_reduce", 5, HOSTS)
+    return changed(plans, 1, level_above(plans[1]), peer=1)
+
+
+def crossing_twice() -> Plans:
+    """Rank 0 hears a finished segment of rank 3 from there, and not from its own host's owner."""
+    plans = hierarchical("all_reduce", 5, HOSTS)
+    inner = next(
+        (plan.rank, s)
+        for plan in plans
+        for s in plan.steps
+        if s.kind == SEND
+        and s.peer == 0
+        and s.message % 2
+        and plan.rank in (1, 2)
+        and s.segment % 5 in (4, 0)
+    )
+    owner, sent = inner
+    root = (sent.segment - 1) % 5
+    index = find(plans[owner], SEND, sent.message, peer=0)
+    last = next(i for i, s in enumerate(plans[root].steps) if s.final and s.segment == sent.segment)
+    again = dataclasses.replace(sent, after=last)
+    plans = with_steps(plans, root, [*plans[root].steps, again])
+    taken = find(plans[0], RECV, sent.message, peer=owner)
+    plans = changed(plans, 0, taken, peer=root)
+    return without(plans, owner, index)
+
+
+@pytest.mark.parametrize(
+    ("rule", "build"),
+    [
+        ("match|value|hazard|shape", host_left_out),
+        ("value", other_order),
+        ("bytes", crossing_twice),
+    ],
+)
+def test_the_prover_catches_hierarchical_plans_in_which_a_host_is_left_out_or_crossed_twice(
+    rule: str, build: Callable[[], Plans]
+) -> None:
+    with pytest.raises(PlanError, match=f"^({rule}):"):
+        prove_hierarchical("all_reduce", build(), HOSTS)
+
+
 @given(data=st.data(), size=st.integers(2, 9), levels=st.integers(1, 3))
 @settings(deadline=None, max_examples=60)
 def test_hierarchical_is_right_for_any_levels(data: st.DataObject, size: int, levels: int) -> None:
