@@ -28,6 +28,11 @@ PACKET, HEADERS = 9000, 52
         ("aabb", "direct", 2.0),  # from each to each a quarter, twice
         ("aaab", "direct", 1.5),
         ("aabb", "whole", 4.0),
+        ("aabb", "doubling", 2.0),
+        ("aabb", "hierarchical", 1.0),  # half of it as a part, the other half as a result
+        ("abab", "hierarchical", 1.0),
+        ("aaab", "hierarchical", 1.0),
+        ("ab", "bidirectional_ring", 1.0),
     ],
 )
 def test_what_a_plan_sends_to_another_host_follows_from_who_is_where(hosts, algorithm, between):
@@ -38,7 +43,7 @@ def test_what_a_plan_sends_to_another_host_follows_from_who_is_where(hosts, algo
 @needs_root
 @pytest.mark.parametrize("hosts", ["aabb", pytest.param("aba", marks=pytest.mark.full)])
 def test_peers_and_emulator_count_what_the_plans_have(hosts):
-    cases = tuple(Case("all_reduce", name, SIZE) for name in ("ring", "direct"))
+    cases = tuple(Case("all_reduce", name, SIZE) for name in ("ring", "hierarchical"))
     found = network.measure(network.Scenario("test", "", Layout(hosts, RATE), cases), seconds=0.1)
     print("\n".join(found.lines()))
     for row in found.rows:
@@ -54,7 +59,7 @@ def test_peers_and_emulator_count_what_the_plans_have(hosts):
     assert report["wrong"] == 0
     assert [row["case"]["algorithm"] for row in report["scenarios"][0]["rows"]] == [
         "ring",
-        "direct",
+        "hierarchical",
     ]
 
 

@@ -48,10 +48,10 @@ def _cases(kind: str, algorithms: Iterable[str | None], sizes: Iterable[int]) ->
 
 
 _KIB, _MIB = 1 << 10, 1 << 20
-_TWO = _cases("all_reduce", ("ring", "direct", None), (32 * _MIB,))
+_TWO = _cases("all_reduce", ("ring", "direct", "hierarchical", None), (32 * _MIB,))
 _SMALL = _cases(
     "all_reduce",
-    ("ring", "whole", "direct", None),
+    ("ring", "whole", "doubling", "direct", None),
     (4 * _KIB, 16 * _KIB, 32 * _KIB, 48 * _KIB, 64 * _KIB),
 )
 
@@ -75,7 +75,7 @@ _ALL = (
         "pairwise",
         "links of pairs, each of which carries as much in either direction",
         Layout("abcd", 100e6),
-        _cases("all_reduce", ("ring", "direct", None), (16 * _MIB,)),
+        _cases("all_reduce", ("ring", "bidirectional_ring", "direct", None), (16 * _MIB,)),
     ),
     Scenario("far-4", "long links, four peers", _far("abcd"), _SMALL, True),
     Scenario("far-8", "long links, eight peers", _far("abcdefgh"), _SMALL, True),
