@@ -60,6 +60,7 @@ def scaled_sum(factor: float) -> ScaledSum:
     """
     return ScaledSum(float(factor))
 
+
 ON_FAILURE: dict[str, int] = {
     "retry": 0,
     "raise": lib.COLL_NO_REPEAT,
