@@ -166,7 +166,7 @@ class Story:
             return self.hello(peer, name, what, about)
         if kind in (2, 3):
             at = (about[0], coming.term, coming.number) if coming else about
-            return Prepared(*at)
+            return Prepared(*at, tuple(range(what >> 4)))
         if kind == 4:
             at = (about[0], coming.term, coming.number) if coming else about
             others = tuple((script.peer(), "refused") for _ in range(what >> 4))
