@@ -454,6 +454,9 @@ def strided(group: collectives.Group) -> None:
         assert len(result.ranges) == 1
         check(result, np.ascontiguousarray(view))
     assert not wide[:, :200].any() and not wide[:, 1200:].any()
+    arrays = [flat[:7].copy(), flat[7:1_000_000].copy(), flat[1_000_000:].copy()]
+    result = group.all_reduce(arrays, on_failure="resume", timeout=DEADLINE)
+    check(result, np.concatenate(arrays))
 
 
 def asynchronous(group: collectives.Group) -> None:
