@@ -192,3 +192,18 @@ def test_figures_are_read_as_people_write_them() -> None:
     ):
         with pytest.raises(CollectiveError):
             call()
+
+
+PAGE = (strip.ROOT / "docs" / "plans.md").read_text()
+EXAMPLES = re.findall(r"```console\n\$ collectives explain (.*)\n([^`]*)```", PAGE)
+
+
+@pytest.mark.parametrize(("arguments", "told"), EXAMPLES)
+def test_the_page_shows_what_is_printed(run: Run, arguments: str, told: str) -> None:
+    assert len(EXAMPLES) == PAGE.count("```console")
+    assert run(*arguments.split()) == told
+
+
+def test_the_table_of_the_page_is_one() -> None:
+    [text] = re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert Table.from_json(text).algorithm("all_reduce", 1 << 20) == "ring"
