@@ -57,6 +57,8 @@ class Table:
     def of(cls, network: Network, size: int, kinds: Iterable[str] | None = None) -> Table:
         """Return the table that the model gives for a network.
 
+        It is worked out for powers of two, and where the choice differs between two of them.
+
         Args:
             network: of the ranks.
             size: how many they are.
