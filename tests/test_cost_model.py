@@ -213,6 +213,7 @@ def test_a_thousand_peers(kind: str, algorithm: str) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(400)  # four million steps
 @every_way
 def test_a_thousand_peers_of_every_plan(kind: str, algorithm: str) -> None:
     if kind == "all_to_all":
