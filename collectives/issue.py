@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import ALGORITHMS, nanoseconds, raise_status, text
-from collectives.arrays import buffer_of, dtype_name, is_list
+from collectives.arrays import Buffer, buffer_of, dtype_name, is_list
 from collectives.incarnation import Incarnation
 from collectives.step import Step
-from collectives.work import SLICE_NS, Result, Work, make_result
+from collectives.work import FROM_ANY, SLICE_NS, Result, Work, contributors_of, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -87,6 +87,7 @@ _BLANK = ffi.new("struct coll_call *")[0]
 _OK = lib.COLL_OK
 _run = lib.coll_run
 _UNTAGGED: int = lib.COLL_UNTAGGED
+_ANY: int = lib.COLL_ANY
 
 
 class Scratch(threading.local):
@@ -271,6 +272,50 @@ class Issuer:
         if not here and self.step is not None:
             self.step.keep(array, given)
 
+    def sending(self, array: Any, to: int, tag: int | None, timeout: float | None) -> None:
+        """Fill in this thread's structure for a ``send``."""
+        given = buffer_of(array, "array", writable=False)
+        call = self._pairing(lib.COLL_SEND, given, to, "to", tag, timeout)
+        call.input, _, _, lies = given
+        if lies is not None:
+            self.scratch.keep("input", lies).as_input(call)
+        self.scratch.root = self.mine.names[self.mine.rank]
+
+    def receiving(
+        self, array: Any, source: int | None, tag: int | None, timeout: float | None
+    ) -> None:
+        """Fill in this thread's structure for a ``recv``."""
+        given = buffer_of(array, "array", writable=True)
+        call = self._pairing(lib.COLL_RECV, given, source, "source", tag, timeout)
+        call.output, _, _, lies = given
+        if lies is not None:
+            self.scratch.keep("output", lies).as_output(call)
+        self.scratch.root = FROM_ANY if source is None else self.mine.names[source]
+        if self.step is not None:
+            self.step.keep(array, given)
+
+    def _pairing(
+        self,
+        kind: int,
+        given: Buffer,
+        other: int | None,
+        what: str,
+        tag: int | None,
+        timeout: float | None,
+    ) -> Any:
+        if other is not None and not 0 <= other < self.mine.size:
+            raise errors.InvalidArgument(
+                f"{what} is {other}; the ranks of this view are 0 to {self.mine.size - 1}"
+            )
+        if other == self.mine.rank:
+            raise errors.InvalidArgument(f"{what} is {other}, this rank itself; copy the array")
+        call = self.prepare(kind, tag, timeout)
+        call.root = _ANY if other is None else other
+        call.peers = self.mine.ids
+        call.peer_count = self.mine.size
+        _, call.count, call.dtype, _ = given
+        return call
+
     def checked_root(self, root: int) -> int:
         """A rank of the caller's view.
 
@@ -303,8 +348,7 @@ class Issuer:
             if status == _OK:
                 info = scratch.info
                 names = mine.names if info.view == mine.number else mine.ended_in(info.view)
-                contributors = names if scratch.root is None else (scratch.root,)
-                return make_result(value, contributors, info)
+                return make_result(value, contributors_of(names, scratch.root, info), info)
             return self._slowly(status, scratch, value)
         except errors.CollectiveError:
             raise

@@ -579,6 +579,106 @@ class Operations:
         )
         return issuer.issue(value, (array, value))
 
+    def send(
+        self, array: Any, to: int, *, tag: int | None = None, timeout: float | None = None
+    ) -> Result:
+        """Send an array to one member; return when it has received all of it.
+
+        The k-th send to a rank with a tag meets that rank's k-th receive from this one with the
+        same tag. Two that send to each other before they receive wait for each other: have one
+        receive first, or use ``send_async``.
+
+        Args:
+            array: numpy array or CPU tensor of any shape and strides.
+            to: the receiver's rank; not this one.
+            tag: sends and receives of a tag are matched in an order of their own, beside that of
+                the collectives of the tag; one thread, as in ``all_reduce``.
+            timeout: as in ``all_reduce``.
+
+        Returns:
+            ``value`` is the array, ``contributors`` is this peer alone.
+
+        Raises:
+            PeerLost: the receiver died or left; it may have received the array before that. The
+                group is broken until all call ``sync()``; so it is after every other error below.
+            Timeout: the message says whether the receiver has called it.
+            MismatchError: the receiver expects another dtype or number of elements.
+            TooFewPeers, Cancelled, Evicted: as ``all_reduce``.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        self._issuer.sending(array, to, tag, timeout)
+        return self._issuer.blocking(array)
+
+    def send_async(
+        self, array: Any, to: int, *, tag: int | None = None, timeout: float | None = None
+    ) -> Work:
+        """Start a ``send``; its arguments are those.
+
+        Returns:
+            The operation under way; the array must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was sent.
+        """
+        self._issuer.sending(array, to, tag, timeout)
+        return self._issuer.issue(array, (array,))
+
+    def recv(
+        self,
+        array: Any,
+        source: int | None = None,
+        *,
+        tag: int | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Receive an array from one member, or from any.
+
+        From any: from the first that is heard of of those who send what no other receive was called
+        for; which one that is depends on timing.
+
+        Args:
+            array: where it goes: numpy array or CPU tensor of any shape and strides, of the dtype
+                and number of elements of the one that is sent. Undefined after an error.
+            source: the sender's rank; None: any.
+            tag: as in ``send``.
+            timeout: as in ``all_reduce``.
+
+        Returns:
+            ``value`` is the array, ``contributors`` is the sender alone.
+
+        Raises:
+            PeerLost: the sender died or left before everything had come; from any: nobody is left
+                who could send. The group is broken until all call ``sync()``; so it is after every
+                other error below.
+            Timeout: the message says whether the sender has called it.
+            MismatchError: the sender sends another dtype or number of elements.
+            TooFewPeers, Cancelled, Evicted: as ``all_reduce``.
+            InvalidArgument, UnsupportedError: nothing was received.
+        """
+        self._issuer.receiving(array, source, tag, timeout)
+        return self._issuer.blocking(array)
+
+    def recv_async(
+        self,
+        array: Any,
+        source: int | None = None,
+        *,
+        tag: int | None = None,
+        timeout: float | None = None,
+    ) -> Work:
+        """Start a ``recv``; its arguments are those.
+
+        Returns:
+            The operation under way; the array must not be touched until it has ended.
+
+        Raises:
+            PeerLost, Timeout, MismatchError, Cancelled, Evicted: the group is broken already.
+            InvalidArgument, UnsupportedError: nothing was received.
+        """
+        self._issuer.receiving(array, source, tag, timeout)
+        return self._issuer.issue(array, (array,))
+
     def barrier(
         self, *, tag: int | None = None, timeout: float | None = None, on_failure: str = "retry"
     ) -> Result:

@@ -47,7 +47,8 @@ class Result:
     Attributes:
         value: the array that holds the result: the input if in place, else ``out``; None for
             a barrier.
-        contributors: names of the peers whose input is in the result, in all of it, by rank.
+        contributors: names of the peers whose input is in the result, in all of it, by rank; of
+            a send and a receive, the sender's.
         view: number of the view in which it ended.
         retries: how often it was repeated because a peer was lost; with ``on_failure="resume"``,
             how many parts were.
@@ -176,6 +177,17 @@ class Telemetry:
     done: float | None
     retries: int
     links: tuple[LinkUse, ...]
+
+
+FROM_ANY = ""
+"""As the name of the one whose input it is: it is not known before the end."""
+
+
+def contributors_of(names: tuple[str, ...], root: str | None, info: Any) -> tuple[str, ...]:
+    """Whose input it is: of the peers of its view, or of one."""
+    if root is None:
+        return names
+    return (root if root != FROM_ANY else names[info.partner],)
 
 
 def make_result(
@@ -374,13 +386,13 @@ class Work:
         if status != lib.COLL_OK:
             try:
                 # An operation may fail for a loss before the view in which it was issued.
-                rootless = self._root is not None and self._root not in names
+                rootless = self._root not in (None, FROM_ANY, *names)
                 lost = self._root if rootless else self._owner.culprit()
                 raise_operation(self._handle, status, names, lost)
             except errors.CollectiveError as error:
                 self._owner.has_failed(error)
                 raise
-        contributors = names if self._root is None else (self._root,)
+        contributors = contributors_of(names, self._root, info)
         ranges = self._ranges(info.parts) if info.parts > 1 else None
         self._result = make_result(self._value, contributors, info, ranges)
         return self._result

@@ -42,10 +42,28 @@ class Epoch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pair:
+    """What one peer sends to another with a tag.
+
+    Attributes:
+        sender: None: of receives from any that wait for one.
+    """
+
+    tag: int
+    sender: uuid.UUID | None
+    receiver: uuid.UUID
+
+
+Order = int | Pair
+"""In which operations are numbered: a tag, for what all members call together, or a pair's."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """An operation that a peer has not settled, or whose result it retains.
 
     Attributes:
+        tag: the order of its number; so it is in all that follows.
         retained: it counts as success where its result is held.
         repeatable: it may run again without those who went.
         root: the rank, in the sealed view, without which it cannot; None: there is none.
@@ -53,7 +71,7 @@ class Entry:
             the others.
     """
 
-    tag: int
+    tag: Order
     number: int
     standing: Standing
     retained: bool = False
@@ -71,7 +89,7 @@ class Veto:
         culprit: the rank, in the sealed view, that it is about; None: nobody in particular.
     """
 
-    tag: int
+    tag: Order
     number: int
     status: int
     culprit: int | None
@@ -83,10 +101,10 @@ class Report:
     """Where a sealed peer's operations stand.
 
     Attributes:
-        settled: by tag: every operation up to this number is settled there.
+        settled: by order: every operation up to this number is settled there.
     """
 
-    settled: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    settled: Mapping[Order, int] = dataclasses.field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
     vetoes: tuple[Veto, ...] = ()
 
@@ -104,7 +122,7 @@ class Error:
 class Stand:
     """An operation that stands; ``supplier`` holds its result and sends it to who lacks it."""
 
-    tag: int
+    tag: Order
     number: int
     supplier: uuid.UUID | None = None
 
@@ -124,13 +142,15 @@ class Verdict:
 
 _EPOCH = struct.Struct("<QQQQ")
 _COUNT = struct.Struct("<I")
-_MARK = struct.Struct("<IQ")
+_ORDER = struct.Struct("<II16sQ")
 _ENTRY = struct.Struct("<IQBBHI")
 _VETO = struct.Struct("<IQIII")
-_STAND = struct.Struct("<IQI")
+_STAND = struct.Struct("<IQIII")
 _VIEW = struct.Struct("<QQ32s")
 _ERROR = struct.Struct("<I16sI")
 _RETAINED, _REPEATABLE, _IDLE = 1, 2, 4
+_TOGETHER, _SENDING, _RECEIVING = 0, 1, 2
+_NOBODY = bytes(16)
 _FIRST_ERROR = 2  # below it are COLL_OK and COLL_IN_PROGRESS
 
 
@@ -186,18 +206,28 @@ def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
     reader.need(16)
     peer = uuid.UUID(bytes=data[reader.at : reader.at + 16])
     reader.at += 16
-    settled: dict[int, int] = {}
+    settled: dict[Order, int] = {}
+    orders: list[Order] = []
     for _ in range(reader.count()):
-        tag, number = reader.take(_MARK)
-        settled[tag] = number
+        reader.need(_ORDER.size)
+        tag, role, other, number = _ORDER.unpack_from(data, reader.at)
+        reader.at += _ORDER.size
+        orders.append(_order(tag, role, other, peer))
+        settled[orders[-1]] = number
+
+    def known(place: int) -> Order:
+        if place >= len(orders):
+            raise MalformedError(f"has order {place} of {len(orders)}")
+        return orders[place]
+
     entries = []
     for _ in range(reader.count()):
-        tag, number, standing, flags, _, root = reader.take(_ENTRY)
+        place, number, standing, flags, _, root = reader.take(_ENTRY)
         if standing not in Standing.__members__.values():
             raise MalformedError(f"has an operation that is {standing}")
         entries.append(
             Entry(
-                tag,
+                known(place),
                 number,
                 Standing(standing),
                 bool(flags & _RETAINED),
@@ -208,30 +238,54 @@ def decode_report(data: bytes) -> tuple[Epoch, uuid.UUID, Report]:
         )
     vetoes = []
     for _ in range(reader.count()):
-        tag, number, status, culprit, length = reader.take(_VETO)
+        place, number, status, culprit, length = reader.take(_VETO)
         if status < _FIRST_ERROR:
             raise MalformedError(f"has a veto with status {status}, which is no error")
         text = reader.text(length)
-        vetoes.append(Veto(tag, number, status, None if culprit == NONE else culprit, text))
+        whose = None if culprit == NONE else culprit
+        vetoes.append(Veto(known(place), number, status, whose, text))
     if reader.at != len(data):
         raise MalformedError("has bytes left over")
     return epoch, peer, Report(settled, tuple(entries), tuple(vetoes))
 
 
+def _order(tag: int, role: int, other: bytes, peer: uuid.UUID) -> Order:
+    if role == _TOGETHER:
+        return tag
+    named = None if other == _NOBODY else uuid.UUID(bytes=other)
+    if role == _SENDING and named is not None:
+        return Pair(tag, peer, named)
+    if role == _RECEIVING:
+        return Pair(tag, named, peer)
+    raise MalformedError(f"has an order in which its peer has role {role}")
+
+
 def encode_report(epoch: Epoch, peer: uuid.UUID, report: Report) -> bytes:
     """The inverse of ``decode_report``; for simulations."""
-    parts = [encode_epoch(epoch), peer.bytes, _COUNT.pack(len(report.settled))]
-    parts += [_MARK.pack(tag, settled) for tag, settled in report.settled.items()]
+    settled: dict[Order, int] = {entry.tag: 0 for entry in report.entries}
+    settled |= {veto.tag: 0 for veto in report.vetoes}
+    settled |= report.settled
+    places = {order: place for place, order in enumerate(settled)}
+    parts = [encode_epoch(epoch), peer.bytes, _COUNT.pack(len(settled))]
+    for order, number in settled.items():
+        if isinstance(order, int):
+            parts.append(_ORDER.pack(order, _TOGETHER, _NOBODY, number))
+            continue
+        role = _SENDING if order.sender == peer else _RECEIVING
+        other = order.receiver if role == _SENDING else order.sender
+        parts.append(_ORDER.pack(order.tag, role, other.bytes if other else _NOBODY, number))
     parts.append(_COUNT.pack(len(report.entries)))
     for entry in report.entries:
         flags = entry.retained * _RETAINED + entry.repeatable * _REPEATABLE + entry.idle * _IDLE
         root = NONE if entry.root is None else entry.root
-        parts.append(_ENTRY.pack(entry.tag, entry.number, entry.standing, flags, 0, root))
+        place = places[entry.tag]
+        parts.append(_ENTRY.pack(place, entry.number, entry.standing, flags, 0, root))
     parts.append(_COUNT.pack(len(report.vetoes)))
     for veto in report.vetoes:
         text = veto.text.encode()[:MAX_TEXT]
         culprit = NONE if veto.culprit is None else veto.culprit
-        parts.append(_VETO.pack(veto.tag, veto.number, veto.status, culprit, len(text)) + text)
+        place = places[veto.tag]
+        parts.append(_VETO.pack(place, veto.number, veto.status, culprit, len(text)) + text)
     return b"".join(parts)
 
 
@@ -271,7 +325,12 @@ def encode_verdict(
     parts.append(_COUNT.pack(len(verdict.stands)))
     for stand in verdict.stands:
         supplier = NONE if stand.supplier is None else members.index(stand.supplier)
-        parts.append(_STAND.pack(stand.tag, stand.number, supplier))
+        tag, sender, receiver = stand.tag, NONE, NONE
+        if isinstance(tag, Pair):
+            assert tag.sender is not None  # what has no sender stands nowhere
+            sender, receiver = members.index(tag.sender), members.index(tag.receiver)
+            tag = tag.tag
+        parts.append(_STAND.pack(tag, stand.number, supplier, sender, receiver))
     error = verdict.error
     text = b"" if error is None else error.text.encode()[:MAX_TEXT]
     culprit = b"\0" * 16 if error is None or error.culprit is None else error.culprit.bytes

@@ -4,8 +4,9 @@ An operation *stands* if success has been returned for it somewhere, or could ha
 anybody noticing; all survivors can then return success, too. One whose result is retained stands
 iff a survivor holds the result. Any other stands iff a survivor has settled it, or all survivors
 are complete; but some of them must have had to receive something for that: a barrier that the dead
-never reached does not stand, nor a gather without its root. What does not stand has succeeded
-nowhere that counts: it is repeated in the next view, or raises one error for all.
+never reached does not stand, nor a gather without its root. A send and its receive are the matter
+of two, and stand iff the receiver has settled it. What does not stand has succeeded nowhere that
+counts: it is repeated in the next view, or raises one error for all.
 """
 
 from __future__ import annotations
@@ -13,11 +14,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 
-from collectives.membership.report import Entry, Error, Report, Stand, Standing, Verdict, Veto
+from collectives.membership.report import (
+    Entry,
+    Error,
+    Order,
+    Pair,
+    Report,
+    Stand,
+    Standing,
+    Verdict,
+    Veto,
+)
 
 PEER_LOST = 3
 MISMATCH = 4
 TOO_FEW_PEERS = 13
+
+Name = tuple[Order, int]
+"""Of an operation."""
 
 
 def judge(
@@ -40,15 +54,16 @@ def judge(
         broken: the error with which the group is broken already.
     """
     survivors = [peer for peer in view if peer in reports]
-    entries: dict[tuple[int, int], dict[uuid.UUID, Entry]] = {}
+    entries: dict[Name, dict[uuid.UUID, Entry]] = {}
     for peer in survivors:
         for entry in reports[peer].entries:
             entries.setdefault((entry.tag, entry.number), {})[peer] = entry
     stands = []
     fallen = []
-    for name, found in sorted(entries.items()):
+    for name in sorted(entries, key=_by_tag):
+        found = entries[name]
         settled = sum(entry.standing is Standing.SETTLED for entry in found.values())
-        if settled + _behind(name, reports, found) == len(survivors):
+        if settled + _behind(name, reports, found) == len(_parties(name[0], survivors)):
             continue  # nobody waits for it; some have not let go of the result yet
         if _stands(name, found, reports, survivors):
             holders = [
@@ -65,9 +80,20 @@ def judge(
     return Verdict(tuple(stands), error)
 
 
-def _behind(
-    name: tuple[int, int], reports: Mapping[uuid.UUID, Report], found: Collection[uuid.UUID]
-) -> int:
+def _by_tag(name: Name) -> tuple[int, int, str]:
+    """What the order of the verdict is by: any that all coordinators have."""
+    order, number = name
+    return (order, number, "") if isinstance(order, int) else (order.tag, number, str(order))
+
+
+def _parties(order: Order, survivors: Sequence[uuid.UUID]) -> Sequence[uuid.UUID]:
+    """The survivors that take part."""
+    if isinstance(order, int):
+        return survivors
+    return [peer for peer in survivors if peer in (order.sender, order.receiver)]
+
+
+def _behind(name: Name, reports: Mapping[uuid.UUID, Report], found: Collection[uuid.UUID]) -> int:
     """How many have settled it and kept nothing of it."""
     tag, number = name
     return sum(
@@ -77,7 +103,7 @@ def _behind(
 
 
 def _stands(
-    name: tuple[int, int],
+    name: Name,
     found: Mapping[uuid.UUID, Entry],
     reports: Mapping[uuid.UUID, Report],
     survivors: Sequence[uuid.UUID],
@@ -88,6 +114,8 @@ def _stands(
         return False
     if _behind(name, reports, found):
         return True
+    if isinstance(name[0], Pair):
+        return False  # the sender is complete, whatever it has sent
     complete = all(
         peer in found and found[peer].standing is Standing.COMPLETE for peer in survivors
     )
@@ -98,8 +126,8 @@ def _error(
     reports: Mapping[uuid.UUID, Report],
     view: Sequence[uuid.UUID],
     survivors: Sequence[uuid.UUID],
-    entries: Mapping[tuple[int, int], Mapping[uuid.UUID, Entry]],
-    fallen: Collection[tuple[int, int]],
+    entries: Mapping[Name, Mapping[uuid.UUID, Entry]],
+    fallen: Collection[Name],
     lost: str,
     culprit: uuid.UUID | None,
     too_few: str,

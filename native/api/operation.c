@@ -69,6 +69,7 @@ static void fill_info(const struct coll_operation *operation, struct coll_info *
 {
     *info = operation->info;
     info->links = operation->view->size;
+    info->partner = operation->partner;
     info->parts = parts_of(operation);
     for (uint32_t i = 0; i < info->parts; i++) {
         const struct coll_operation *part = part_of(operation, i);

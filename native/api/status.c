@@ -51,8 +51,8 @@ const char *coll_status_text(coll_status status)
 const char *coll_kind_name(uint32_t kind)
 {
     static const char *const names[COLL_KIND_COUNT] = {
-        "barrier",        "all_reduce", "broadcast", "sync",    "reduce",
-        "reduce_scatter", "all_gather", "gather",    "scatter", "all_to_all"};
+        "barrier",    "all_reduce", "broadcast", "sync",       "reduce", "reduce_scatter",
+        "all_gather", "gather",     "scatter",   "all_to_all", "send",   "recv"};
     return kind < COLL_KIND_COUNT ? names[kind] : "unknown operation";
 }
 

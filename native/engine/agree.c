@@ -27,6 +27,15 @@ void coll__agree_issue(struct coll__agree *agree, bool retained)
         agree->rounds = 0;
 }
 
+void coll__agree_issue_pair(struct coll__agree *agree, bool sends)
+{
+    /* The sender has no token to send, the receiver none to wait for. */
+    coll__agree_init(agree, sends ? 0 : 1, 2);
+    agree->phase = COLL__RUNNING;
+    agree->sent = sends;
+    agree->heard = !sends;
+}
+
 void coll__agree_complete(struct coll__agree *agree)
 {
     agree->phase = COLL__COMPLETE;

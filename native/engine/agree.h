@@ -17,6 +17,9 @@
  *   rank tells rank + 2^i, once it is complete and has heard round i-1 from rank - 2^(i-1). After
  *   ceil(log2 n) rounds it has heard, directly or not, from everybody.
  *
+ * - *A pair* (a send and its receive; rank 0 sends, rank 1 receives): the receiver at once when
+ *   complete, the sender with the receiver's token. It stands iff the receiver has settled it.
+ *
  * Only success is decided so. All else is decided by the coordinator in a *round*: the group is
  * sealed (nothing of the view is accepted any more), it reports where its operations stand, and
  * the verdict says which of them stand, fail, or are repeated in the next view. The view is the
@@ -51,6 +54,8 @@ struct coll__agree {
 
 COLL_API void coll__agree_init(struct coll__agree *agree, uint32_t rank, uint32_t size);
 COLL_API void coll__agree_issue(struct coll__agree *agree, bool retained);
+/* Of two, instead: `sends` says which of them this is. */
+COLL_API void coll__agree_issue_pair(struct coll__agree *agree, bool sends);
 COLL_API void coll__agree_complete(struct coll__agree *agree);
 /* False: there is no such round. */
 COLL_API bool coll__agree_hear(struct coll__agree *agree, uint32_t round);

@@ -14,6 +14,7 @@ struct coll__descriptor coll__call_to(const struct coll_operation *operation, ui
 static struct coll__descriptor call_from(const struct coll_operation *operation, uint32_t rank)
 {
     struct coll__descriptor call = operation->call;
+    call.kind = coll__counterpart(call.kind);
     if (call.kind == COLL_ALL_TO_ALL && operation->layout.to)
         call.count = coll__layout_block(operation, rank, false);
     return call;
@@ -30,7 +31,7 @@ bool coll__agrees(const struct coll_operation *operation, uint32_t rank,
 static void mismatch(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
-    char text[COLL__TEXT], call[128], name[80];
+    char text[COLL__TEXT], call[128], name[160];
     coll__name_describe(operation, name, sizeof name);
     int length = snprintf(text, sizeof text, "ranks called different things as %s:", name);
     const char *separator = " ";
@@ -38,8 +39,10 @@ static void mismatch(struct coll_operation *operation)
     for (uint32_t rank = 0; rank < view->size && culprit < 0; rank++)
         if (operation->seen[rank] && !coll__agrees(operation, rank, &operation->calls[rank]))
             culprit = (int32_t)rank;
-    const struct coll__descriptor ours = culprit < 0 ? operation->call
-                                                     : call_from(operation, (uint32_t)culprit);
+    const bool exchange = coll__is_pair(operation->call.kind);
+    const struct coll__descriptor ours = culprit < 0 || exchange
+                                             ? operation->call
+                                             : call_from(operation, (uint32_t)culprit);
     const bool pair = culprit >= 0 && ours.kind == COLL_ALL_TO_ALL &&
                       operation->calls[culprit].kind == COLL_ALL_TO_ALL;
     for (uint32_t rank = 0; rank < view->size; rank++) {
@@ -59,8 +62,9 @@ static void mismatch(struct coll_operation *operation)
                            ", where count is of what goes from rank %d to rank %u", culprit,
                            view->rank);
     if (length < (int)sizeof text)
-        snprintf(text + length, sizeof text - (size_t)length,
-                 "; every rank must make the same calls in the same order");
+        snprintf(text + length, sizeof text - (size_t)length, "; %s",
+                 exchange ? "both must have the same dtype and count"
+                          : "every rank must make the same calls in the same order");
     coll__operation_veto(operation, COLL_MISMATCH, culprit, text);
 }
 

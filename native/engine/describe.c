@@ -28,12 +28,18 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
 
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)
 {
-    unsigned long long number = operation->number, view = operation->view->number;
-    if (operation->tag == COLL_UNTAGGED)
-        snprintf(text, length, "operation %llu of view %llu", number, view);
-    else
-        snprintf(text, length, "operation %llu (tag %u) of view %llu", number, operation->tag,
-                 view);
+    static const char *const ways[] = {"", "to ", "from "};
+    const struct coll__view *view = operation->view;
+    const struct coll__tag *order = operation->order;
+    const uint32_t rank = order->role == COLL__TOGETHER ? view->size
+                                                        : coll__rank_of(view, order->peer);
+    char tag[24] = "", peer[80] = "";
+    if (operation->tag != COLL_UNTAGGED)
+        snprintf(tag, sizeof tag, " (tag %u)", operation->tag);
+    if (rank < view->size)
+        snprintf(peer, sizeof peer, " %s'%s'", ways[order->role], view->members[rank].name);
+    snprintf(text, length, "operation %llu%s%s of view %llu", (unsigned long long)operation->number,
+             peer, tag, (unsigned long long)view->number);
 }
 
 int32_t coll__missing_describe(const struct coll_operation *operation, char *text, size_t length)
@@ -47,9 +53,14 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
                  "decided what becomes of the operation; check that it runs");
         return -1;
     }
+    const bool pair = coll__is_pair(operation->call.kind);
+    if (pair && !operation->started) {
+        snprintf(text, length, "nobody has sent anything that no other receive has taken");
+        return -1;
+    }
     text[0] = '\0';
     for (uint32_t rank = 0; rank < view->size && at < length; rank++) {
-        if (rank == view->rank || operation->seen[rank])
+        if (rank == view->rank || operation->seen[rank] || (pair && rank != operation->partner))
             continue;
         if (culprit < 0)
             culprit = (int32_t)rank;

@@ -121,6 +121,7 @@ struct coll_operation {
     uint32_t references; /* the table, the caller, slices in flows */
     uint64_t number;
     uint32_t tag;
+    struct coll__tag *order; /* in which the number counts */
     struct coll__agree agree;
     struct coll__descriptor call;
     bool issued, started; /* started: in the present view */
@@ -136,6 +137,8 @@ struct coll_operation {
     /* once it is issued */
     struct coll_call asked; /* as the caller gave it */
     uint8_t root[16]; /* rooted kinds */
+    uint32_t partner; /* COLL_SEND, COLL_RECV: rank of the other one, once started */
+    uint64_t heard; /* before it is issued: the first frame about it came as the so manieth */
     const struct coll_plan *plan;
     struct coll__run *run; /* per-step progress; NULL without steps */
     uint64_t pending_bytes; /* still to be received */
@@ -219,11 +222,21 @@ struct coll__retained {
     uint8_t payload[];
 };
 
-/* Operations of one tag, across views. */
+/* Who takes part in the operations of an order. */
+enum coll__role {
+    COLL__TOGETHER = 0, /* all members */
+    COLL__SENDING = 1, /* this peer, and the one it sends to */
+    COLL__RECEIVING = 2 /* this peer, and the one that sends, or (nobody: all 0) who will be it */
+};
+
+/* An order of operations, across views: those of one tag that all members call, or of one tag from
+ * one member to another. */
 struct coll__tag {
     struct coll__tag *next;
     struct coll_engine *engine;
     uint32_t tag;
+    enum coll__role role;
+    uint8_t peer[16]; /* the other one; all 0: none */
     uint64_t following; /* the number of the next operation */
     struct coll_operation *oldest, *newest; /* issued and not over, in order */
     uint64_t settled; /* watermark */
@@ -232,7 +245,7 @@ struct coll__tag {
     uint32_t ahead_count, ahead_capacity;
     struct coll__retained *retained, **retained_tail; /* in order */
     uint64_t retained_bytes;
-    uint64_t *heard; /* watermark of each rank of the committed view */
+    uint64_t *heard; /* watermark of each rank of the committed view; NULL between two */
     uint32_t ranks;
 };
 
@@ -282,6 +295,7 @@ struct coll_group {
     struct coll_operation *operations[COLL__OP_BUCKETS]; /* of the committed view */
     struct coll__tag *tags;
     uint64_t last_operation;
+    uint64_t heard; /* of how many operations others were heard before they were issued here */
     coll_status broken; /* COLL_OK: whole */
     uint8_t broken_culprit[16]; /* all 0: nobody */
     char broken_text[COLL__TEXT];
@@ -394,8 +408,12 @@ coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t alg
                             uint32_t root, const struct coll_plan **plan);
 
 /* tag.c */
-struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag); /* NULL: no memory */
+/* It is made when it is needed; NULL: no memory. `peer`: NULL for none. */
+struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag, enum coll__role role,
+                                 const uint8_t *peer);
 void coll__tag_issue(struct coll__tag *tag, struct coll_operation *operation);
+/* The operation is not in this order any more. */
+void coll__tag_leave(struct coll__tag *tag, struct coll_operation *operation);
 /* The operation is over. */
 void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation);
 coll_status coll__tag_retain(struct coll__tag *tag, const struct coll_operation *operation);
@@ -409,13 +427,16 @@ void coll__tags_free(struct coll_group *group);
 bool coll__tags_retain_nothing(const struct coll_group *group);
 
 /* operation.c */
-struct coll_operation *coll__operation_find(struct coll_group *group, uint32_t tag,
+struct coll_operation *coll__operation_find(struct coll_group *group, const struct coll__tag *order,
                                             uint64_t number);
-coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
+coll_status coll__operation_new(struct coll_group *group, struct coll__tag *order, uint64_t number,
                                 struct coll_operation **operation);
 /* The same of one that frames cannot find. */
-coll_status coll__operation_make(struct coll_group *group, uint32_t tag, uint64_t number,
+coll_status coll__operation_make(struct coll_group *group, struct coll__tag *order, uint64_t number,
                                  struct coll_operation **operation);
+/* In the group's table, and out of it. */
+void coll__operation_list(struct coll_operation *operation);
+void coll__operation_unlist(struct coll_operation *operation);
 /* Make room for the ranks of the committed view, and forget what was known of another. */
 coll_status coll__operation_enter(struct coll_operation *operation);
 void coll__operation_unref(struct coll_operation *operation);
@@ -498,6 +519,29 @@ uint64_t coll__layout_block(const struct coll_operation *operation, uint32_t ran
 void coll__layout_segment(const struct coll_operation *operation, uint32_t segments,
                           uint32_t segment, struct coll__run *run);
 
+/* pair.c: sends and receives */
+static inline bool coll__is_pair(uint32_t kind)
+{
+    return kind == COLL_SEND || kind == COLL_RECV;
+}
+/* What the other one calls. */
+static inline uint8_t coll__counterpart(uint8_t kind)
+{
+    return kind == COLL_SEND ? COLL_RECV : kind == COLL_RECV ? COLL_SEND : kind;
+}
+/* The order that a call is in, and that a frame from a peer is about; NULL: no memory. */
+struct coll__tag *coll__order_of_call(struct coll_group *group, const struct coll_call *call);
+struct coll__tag *coll__order_of_frame(struct coll_group *group, const uint8_t peer[16],
+                                       const struct coll__frame *frame);
+/* Find out whom it is with in its view. False: nobody, so it cannot start; it is vetoed, or a
+ * receive from any that waits for a sender. */
+bool coll__pair_meet(struct coll_operation *operation);
+/* In an order from one sender, something may be there that nobody has called: a receive from any
+ * that waits takes it. */
+void coll__pair_match(struct coll_group *group, const struct coll__tag *order);
+/* Whether all has come that it needs to be complete. */
+bool coll__pair_is_whole(const struct coll_operation *operation);
+
 /* describe.c: what people read */
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
 /* "operation 7 (tag 3) of view 1" */
@@ -520,6 +564,8 @@ coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
 /* Give the next call of a tag a number and a veto, and never start it. */
 coll_status coll__refuse(struct coll_group *group, uint32_t tag, coll_status status,
                          const char *text, struct coll_operation **out);
+/* The name of a member that went since the last sync. */
+const char *coll__name_of_gone(const struct coll_group *group, const uint8_t id[16]);
 /* Begin an issued operation in the committed view, if its turn has come. */
 void coll__operation_start(struct coll_operation *operation);
 /* Start all whose turn has come. */

@@ -43,6 +43,8 @@ void coll__tell_tokens(struct coll_operation *operation)
     uint32_t round, rank;
     while (coll__agree_next(&operation->agree, &round, &rank)) {
         struct coll__frame frame;
+        if (coll__is_pair(operation->call.kind))
+            rank = operation->partner;
         coll__operation_frame(operation, rank, COLL__FRAME_TOKEN, &frame);
         frame.message = round;
         tell(operation, rank, &frame);
@@ -130,6 +132,7 @@ static void answer(struct coll__tag *tag, struct coll__link *link, const struct 
         .view = asked->view,
         .operation = asked->operation,
         .offset = tag->following - 1,
+        .call.kind = coll__counterpart(asked->call.kind),
     };
     if (!(asked->flags & COLL__FLAG_SUPPLY)) {
         coll__send_control(link, &frame, NULL, 0);
@@ -173,7 +176,9 @@ void coll__place(struct coll__link *link, const struct coll__frame *frame,
         coll__seal_fence(&group->seal, frame->term, frame->view) != COLL__FENCE_NOW)
         return;
     uint32_t rank = coll__rank_of(group->committed, link->peer);
-    struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
+    struct coll__tag *order = coll__order_of_frame(group, link->peer, frame);
+    struct coll_operation *operation = order ? coll__operation_find(group, order, frame->operation)
+                                             : NULL;
     if (rank < group->committed->size && operation && !operation->let_go &&
         operation->agree.phase == COLL__RUNNING && coll__agrees(operation, rank, &frame->call))
         coll__execute_place(operation, rank, frame, placement);
@@ -191,13 +196,13 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
                         const struct coll__frame *frame, const uint8_t *payload,
                         const struct coll__placement *placement)
 {
-    struct coll__tag *tag = coll__tag_find(group, frame->tag);
+    struct coll__tag *tag = coll__order_of_frame(group, link->peer, frame);
     if (!tag)
         return COLL_NO_MEMORY;
     coll__tag_hear(tag, rank, frame->watermark);
     if (frame->type == COLL__FRAME_WATERMARK)
         return COLL_OK;
-    struct coll_operation *operation = coll__operation_find(group, frame->tag, frame->operation);
+    struct coll_operation *operation = coll__operation_find(group, tag, frame->operation);
     bool over = !operation && frame->operation < tag->following;
     if (over || (!operation && group->broken != COLL_OK)) {
         if (frame->type == COLL__FRAME_QUERY && over)
@@ -212,7 +217,16 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
     if (!operation) {
         if (frame->operation - tag->following > AHEAD_MAX)
             return COLL_INVALID_ARGUMENT;
-        COLL_TRY(coll__operation_new(group, frame->tag, frame->operation, &operation));
+        COLL_TRY(coll__operation_new(group, tag, frame->operation, &operation));
+        operation->heard = ++group->heard;
+        if (tag->role == COLL__RECEIVING) {
+            coll__pair_match(group, tag);
+            operation = coll__operation_find(group, tag, frame->operation);
+            if (!operation) { /* it has ended already */
+                coll__consume(link, frame);
+                return COLL_OK;
+            }
+        }
     }
     switch ((enum coll__frame_type)frame->type) {
     case COLL__FRAME_DATA:
@@ -231,6 +245,7 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
                 answer(tag, link, frame, false);
         } else if (!operation->let_go) {
             coll__tell_open(operation, rank);
+            coll__operation_progress(operation);
         }
         return COLL_OK;
     case COLL__FRAME_TOKEN:
@@ -327,10 +342,11 @@ coll_status coll__deliver(struct coll__link *link, const struct coll__frame *fra
         return status;
     /* The frame counts as arrived and will not come again, so its operation cannot succeed. */
     struct coll_group *group = coll__group_find(link->engine, frame->group);
-    struct coll_operation *operation = group && group->committed
-                                           ? coll__operation_find(group, frame->tag,
-                                                                  frame->operation)
-                                           : NULL;
+    struct coll__tag *order = group && group->committed
+                                  ? coll__order_of_frame(group, link->peer, frame)
+                                  : NULL;
+    struct coll_operation *operation = order ? coll__operation_find(group, order, frame->operation)
+                                             : NULL;
     if (operation)
         coll__operation_veto(operation, COLL_NO_MEMORY, (int32_t)group->committed->rank,
                              "out of memory for what a peer has sent");

@@ -117,6 +117,14 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
     if (coll__kind_is_rooted(call->kind) && call->root >= size)
         return coll__error(COLL_INVALID_ARGUMENT, "root %u is no rank of a view of %u peers",
                            call->root, size);
+    bool any = call->kind == COLL_RECV && call->root == COLL_ANY;
+    if (coll__is_pair(call->kind) && !any && call->root >= size)
+        return coll__error(COLL_INVALID_ARGUMENT, "%u is no rank of a view of %u peers", call->root,
+                           size);
+    if (coll__is_pair(call->kind) && call->root == rank)
+        return coll__error(COLL_INVALID_ARGUMENT,
+                           "a %s with oneself; copy the array, or name another rank",
+                           coll_kind_name(call->kind));
     if (call->kind == COLL_ALL_TO_ALL && !call->counts != !call->counts_from)
         return coll__error(COLL_INVALID_ARGUMENT, "an all_to_all has both counts or none");
     if (call->counts && coll__has_blocks(call->kind) && !call->peers)
@@ -217,11 +225,13 @@ static coll_status take_scratch(struct coll_operation *operation)
 static coll_status choose_plan(struct coll_operation *operation)
 {
     const struct coll__descriptor *call = &operation->call;
+    const uint32_t about = coll__is_pair(call->kind)          ? operation->partner
+                           : coll__kind_is_rooted(call->kind) ? call->root
+                                                              : 0;
     operation->plan = NULL;
     if (operation->bytes > 0)
         COLL_TRY(coll__view_plan(operation->view, call->kind, coll__choose_algorithm(operation),
-                                 coll__kind_is_rooted(call->kind) ? call->root : 0,
-                                 &operation->plan));
+                                 about, &operation->plan));
     /* Those that overwrite their input, where it is not theirs alone any more. */
     bool overwrites = coll__reduces(call->kind) || call->kind == COLL_BROADCAST;
     struct coll__run own = {0};
@@ -279,6 +289,9 @@ static coll_status copy_own(struct coll_operation *operation)
     case COLL_ALL_TO_ALL:
         segment = view->rank * view->size + view->rank;
         break;
+    case COLL_SEND:
+    case COLL_RECV:
+        return COLL_OK;
     default:
         break;
     }
@@ -311,6 +324,9 @@ static void announce(struct coll_operation *operation)
         if (due)
             coll__tell_open(operation, rank);
     }
+    /* Nothing else would tell the receiver. */
+    if (operation->call.kind == COLL_SEND && operation->bytes == 0)
+        coll__ask(operation, operation->partner, 0);
 }
 
 /* Whether having its result proves that all take part with the same call: it depends on every rank's
@@ -332,8 +348,11 @@ static coll_status start(struct coll_operation *operation)
     if (operation->layout.size > 0)
         coll__layout_enter(operation);
     operation->small = operation->bytes <= COLL__SMALL_BYTES;
-    coll__agree_issue(&operation->agree,
-                      proves_itself(operation) || operation->engine->host.options.no_agreement);
+    if (coll__is_pair(asked->kind))
+        coll__agree_issue_pair(&operation->agree, asked->kind == COLL_SEND);
+    else
+        coll__agree_issue(&operation->agree,
+                          proves_itself(operation) || operation->engine->host.options.no_agreement);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
     COLL_TRY(choose_plan(operation));
@@ -351,9 +370,9 @@ static coll_status start(struct coll_operation *operation)
     return COLL_OK;
 }
 
-static const char *name_of_gone(const struct coll_operation *operation, const uint8_t id[16])
+const char *coll__name_of_gone(const struct coll_group *group, const uint8_t id[16])
 {
-    const struct coll__gone *gone = operation->group->gone;
+    const struct coll__gone *gone = group->gone;
     while (gone && memcmp(gone->id, id, sizeof gone->id) != 0)
         gone = gone->next;
     return gone ? gone->name : "a peer of an older view";
@@ -361,11 +380,12 @@ static const char *name_of_gone(const struct coll_operation *operation, const ui
 
 static void veto_rootless(struct coll_operation *operation)
 {
-    char text[COLL__TEXT], name[80];
+    char text[COLL__TEXT], name[160];
     coll__name_describe(operation, name, sizeof name);
     snprintf(text, sizeof text,
              "the root of %s, %s, is gone: '%s'; call sync() and choose another root",
-             coll_kind_name(operation->call.kind), name, name_of_gone(operation, operation->root));
+             coll_kind_name(operation->call.kind), name,
+             coll__name_of_gone(operation->group, operation->root));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 
@@ -373,7 +393,7 @@ static void veto_rootless(struct coll_operation *operation)
 static void veto_shape(struct coll_operation *operation)
 {
     const struct coll__layout *layout = &operation->layout;
-    char text[COLL__TEXT], name[80];
+    char text[COLL__TEXT], name[160];
     uint32_t lost = 0;
     while (lost + 1 < layout->size &&
            coll__rank_of(operation->view, layout->peers[lost]) < operation->view->size)
@@ -383,7 +403,7 @@ static void veto_shape(struct coll_operation *operation)
              "a member whose block is in %s, %s, is gone: '%s'; call sync() and call it for the "
              "members that are left, or pass resize",
              coll_kind_name(operation->call.kind), name,
-             name_of_gone(operation, layout->peers[lost]));
+             coll__name_of_gone(operation->group, layout->peers[lost]));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 
@@ -406,6 +426,8 @@ void coll__operation_start(struct coll_operation *operation)
         veto_shape(operation);
         return;
     }
+    if (coll__is_pair(operation->call.kind) && !coll__pair_meet(operation))
+        return;
     operation->started = true;
     coll_status status = start(operation);
     if (status != COLL_OK)
@@ -418,10 +440,10 @@ static void start_all(struct coll_group *group)
 {
     for (struct coll__tag *tag = group->tags; tag; tag = tag->next) {
         for (struct coll_operation *at = tag->oldest; at;) {
+            struct coll_operation *next = at->newer; /* a receive from any may change its order */
             at->references++;
             if (!at->started && !at->let_go)
                 coll__operation_start(at);
-            struct coll_operation *next = at->newer;
             coll__operation_unref(at);
             at = next;
         }
@@ -453,11 +475,11 @@ static coll_status enlist(struct coll_group *group, const struct coll_call *call
     struct buffers buffers = {0};
     struct coll_operation *operation = NULL;
     coll_status status = check_call(view, call, &buffers);
-    struct coll__tag *tag = status == COLL_OK ? coll__tag_find(group, call->tag) : NULL;
+    struct coll__tag *tag = status == COLL_OK ? coll__order_of_call(group, call) : NULL;
     if (tag)
-        operation = coll__operation_find(group, call->tag, tag->following);
+        operation = coll__operation_find(group, tag, tag->following);
     if (tag && !operation)
-        coll__operation_new(group, call->tag, tag->following, &operation);
+        coll__operation_new(group, tag, tag->following, &operation);
     if (!operation || coll__layout_make(operation, call) != COLL_OK) {
         coll__form_free(group->engine, &buffers.input);
         coll__form_free(group->engine, &buffers.output);
@@ -520,8 +542,10 @@ coll_status coll__issue(struct coll_group *group, const struct coll_call *call,
         return issue_parts(group, call, parts, out);
     COLL_TRY(enlist(group, call, out));
     coll__reached(*out, COLL_PHASE_ISSUED);
-    if (!group->seal.sealed) /* else it starts with the verdict */
-        coll__operation_start(*out);
+    if (group->seal.sealed) /* it starts with the verdict */
+        return COLL_OK;
+    coll__operation_start(*out);
+    coll__pair_match(group, (*out)->order); /* what comes after it is next now */
     return COLL_OK;
 }
 

@@ -97,9 +97,18 @@ static void remember_gone(struct coll_group *group, const struct coll__view *nex
 static bool find_stand(const struct coll__verdict *verdict, const struct coll_operation *operation,
                        struct coll__stand *stand)
 {
+    const struct coll__view *view = operation->group->committed;
+    const struct coll__tag *order = operation->order;
+    uint32_t sender = COLL__NO_RANK, receiver = COLL__NO_RANK;
+    if (order->role != COLL__TOGETHER) {
+        const uint32_t other = coll__rank_of(view, order->peer);
+        sender = order->role == COLL__SENDING ? view->rank : other;
+        receiver = order->role == COLL__SENDING ? other : view->rank;
+    }
     for (uint32_t i = 0; i < verdict->stands; i++) {
         coll__verdict_stand(verdict, i, stand);
-        if (stand->tag == operation->tag && stand->number == operation->number)
+        if (stand->tag == operation->tag && stand->number == operation->number &&
+            stand->sender == sender && stand->receiver == receiver)
             return true;
     }
     return false;

@@ -50,8 +50,11 @@ bool coll__extents(const struct coll_call *call, uint32_t rank, uint32_t size,
     if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC)
         return true;
     if (!coll__has_blocks(call->kind)) {
-        extents->input = extents->whole = call->count;
-        extents->output = call->kind == COLL_REDUCE && rank != call->root ? 0 : call->count;
+        const bool none = call->kind == COLL_SEND ||
+                          (call->kind == COLL_REDUCE && rank != call->root);
+        extents->whole = call->count;
+        extents->input = call->kind == COLL_RECV ? 0 : call->count;
+        extents->output = none ? 0 : call->count;
         return call->count <= UINT64_MAX / 64;
     }
     uint64_t whole, own = block_of(call->counts, call->count, rank), before;
@@ -286,6 +289,8 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
     case COLL_BROADCAST:
     case COLL_BARRIER:
     case COLL_SYNC:
+    case COLL_SEND:
+    case COLL_RECV:
     case COLL_KIND_COUNT:
         if (segment != COLL_ALL_SEGMENTS)
             coll_segment_range(end, segments, segment, &begin, &end);

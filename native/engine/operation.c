@@ -14,10 +14,11 @@
 #include "engine/engine.h"
 #include "engine/moment.h"
 
-struct coll_operation *coll__operation_find(struct coll_group *group, uint32_t tag, uint64_t number)
+struct coll_operation *coll__operation_find(struct coll_group *group, const struct coll__tag *order,
+                                            uint64_t number)
 {
     struct coll_operation *operation = group->operations[number % COLL__OP_BUCKETS];
-    while (operation && (operation->number != number || operation->tag != tag))
+    while (operation && (operation->number != number || operation->order != order))
         operation = operation->next;
     return operation;
 }
@@ -56,7 +57,26 @@ coll_status coll__operation_enter(struct coll_operation *operation)
     return COLL_OK;
 }
 
-coll_status coll__operation_make(struct coll_group *group, uint32_t tag, uint64_t number,
+void coll__operation_list(struct coll_operation *operation)
+{
+    struct coll_operation **bucket =
+        &operation->group->operations[operation->number % COLL__OP_BUCKETS];
+    operation->next = *bucket;
+    *bucket = operation;
+    operation->listed = true;
+}
+
+void coll__operation_unlist(struct coll_operation *operation)
+{
+    struct coll_operation **at =
+        &operation->group->operations[operation->number % COLL__OP_BUCKETS];
+    while (*at != operation)
+        at = &(*at)->next;
+    *at = operation->next;
+    operation->listed = false;
+}
+
+coll_status coll__operation_make(struct coll_group *group, struct coll__tag *order, uint64_t number,
                                  struct coll_operation **made)
 {
     struct coll_operation *operation = coll__take_zeroed(group->engine, sizeof *operation);
@@ -64,7 +84,8 @@ coll_status coll__operation_make(struct coll_group *group, uint32_t tag, uint64_
         return COLL_NO_MEMORY;
     operation->engine = group->engine;
     operation->group = group;
-    operation->tag = tag;
+    operation->tag = order->tag;
+    operation->order = order;
     operation->number = number;
     operation->notify_fd = -1;
     operation->early_tail = &operation->early;
@@ -80,14 +101,11 @@ coll_status coll__operation_make(struct coll_group *group, uint32_t tag, uint64_
     return COLL_OK;
 }
 
-coll_status coll__operation_new(struct coll_group *group, uint32_t tag, uint64_t number,
+coll_status coll__operation_new(struct coll_group *group, struct coll__tag *order, uint64_t number,
                                 struct coll_operation **made)
 {
-    COLL_TRY(coll__operation_make(group, tag, number, made));
-    struct coll_operation **bucket = &group->operations[number % COLL__OP_BUCKETS];
-    (*made)->next = *bucket;
-    *bucket = *made;
-    (*made)->listed = true;
+    COLL_TRY(coll__operation_make(group, order, number, made));
+    coll__operation_list(*made);
     return COLL_OK;
 }
 
@@ -110,16 +128,6 @@ void coll__operation_unref(struct coll_operation *operation)
     coll__form_free(engine, &operation->output_form);
     coll__give(engine, operation->flows);
     coll__give(engine, operation);
-}
-
-static void unlist(struct coll_operation *operation)
-{
-    struct coll_operation **at =
-        &operation->group->operations[operation->number % COLL__OP_BUCKETS];
-    while (*at != operation)
-        at = &(*at)->next;
-    *at = operation->next;
-    operation->listed = false;
 }
 
 static void revoke(struct coll_operation *operation)
@@ -203,10 +211,9 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
         coll__series_ended(operation);
     if (!operation->listed)
         return;
-    unlist(operation);
-    struct coll__tag *tag = operation->issued ? coll__tag_find(operation->group, operation->tag)
-                                              : NULL;
-    if (tag) {
+    coll__operation_unlist(operation);
+    struct coll__tag *tag = operation->order;
+    if (operation->issued) {
         /* Without memory for it nobody can be supplied: a round may evict us for that, no more. */
         if (status == COLL_OK && operation->agree.retained && operation->view->size > 1 &&
             !operation->let_go && !operation->engine->host.options.no_agreement)
@@ -279,7 +286,8 @@ void coll__operation_progress(struct coll_operation *operation)
     if (operation->finished || operation->let_go || operation->group->seal.sealed ||
         operation->veto.status == COLL_MISMATCH)
         return;
-    if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0) {
+    if (operation->agree.phase == COLL__RUNNING && operation->pending_bytes == 0 &&
+        (!coll__is_pair(operation->call.kind) || coll__pair_is_whole(operation))) {
         coll__reached(operation, COLL_PHASE_COMPLETE);
         coll__agree_complete(&operation->agree);
     }
@@ -296,7 +304,7 @@ void coll__operation_progress(struct coll_operation *operation)
 
 static void give_up(struct coll_operation *operation, uint64_t now)
 {
-    char text[COLL__TEXT], call[128], name[80], missing[600];
+    char text[COLL__TEXT], call[128], name[160], missing[600];
     coll__name_describe(operation, name, sizeof name);
     coll__call_describe(&operation->call, call, sizeof call);
     int32_t culprit = coll__missing_describe(operation, missing, sizeof missing);
@@ -312,7 +320,7 @@ static void give_up(struct coll_operation *operation, uint64_t now)
 static void warn(struct coll_operation *operation, uint64_t now)
 {
     const struct coll__view *view = operation->view;
-    char text[COLL__TEXT], call[128], name[80], missing[600];
+    char text[COLL__TEXT], call[128], name[160], missing[600];
     coll__name_describe(operation, name, sizeof name);
     coll__call_describe(&operation->call, call, sizeof call);
     coll__missing_describe(operation, missing, sizeof missing);
@@ -349,8 +357,9 @@ void coll__operation_tick(struct coll_operation *operation, uint64_t now)
     }
     /* A mismatch that puts no frame in flight is found here, and so is who is absent; and somebody
      * may know already that all are complete. */
+    bool pair = coll__is_pair(operation->call.kind);
     for (uint32_t rank = 0; rank < operation->view->size; rank++)
-        if (rank != operation->view->rank &&
+        if (rank != operation->view->rank && (!pair || rank == operation->partner) &&
             (!operation->seen[rank] || operation->agree.phase == COLL__COMPLETE))
             coll__ask(operation, rank, 0);
 }

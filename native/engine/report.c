@@ -7,27 +7,37 @@
 #include "engine/engine.h"
 #include "wire/round.h"
 
-static void write_entry(struct coll__writer *writer, uint32_t tag, uint64_t number,
+static void write_entry(struct coll__writer *writer, uint32_t place, uint64_t number,
                         uint32_t standing, uint32_t flags, uint32_t root)
 {
     const uint8_t bytes[4] = {(uint8_t)standing, (uint8_t)flags, 0, 0};
-    coll__write32(writer, tag);
+    coll__write32(writer, place);
     coll__write64(writer, number);
     coll__write(writer, bytes, sizeof bytes);
     coll__write32(writer, root);
 }
 
-static void write_operation(struct coll__writer *writer, const struct coll_operation *operation)
+/* The rank without which it cannot go on. */
+static uint32_t root_of(const struct coll_operation *operation)
+{
+    const struct coll__descriptor *call = &operation->call;
+    if (coll__is_pair(call->kind))
+        return operation->started && operation->asked.root != COLL_ANY ? operation->partner
+                                                                       : COLL__NO_RANK;
+    return coll__kind_is_rooted(call->kind) && call->root < operation->view->size ? call->root
+                                                                                  : COLL__NO_RANK;
+}
+
+static void write_operation(struct coll__writer *writer, uint32_t place,
+                            const struct coll_operation *operation)
 {
     uint32_t flags = operation->agree.retained ? COLL__ENTRY_RETAINED : 0;
     if (!(operation->asked.flags & (COLL_NOT_ATOMIC | COLL_NO_REPEAT)))
         flags |= COLL__ENTRY_REPEATABLE;
     if (operation->idle)
         flags |= COLL__ENTRY_IDLE;
-    bool rooted = coll__kind_is_rooted(operation->call.kind);
-    write_entry(writer, operation->tag, operation->number, operation->agree.phase, flags,
-                rooted && operation->call.root < operation->view->size ? operation->call.root
-                                                                       : COLL__NO_RANK);
+    write_entry(writer, place, operation->number, operation->agree.phase, flags,
+                root_of(operation));
 }
 
 static void write_entries(struct coll__writer *writer, const struct coll_group *group)
@@ -42,16 +52,17 @@ static void write_entries(struct coll__writer *writer, const struct coll_group *
             count += !coll__tag_retained(tag, tag->ahead[i]);
     }
     coll__write32(writer, count);
-    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
+    uint32_t place = 0;
+    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next, place++) {
         for (const struct coll_operation *at = tag->oldest; at; at = at->newer)
             if (at->started || at->veto.status != COLL_OK)
-                write_operation(writer, at);
+                write_operation(writer, place, at);
         for (uint32_t i = 0; i < tag->ahead_count; i++)
             if (!coll__tag_retained(tag, tag->ahead[i]))
-                write_entry(writer, tag->tag, tag->ahead[i], COLL__SETTLED, COLL__ENTRY_REPEATABLE,
+                write_entry(writer, place, tag->ahead[i], COLL__SETTLED, COLL__ENTRY_REPEATABLE,
                             COLL__NO_RANK);
         for (const struct coll__retained *at = tag->retained; at; at = at->next)
-            write_entry(writer, tag->tag, at->number, COLL__SETTLED,
+            write_entry(writer, place, at->number, COLL__SETTLED,
                         COLL__ENTRY_RETAINED | COLL__ENTRY_REPEATABLE, COLL__NO_RANK);
     }
 }
@@ -63,13 +74,14 @@ static void write_vetoes(struct coll__writer *writer, const struct coll_group *g
         for (const struct coll_operation *at = tag->oldest; at; at = at->newer)
             count += at->veto.status != COLL_OK;
     coll__write32(writer, count);
-    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
+    uint32_t place = 0;
+    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next, place++) {
         for (const struct coll_operation *at = tag->oldest; at; at = at->newer) {
             if (at->veto.status == COLL_OK)
                 continue;
             const char *text = at->veto.text ? at->veto.text : "";
             size_t length = strnlen(text, COLL__VETO_TEXT_MAX);
-            coll__write32(writer, at->tag);
+            coll__write32(writer, place);
             coll__write64(writer, at->number);
             coll__write32(writer, at->veto.status);
             coll__write32(writer, (uint32_t)at->veto.culprit);
@@ -92,6 +104,8 @@ void coll__report_make(struct coll_group *group)
     coll__write32(&writer, tags);
     for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
         coll__write32(&writer, tag->tag);
+        coll__write32(&writer, tag->role);
+        coll__write(&writer, tag->peer, sizeof tag->peer);
         coll__write64(&writer, tag->settled);
     }
     write_entries(&writer, group);

@@ -53,11 +53,9 @@ void coll__operation_frame(const struct coll_operation *operation, uint32_t rank
         .view = view->number,
         .operation = operation->number,
         .attempt = (uint32_t)operation->info.retries + 1,
+        .watermark = operation->order->settled,
         .call = coll__call_to(operation, rank),
     };
-    for (const struct coll__tag *tag = operation->group->tags; tag; tag = tag->next)
-        if (tag->tag == operation->tag)
-            frame->watermark = tag->settled;
 }
 
 static struct coll__flow **ring_of(const struct coll__flow *flow)

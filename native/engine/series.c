@@ -39,7 +39,8 @@ coll_status coll__series_new(struct coll_group *group, uint32_t tag, uint32_t pa
                                                     sizeof *series + parts * sizeof *series->part);
     if (!series)
         return COLL_NO_MEMORY;
-    if (coll__operation_make(group, tag, 0, &series->whole) != COLL_OK) {
+    struct coll__tag *order = coll__tag_find(group, tag, COLL__TOGETHER, NULL);
+    if (!order || coll__operation_make(group, order, 0, &series->whole) != COLL_OK) {
         coll__give(engine, series);
         return COLL_NO_MEMORY;
     }

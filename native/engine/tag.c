@@ -9,27 +9,36 @@
 /* So much may be settled or retained before the others are told without waiting for the tick. */
 enum { TELL_OPERATIONS = 64, TELL_BYTES = 512 << 10 };
 
-struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag)
+struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag, enum coll__role role,
+                                 const uint8_t *peer)
 {
+    static const uint8_t nobody[16];
+    if (!peer)
+        peer = nobody;
     for (struct coll__tag *at = group->tags; at; at = at->next)
-        if (at->tag == tag)
+        if (at->tag == tag && at->role == role && memcmp(at->peer, peer, sizeof at->peer) == 0)
             return at;
     const struct coll__view *view = group->committed;
+    const bool together = role == COLL__TOGETHER;
     struct coll__tag *made = calloc(1, sizeof *made);
-    uint64_t *heard = calloc(view->size, sizeof *heard);
-    if (!made || !heard) {
+    uint64_t *heard = together ? calloc(view->size, sizeof *heard) : NULL;
+    if (!made || (together && !heard)) {
         free(made);
         free(heard);
         return NULL;
     }
     made->engine = group->engine;
     made->tag = tag;
+    made->role = role;
+    memcpy(made->peer, peer, sizeof made->peer);
     made->following = view->first_operation;
     made->settled = made->told = view->first_operation - 1;
     made->retained_tail = &made->retained;
-    heard[view->rank] = UINT64_MAX;
-    made->heard = heard;
-    made->ranks = view->size;
+    if (heard) {
+        heard[view->rank] = UINT64_MAX;
+        made->heard = heard;
+        made->ranks = view->size;
+    }
     made->next = group->tags;
     group->tags = made;
     return made;
@@ -60,7 +69,7 @@ static void note_ahead(struct coll__tag *tag, uint64_t number)
     tag->ahead[tag->ahead_count++] = number;
 }
 
-void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
+void coll__tag_leave(struct coll__tag *tag, struct coll_operation *operation)
 {
     if (operation->older)
         operation->older->newer = operation->newer;
@@ -71,6 +80,11 @@ void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
     else
         tag->newest = operation->older;
     tag->settled = coll__watermark(tag->oldest ? tag->oldest->number : 0, tag->following);
+}
+
+void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
+{
+    coll__tag_leave(tag, operation);
     if (operation->status == COLL_OK && operation->number > tag->settled)
         note_ahead(tag, operation->number);
     uint32_t kept = 0;
@@ -79,8 +93,9 @@ void coll__tag_settle(struct coll__tag *tag, struct coll_operation *operation)
             tag->ahead[kept++] = tag->ahead[i];
     tag->ahead_count = kept;
     struct coll__view *view = operation->group->committed;
-    if (view && (tag->settled - tag->told >= TELL_OPERATIONS ||
-                 (tag->retained_bytes > TELL_BYTES && tag->settled > tag->told)))
+    if (tag->role == COLL__TOGETHER && view &&
+        (tag->settled - tag->told >= TELL_OPERATIONS ||
+         (tag->retained_bytes > TELL_BYTES && tag->settled > tag->told)))
         coll__tell_watermark(tag, view);
 }
 
@@ -153,10 +168,36 @@ void coll__tag_hear(struct coll__tag *tag, uint32_t rank, uint64_t watermark)
 
 /* ---- all tags ---------------------------------------------------------------------------- */
 
+static void tag_free(struct coll__tag *tag)
+{
+    release_upto(tag, UINT64_MAX);
+    free(tag->ahead);
+    free(tag->heard);
+    free(tag);
+}
+
+/* Where all numbers begin anew, nothing has to be known of pairs. */
+static void forget_pairs(struct coll_group *group)
+{
+    for (struct coll__tag **at = &group->tags; *at;) {
+        struct coll__tag *tag = *at;
+        if (tag->role == COLL__TOGETHER) {
+            at = &tag->next;
+            continue;
+        }
+        *at = tag->next;
+        tag_free(tag);
+    }
+}
+
 void coll__tags_enter(struct coll_group *group, uint64_t first)
 {
     const struct coll__view *view = group->committed;
+    if (first > 0)
+        forget_pairs(group);
     for (struct coll__tag *tag = group->tags; tag; tag = tag->next) {
+        if (tag->role != COLL__TOGETHER)
+            continue;
         uint64_t *heard = calloc(view->size, sizeof *heard);
         if (heard) {
             free(tag->heard);
@@ -185,7 +226,7 @@ void coll__tags_tick(struct coll_group *group)
     if (!group->committed || group->seal.sealed)
         return;
     for (struct coll__tag *tag = group->tags; tag; tag = tag->next)
-        if (tag->settled > tag->told)
+        if (tag->role == COLL__TOGETHER && tag->settled > tag->told)
             coll__tell_watermark(tag, group->committed);
 }
 
@@ -202,9 +243,6 @@ void coll__tags_free(struct coll_group *group)
     while (group->tags) {
         struct coll__tag *tag = group->tags;
         group->tags = tag->next;
-        release_upto(tag, UINT64_MAX);
-        free(tag->ahead);
-        free(tag->heard);
-        free(tag);
+        tag_free(tag);
     }
 }

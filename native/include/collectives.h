@@ -92,8 +92,11 @@ enum coll_kind {
     COLL_GATHER = 7,
     COLL_SCATTER = 8,
     COLL_ALL_TO_ALL = 9,
-    COLL_KIND_COUNT = 10
+    COLL_SEND = 10, /* of two ranks: `root` is the other one */
+    COLL_RECV = 11, /* likewise; or COLL_ANY: whoever sends */
+    COLL_KIND_COUNT = 12
 };
+#define COLL_ANY 4294967295
 
 /* Instruction sets for the reduction kernels; all give the same bits. */
 enum coll_isa { COLL_ISA_AUTO = 0, COLL_ISA_SCALAR = 1, COLL_ISA_AVX2 = 2, COLL_ISA_COUNT = 3 };
@@ -241,7 +244,8 @@ struct coll_plan_info {
  * of them, of which s ends at rank s-1 first); of reduce_scatter, segment s is the block of rank s-1
  * (both modulo the size); of all_gather, gather and scatter, segment s is the block of rank s, or there
  * are p segments for each block, p * s and those that follow; of all_to_all, segment s * size + r goes
- * from rank s to rank r; of broadcast, the buffer. Caller owns the plan:
+ * from rank s to rank r; of broadcast, send and recv, the buffer. By any algorithm a send and a
+ * recv have the same plan, with `root` as the other rank. Caller owns the plan:
  * coll_plan_free. */
 struct coll_plan;
 COLL_API coll_status coll_plan_make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32_t size,
@@ -503,6 +507,12 @@ struct coll_array {
  *      scatter         input: all blocks, on the root     output: this rank's
  *      all_to_all      input: a block for each rank       output: a block from each rank
  *
+ * A send has `count` elements in the input, a recv in the output, which is undefined after an error.
+ * The k-th send of one rank to another with a tag meets the k-th recv from it there, and a recv from
+ * any the first send that no other recv was called for. A send succeeds when the receiver has all of
+ * it. If one of the two is lost before that, the other gets COLL_PEER_LOST; a recv from any goes on
+ * with other senders while there are any. Flags have no meaning for either.
+ *
  * In place: input and output are one buffer; an all_gather's and a gather's input is its own block in
  * the output, a reduce_scatter's and a scatter's output its own block in the input. Otherwise they
  * must not overlap; an all_to_all's never may. */
@@ -549,6 +559,7 @@ struct coll_info {
     uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t retries;
     uint32_t links; /* how many coll_operation_link can tell about */
+    uint32_t partner; /* of a send or recv that has ended well: the other rank, in that view */
     uint32_t parts; /* how many coll_operation_part can tell about */
 };
 /* Of an operation with COLL_RESUME, a range of elements that has contributors of its own: the members

@@ -207,6 +207,9 @@ static coll_status make(uint32_t kind, uint32_t algorithm, uint32_t rank, uint32
     if (kind == COLL_BARRIER) {
         return coll__plan_new(rank, size, 1, 0, plan);
     }
+    if (kind == COLL_SEND || kind == COLL_RECV) {
+        return coll__plan_pair(kind, rank, size, root, plan);
+    }
     if (!coll_plan_does(kind, algorithm)) {
         return COLL_INVALID_ARGUMENT;
     }

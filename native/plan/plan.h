@@ -93,5 +93,7 @@ coll_status coll__plan_hierarchical(uint32_t kind, uint32_t rank, uint32_t size,
                                     const struct coll_topology *topology, struct coll_plan **plan);
 coll_status coll__plan_star(uint32_t kind, uint32_t rank, uint32_t size, uint32_t root,
                             struct coll_plan **plan);
+coll_status coll__plan_pair(uint32_t kind, uint32_t rank, uint32_t size, uint32_t peer,
+                            struct coll_plan **plan);
 
 #endif

@@ -6,7 +6,7 @@
 
 #include "wire/bytes.h"
 
-enum { STAND_BYTES = 16, MEMBERS_MAX = 4096 };
+enum { STAND_BYTES = 24, MEMBERS_MAX = 4096 };
 
 void coll__epoch_encode(const struct coll__epoch *epoch, uint8_t out[COLL__EPOCH_BYTES])
 {
@@ -111,4 +111,6 @@ void coll__verdict_stand(const struct coll__verdict *verdict, uint32_t i, struct
     stand->tag = coll__get32(at);
     stand->number = coll__get64(at + 4);
     stand->supplier = coll__get32(at + 12);
+    stand->sender = coll__get32(at + 16);
+    stand->receiver = coll__get32(at + 20);
 }

@@ -3,12 +3,12 @@
  *      epoch     u64 term, u64 view_term, u64 view, u64 round
  *
  *      report    epoch, peer[16],
- *                u32 n, n x {u32 tag, u64 settled},
- *                u32 n, n x {u32 tag, u64 number, u8 standing, u8 flags, u16 0, u32 root},
- *                u32 n, n x {u32 tag, u64 number, u32 status, u32 culprit, u32 length, text}
+ *                u32 n, n x {u32 tag, u32 role, peer[16], u64 settled}: the orders of operations,
+ *                u32 n, n x {u32 order, u64 number, u8 standing, u8 flags, u16 0, u32 root},
+ *                u32 n, n x {u32 order, u64 number, u32 status, u32 culprit, u32 length, text}
  *      verdict   epoch, u64 term, u64 number, key[32],
  *                u32 n, n x peer[16],
- *                u32 n, n x {u32 tag, u64 number, u32 supplier},
+ *                u32 n, n x {u32 tag, u64 number, u32 supplier, u32 sender, u32 receiver},
  *                u32 status, culprit[16], u32 length, text
  *
  * All integers are little-endian. Reports go to the coordinator, who alone reads them; verdicts are
@@ -64,6 +64,7 @@ struct coll__stand {
     uint32_t tag;
     uint64_t number;
     uint32_t supplier;          /* rank in the view that is issued; COLL__NO_RANK: none needed */
+    uint32_t sender, receiver;  /* ranks there, of a send and its receive; else COLL__NO_RANK */
 };
 
 /* COLL_INVALID_ARGUMENT for anything malformed; allocates nothing. */

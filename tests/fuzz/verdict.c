@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct coll__verdict verdict;
     struct coll__stand stand;
-    uint8_t bytes[16];
+    uint8_t bytes[24];
     if (coll__verdict_decode(data, size, &verdict) != COLL_OK)
         return 0;
     check_within(data, size, verdict.key, 32);
@@ -30,6 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         coll__put32(bytes, stand.tag);
         coll__put64(bytes + 4, stand.number);
         coll__put32(bytes + 12, stand.supplier);
+        coll__put32(bytes + 16, stand.sender);
+        coll__put32(bytes + 20, stand.receiver);
         WORLD_CHECK(memcmp(bytes, verdict.stand + (size_t)i * sizeof bytes, sizeof bytes) == 0);
     }
     uint8_t epoch[COLL__EPOCH_BYTES];

@@ -6,7 +6,7 @@ import dataclasses
 import struct
 import uuid
 
-from collectives.membership.report import NONE, Epoch, Error, Stand, Verdict, decode_epoch
+from collectives.membership.report import NONE, Epoch, Error, Pair, Stand, Verdict, decode_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,9 @@ def decode_verdict(data: bytes) -> Judgement:
     members = tuple(uuid.UUID(bytes=take("<16s")[0]) for _ in range(take("<I")[0]))
     stands = []
     for _ in range(take("<I")[0]):
-        tag, operation, supplier = take("<IQI")
-        stands.append(Stand(tag, operation, None if supplier == NONE else members[supplier]))
+        tag, operation, supplier, sender, receiver = take("<IQIII")
+        order = tag if sender == NONE else Pair(tag, members[sender], members[receiver])
+        stands.append(Stand(order, operation, None if supplier == NONE else members[supplier]))
     status, culprit, length = take("<I16sI")
     assert at + length == len(data)
     who = uuid.UUID(bytes=culprit) if any(culprit) else None
