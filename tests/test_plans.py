@@ -239,6 +239,28 @@ def test_a_slice_that_is_nearly_done_goes_before_a_fresh_one(
 
 
 @every_algorithm
+def test_a_send_meets_its_receive_by_any_algorithm(algorithm: Algorithm) -> None:
+    for size in range(2, 34):
+        for rank, peer in itertools.permutations((0, 1, size // 2, size - 1), 2):
+            if rank == peer:
+                continue
+            sends, receives = (
+                make(kind, mine, size, other, algorithm)
+                for kind, mine, other in (
+                    (lib.COLL_SEND, rank, peer),
+                    (lib.COLL_RECV, peer, rank),
+                )
+            )
+            assert [(s.kind, s.peer, s.segment, s.message, s.after) for s in sends.steps] == [
+                (SEND, peer, 0, 0, -1)
+            ]
+            assert [(s.kind, s.peer, s.segment, s.message, s.after) for s in receives.steps] == [
+                (lib.COLL_STEP_RECV, rank, 0, 0, -1)
+            ]
+            assert sends.segments == receives.segments == 1
+
+
+@every_algorithm
 def test_a_plan_is_a_function_of_its_arguments(algorithm: Algorithm) -> None:
     assert all_reduce(7, algorithm) == all_reduce(7, algorithm)
     assert [make(lib.COLL_ALL_REDUCE, rank, 7, U32, algorithm) for rank in range(7)] == all_reduce(
