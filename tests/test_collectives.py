@@ -1,15 +1,17 @@
 """Every collective against numpy (bf16: torch): what each rank gets, bit by bit.
 
 A reduction adds segment s, or the block of rank s-1, in the order x_s, x_s+1, ... modulo the size,
-and rounds to the element's type at every hop; so floats are compared for equality too.
+or in that of the algorithm that was asked for, and rounds to the element's type at every hop; so
+floats are compared for equality too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ import pytest
 import torch
 
 import collectives
+import prover
 from collectives._native import ffi, lib
 from covering import covering
 from crew import DEADLINE, Crew
 from test_kernels import BITWISE, DTYPES, FLOATS, NUMPY, OPS
+from test_plans import make
 
 SEED = random.SystemRandom().randrange(2**32)
 REDUCTIONS = ("all_reduce", "reduce", "reduce_scatter")
@@ -37,6 +41,13 @@ SHAPES = {
 LIES = ("packed", "rows", "columns", "backwards", "list")
 
 
+# Who is where, by the name of it: uneven groups, in each other or mixed.
+PLACES = {
+    "flat": (), "hosts": ((0, 1, 1, 0),), "sites": ((0, 0, 1, 2, 2), (0, 0, 0, 1, 1)),
+    "many hosts": ((0, 1, 2, 3, 4, 4),),
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One call. ``where``: ``"new"`` array, into ``"out"``, or ``"place"``."""
@@ -49,6 +60,8 @@ class Case:
     shape: str
     where: str
     lies: str = "packed"
+    algorithm: str = ""
+    places: str = "flat"
 
     def __str__(self) -> str:
         return " ".join(str(value) for value in dataclasses.astuple(self) if value)
@@ -180,12 +193,37 @@ def fold(case: Case, arrays: Sequence[np.ndarray], first: int) -> np.ndarray:
 
 def reduced(case: Case, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """By segments, as ``coll_segment_range`` cuts them."""
+    if case.algorithm and case.size > 1:
+        return ordered(case, arrays)
     flat = [array.reshape(-1) for array in arrays]
     begin, end = ffi.new("uint64_t *"), ffi.new("uint64_t *")
     parts = []
     for s in range(case.size):
         lib.coll_segment_range(flat[0].size, case.size, s, begin, end)
         parts.append(fold(case, [array[begin[0] : end[0]] for array in flat], s))
+    return np.concatenate(parts).reshape(arrays[0].shape)
+
+
+def ordered(case: Case, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """In the order that the algorithm declares."""
+    places, size = PLACES[case.places], case.size
+    algorithm = {
+        "bidirectional_ring": lambda: prover.BIDIRECTIONAL_RING,
+        "doubling": lambda: prover.DOUBLING,
+        "hierarchical": lambda: prover.hierarchical(
+            places, size, make(lib.COLL_ALL_REDUCE, 0, size, 0, None, places).segments
+        ),
+    }[case.algorithm]()
+    task = algorithm.task("all_reduce", size)
+    flat = [array.reshape(-1) for array in arrays]
+    begin, end = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    add: Callable[..., np.ndarray] = functools.partial(combine, case)
+    parts = []
+    for s in range(task.segments):
+        lib.coll_segment_range(flat[0].size, task.segments, s, begin, end)
+        given = [array[begin[0] : end[0]] for array in flat]
+        order = (task.order or prover.Task.canonical)(task, s)
+        parts.append(divided(case, task.expressions.evaluate(order, given, add)))
     return np.concatenate(parts).reshape(arrays[0].shape)
 
 
@@ -303,6 +341,8 @@ def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
     array = laid(given(case, rank, rows_in, seed), case.lies)
     before = array.copy()
     options: dict[str, Any] = {"timeout": DEADLINE}
+    if case.algorithm:
+        options["algorithm"] = case.algorithm
     if case.op:
         options["op"] = case.op
         if case.op == "scaled_sum":
@@ -361,21 +401,24 @@ def call(group: Any, case: Case, seed: int) -> tuple[bool, str]:
 
 
 @pytest.fixture(scope="module")
-def crews() -> Iterator[dict[tuple[int, str], Crew]]:
-    made: dict[tuple[int, str], Crew] = {}
+def crews() -> Iterator[dict[tuple[int, str, str], Crew]]:
+    made: dict[tuple[int, str, str], Crew] = {}
     yield made
     for crew in made.values():
         crew.__exit__(None, None, None)
 
 
-def crew_of(crews: dict[tuple[int, str], Crew], size: int, transport: str) -> Crew:
-    if (size, transport) not in crews:
-        crews[size, transport] = Crew(size, {"transport": transport}).__enter__()
-    return crews[size, transport]
+def crew_of(crews: dict[tuple[int, str, str], Crew], case: Case) -> Crew:
+    key = case.size, case.transport, case.places
+    if key not in crews:
+        places = {"places": PLACES[case.places]}
+        crew = Crew(case.size, {"transport": case.transport}, places, joiner="levelled:join")
+        crews[key] = crew.__enter__()
+    return crews[key]
 
 
-def check(crews: dict[tuple[int, str], Crew], case: Case) -> None:
-    outcomes = crew_of(crews, case.size, case.transport).run(call, case, SEED)
+def check(crews: dict[tuple[int, str, str], Crew], case: Case) -> None:
+    outcomes = crew_of(crews, case).run(call, case, SEED)
     got = [outcome.get() for outcome in outcomes]
     assert got == [(True, "")] * case.size, f"{case}, seed {SEED}"
 
