@@ -54,6 +54,8 @@ class Call:
         in_place: an output that is the input or a part of it, or the other way round.
         counts: "": blocks of one size; "uneven"; "zeros": some have nothing.
         resize: of calls with blocks, ``on_failure`` of the others.
+        algorithm: of reductions one whose order of additions is canonical, where members are nearer
+            to some than to others.
     """
 
     kind: str
@@ -64,6 +66,7 @@ class Call:
     resize: bool = False
     on_failure: str = "retry"
     seed: int = 0
+    algorithm: str | None = None
 
     def __str__(self) -> str:
         if self.kind in ("barrier", "sync"):
@@ -142,6 +145,8 @@ class Call:
                 how["counts"] = self._sizes(rank, size)
         else:
             how["on_failure"] = self.on_failure
+        if self.algorithm:
+            how["algorithm"] = self.algorithm
         sizes = self._sizes(rank, size)
         own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
         root = self.kind not in ROOTED or rank == self.root

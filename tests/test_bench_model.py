@@ -43,7 +43,7 @@ def test_a_sweep_is_fitted_and_both_predictions_stand_beside_it() -> None:
         # The network was the usual one, so both are what was "measured".
         assert row.predicted_us == pytest.approx(row.out_of_place.median_us)
         assert row.fitted_us == pytest.approx(row.out_of_place.median_us, rel=0.01)
-    assert {row.algorithm for row in found} == {"whole", "ring"}
+    assert {row.algorithm for row in found} == {"whole", "direct", "ring"}
     assert "ring" in table.Table(config).row(found[-1])
 
 

@@ -135,6 +135,7 @@ def values(dtype: np.dtype[Any], count: int, name: str) -> np.ndarray:
 
 
 def reduce_all(group: collectives.Group, kind: str, sizes: tuple[int, ...]) -> None:
+    """In a ring, whose bits can be foretold."""
     dtype, names = np.dtype(kind), [peer.name for peer in group.peers]
     assert uses(group) == (1, 2), "memory to the one of this host, connections to the others"
     for size in sizes:
@@ -143,7 +144,7 @@ def reduce_all(group: collectives.Group, kind: str, sizes: tuple[int, ...]) -> N
         wanted = ring_sum([values(dtype, count, name) for name in names])
         group.barrier(timeout=DEADLINE)
         before = sent()
-        work = group.all_reduce_async(array, timeout=DEADLINE)
+        work = group.all_reduce_async(array, algorithm="ring", timeout=DEADLINE)
         assert work.wait().value.tobytes() == wanted.tobytes(), f"wrong bits: {size} bytes"
         links = {use.peer: use.sent_bytes for use in work.telemetry().links}
         group.barrier(timeout=DEADLINE)
@@ -154,6 +155,26 @@ def reduce_all(group: collectives.Group, kind: str, sizes: tuple[int, ...]) -> N
         assert after["lo"] == before["lo"], "connections within the host"
         # What the others have to hear of this host: its sum.
         assert after["eth0"] - before["eth0"] > size
+
+
+def share(group: collectives.Group) -> None:
+    """What is large goes between the hosts once, whoever has called it."""
+    dtype, names = np.dtype("f4"), [peer.name for peer in group.peers]
+    far = [name for name in names if name[0] != group.name[0]]
+    count = (8 << 20) // dtype.itemsize
+    given = values(dtype, count, group.name)
+    asked, chosen = given.copy(), given.copy()
+    group.all_reduce(asked, algorithm="hierarchical", timeout=DEADLINE)
+    work = group.all_reduce_async(chosen, timeout=DEADLINE)
+    assert work.wait().value.tobytes() == asked.tobytes()
+    wanted = sum(values(dtype, count, name).astype(np.float64) for name in names)
+    assert np.allclose(chosen, wanted, atol=1e-5)
+    links = {use.peer: use.sent_bytes for use in work.telemetry().links}
+    across = sum(links[name] for name in far)
+    assert 0.5 < across / given.nbytes < 0.51, links  # the two of a host share it
+    root = len(names) - 1
+    group.reduce(given, root, timeout=DEADLINE)
+    assert group.rank != root or given.tobytes() == asked.tobytes(), "a reduce adds as all_reduce"
 
 
 def die(
@@ -202,6 +223,13 @@ def test_one_operation_goes_over_memory_and_tcp_and_has_the_bits_of_the_ring(ban
         member.result().get()
 
 
+def test_what_is_large_is_sent_to_the_other_host_once(band):
+    for member in band:
+        member.start(share)
+    for member in band:
+        member.result().get()
+
+
 DEATHS = {
     "of one beside": ("a1",),
     "of one far away": ("b3",),
@@ -224,7 +252,7 @@ SOME = [0, 4, 8, 12, 17]  # each death, each moment
 )
 def test_survivors_on_both_hosts_agree_after_a_death(world, who, count, phase, tmp_path):
     members = world.band()
-    case = Case(len(members), Call("all_reduce", count, seed=count))
+    case = Case(len(members), Call("all_reduce", count, seed=count, algorithm="ring"))
     for member in members:
         member.start(die, case, DEATHS[who], phase, str(tmp_path))
     outcomes = {f"{HOSTS[member.index]}{member.index}": member.result() for member in members}

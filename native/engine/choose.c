@@ -61,15 +61,21 @@ coll_status coll__check_topology(const struct coll_topology *topology, uint32_t 
     return status;
 }
 
-static enum coll_algorithm usual(uint32_t kind, uint64_t bytes, uint32_t size, bool local)
+/* `local`: all bytes go through memory. `levelled`: some ranks are nearer to each other than others.
+ * An all_reduce and a reduce change together, so that they have the same bits. */
+static enum coll_algorithm usual(uint32_t kind, uint64_t bytes, uint32_t size, bool local,
+                                 bool levelled)
 {
     const bool small = bytes <= COLL__SMALL_BYTES;
+    if (levelled && !small && coll_plan_does(kind, COLL_HIERARCHICAL))
+        return COLL_HIERARCHICAL;
     switch (kind) {
     case COLL_ALL_REDUCE:
     case COLL_REDUCE:
         if (small && bytes * (size - 1) <= COLL__WHOLE_BYTES)
             return COLL_WHOLE;
-        return local || kind == COLL_REDUCE ? COLL_DIRECT : COLL_RING;
+        /* Two hops instead of 2(n-1); of two ranks the ring has no more. */
+        return local || kind == COLL_REDUCE || (small && size > 2) ? COLL_DIRECT : COLL_RING;
     case COLL_ALL_GATHER:
         return local || small ? COLL_DIRECT : COLL_RING;
     case COLL_BROADCAST:
@@ -90,7 +96,7 @@ uint32_t coll_plan_choose(uint32_t kind, uint64_t bytes, uint32_t size, int loca
         if (choice->kind == kind && bytes <= choice->bytes)
             return choice->algorithm;
     }
-    return usual(kind, bytes, size, local != 0);
+    return usual(kind, bytes, size, local != 0, topology && topology->levels > 0);
 }
 
 enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operation)
