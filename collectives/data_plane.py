@@ -16,6 +16,7 @@ from collectives._native import lib
 from collectives._native.engine import (
     ALGORITHMS,
     KINDS,
+    VISITS,
     Engine,
     EngineGroup,
     EnginePeer,
@@ -37,10 +38,6 @@ from collectives.membership.plane import (
 from collectives.membership.view import Choice, View
 
 logger = logging.getLogger("collectives.data_plane")
-
-_VISITS = 1 << 31
-"""Set in the core's number of a group that has links for visits. The coordinator's numbers are
-below it; nobody takes the group's events: whoever visits asks whom it can reach."""
 
 
 class EnginePlane:
@@ -133,7 +130,7 @@ class EnginePlane:
         rank = None if view is None else view.rank_of(self._engine.peer_id)
         if view is None or rank is None:
             return
-        number = view.group_id | _VISITS
+        number = view.group_id | VISITS
         if number not in self._visits:
             self._visits[number] = EngineGroup(self._engine, number, view.group)
         _prepare(self._visits[number], view, rank)

@@ -7,6 +7,7 @@ members are is decided in ``membership``, behind ``Incarnation``.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import time
 import weakref
 from collections.abc import Callable
@@ -23,9 +24,9 @@ from collectives.issue import Issuer, checked_ns
 from collectives.membership.peer import SyncOutcome
 from collectives.membership.view import Peer, View
 from collectives.operations import Operations
+from collectives.split import exchange, part_of, wish
 from collectives.state.filling import Fetched
 from collectives.state.phase import Shared, share
-from collectives.state.service import Service
 from collectives.state.shared import SharedState
 from collectives.step import Step
 from collectives.transaction import transaction
@@ -39,9 +40,9 @@ _open_groups: weakref.WeakSet[Group] = weakref.WeakSet()
 class Group(Operations):
     """A set of peers that do collectives together.
 
-    Made by ``collectives.join``. A member that dies or leaves in the middle of an operation costs
-    the others a moment: they finish it without the lost one, and ``Result.contributors`` says who
-    took part. So ``view``, ``rank`` and ``size`` may change inside any call, and only there. As a
+    Made by ``collectives.join`` and ``Group.split``. A member that dies or leaves in the middle of an
+    operation costs the others a moment: they finish it without the lost one, and
+    ``Result.contributors`` says who took part. So ``view``, ``rank`` and ``size`` may change inside any call, and only there. As a
     context manager the group is left gracefully at the end, and at once if the block raised.
 
     Operations are numbered in the order of their calls, so all members must make the same calls
@@ -58,11 +59,13 @@ class Group(Operations):
         application: Application,
         timeout: float | None = None,
         state: SharedState | None = None,
+        beside: Incarnation | None = None,
     ) -> None:
-        self._application = application
+        # Who comes back later comes as anybody does.
+        self._application = dataclasses.replace(application, among=())
         self._options = application.options
         self._listeners: list[Callable[[View], None]] = []
-        mine = Incarnation(application, timeout, state)
+        mine = Incarnation(application, timeout, state, beside)
         mine.changed = self._changed
         self._issuer = self._issuer_type(mine, self._options.timeout)
         self._begin(timeout)
@@ -122,7 +125,7 @@ class Group(Operations):
     def counters(self) -> Counters:
         """What the data plane refused and repaired so far; all zero once the group was left."""
         self._issuer.check_process()
-        return self._mine.engine.counters()
+        return self._mine.counters()
 
     def sync(
         self, state: SharedState | None = None, *, timeout: float | None = None
@@ -172,9 +175,7 @@ class Group(Operations):
             tuning.regroup(self._issuer, deadline)
         shared = Shared(0, {})
         if state is not None:
-            if mine.service is None:
-                mine.service = Service(mine.engine)
-            council = GroupCouncil(self._issuer, mine.service)
+            council = GroupCouncil(self._issuer, mine.serve())
             shared = share(council, state, member=not mine.newcomer, deadline=deadline)
             mine.newcomer = False
         old, new = before.peers, mine.view.peers
@@ -203,6 +204,60 @@ class Group(Operations):
         except errors.CollectiveError:
             if issuer.scratch.issued:
                 raise
+
+    def split(
+        self,
+        color: int | None,
+        *,
+        key: int = 0,
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> Group | None:
+        """Make new groups of this one: members with the same color form one.
+
+        Every member must call it, in the order of its other calls. A new group is one like any
+        other, with its own views, operations and failures, and can be split again; this one goes
+        on. Neither ends with the other: each is left by itself. They share connections, so a
+        member that dies is lost in all of them at once.
+
+        A member that dies meanwhile is in none of the new groups.
+
+        Args:
+            color: any number of 64 bits; None: this member will be in no new group.
+            key: ranks in the new group are in the order of the keys; equal ones, in that of the
+                ranks here.
+            name: becomes a part of the new group's name, for people: at most 24 bytes. The same
+                for all members of a color.
+            timeout: seconds; None: ``Options.timeout``.
+
+        Returns:
+            The new group, whose ``min_size`` is 1; None if there is no color.
+
+        Raises:
+            PeerLost, TooFewPeers, Timeout, MismatchError, Cancelled: all members get it; the group
+                is broken until all call ``sync()``.
+            MismatchError: members of one color gave different names; all members get it, no
+                group was made, and this one is whole.
+            Timeout: also if a member of the new group did not come to it, for example because it
+                was interrupted; the others of this color get the same. This group is whole.
+            CoordinatorUnreachable: it was not there to make a group.
+            Evicted, InvalidArgument: as for other calls.
+        """
+        issuer, mine = self._issuer, self._mine
+        issuer.check_alive()
+        issuer.check_no_step("split()")
+        limit = self._options.timeout if timeout is None else timeout
+        checked_ns(limit)
+        deadline = time.monotonic() + limit
+        asked = wish(mine.id, color, key, name)
+        part = part_of(self._application.group, exchange(issuer, asked, limit), asked)
+        if part is None:
+            return None
+        application = dataclasses.replace(
+            self._application, group=part.group, name=self.name, min_size=1, among=part.members
+        )
+        left = max(0.001, deadline - time.monotonic())
+        return type(self)(application, left, beside=mine)
 
     def leave(self, *, timeout: float = 10.0) -> None:
         """Leave gracefully: first the others get all that this peer owes them.

@@ -1,7 +1,8 @@
 """One presence of this peer in the run, from its admission to its end.
 
 A peer that was put out comes back as a new incarnation: another UUID, another engine, other links;
-nothing of the old one is taken for the new one. ``Group`` goes from one to the next, while
+nothing of the old one is taken for the new one. Until then the groups of a process share an engine,
+and thereby a UUID and links (``engines``). ``Group`` goes from one to the next, while
 operations of an old one can still be asked how they ended.
 """
 
@@ -13,8 +14,9 @@ import uuid
 from collections.abc import Callable
 from typing import ClassVar
 
+from collectives import engines
 from collectives._native import ffi, lib
-from collectives._native.engine import Engine, EngineGroup, process_identity
+from collectives._native.engine import Counters, EngineGroup, process_identity
 from collectives.data_plane import EnginePlane, choices_of
 from collectives.dump import Dumps
 from collectives.errors import CollectiveError
@@ -29,7 +31,10 @@ from collectives.state.shared import SharedState
 
 @dataclasses.dataclass(frozen=True)
 class Application:
-    """How a peer asks to be admitted: what ``join`` was called with."""
+    """How a peer asks to be admitted: what ``join`` was called with.
+
+    ``among``: who form the group's first view, by rank; empty: whoever comes.
+    """
 
     address: str
     group: str
@@ -38,6 +43,7 @@ class Application:
     unit: str
     token: str | None = dataclasses.field(repr=False)
     options: Options
+    among: tuple[uuid.UUID, ...] = ()
 
 
 class Incarnation:
@@ -47,6 +53,8 @@ class Incarnation:
         application: how it asks to be admitted.
         timeout: seconds to wait for that; None: ``Options.timeout``.
         state: what it fetches into before it is admitted; None: nothing.
+        beside: whose engine it uses; None: that of any group of the same run and options, or a new
+            one.
 
     Attributes:
         plane_type: of its data plane; the chaos harness puts in one whose links it can shape.
@@ -65,12 +73,21 @@ class Incarnation:
     plane_type: ClassVar[type[EnginePlane]] = EnginePlane
 
     def __init__(
-        self, application: Application, timeout: float | None, state: SharedState | None = None
+        self,
+        application: Application,
+        timeout: float | None,
+        state: SharedState | None = None,
+        beside: Incarnation | None = None,
     ) -> None:
-        self.id = uuid.uuid4()
         options = application.options
-        self.engine = Engine(options, self.id)
-        self._plane = plane = self.plane_type(self.engine)
+        if beside is None:
+            self._shared = engines.take(application.address, options, application.group)
+        else:
+            self._shared = beside._shared
+            self._shared.take(application.group)
+        engine = self._shared.engine
+        self.id = engine.peer_id
+        self._plane = plane = self.plane_type(engine)
         filling = None
         if state is not None and state.role != "send_only":
             filling = Filling(state, self.id, lambda: plane.visiting)
@@ -86,18 +103,19 @@ class Incarnation:
                 options=options,
                 plane=plane,
                 peer_id=self.id,
-                addresses=_advertised(options, self.engine.addresses),
+                addresses=_advertised(options, engine.addresses),
                 process=process_identity(),
                 visits=filling is not None,
                 site=options.chosen_site,
                 tunes=options.tune,
+                among=application.among,
             )
             view = agent.join(timeout, None if filling is None else filling.run)
         except BaseException:
             if agent is not None:
                 agent.close()
             plane.close()
-            self.engine.close()
+            self._shared.release()
             raise
         assert plane.group is not None
         self.agent = agent
@@ -166,6 +184,16 @@ class Incarnation:
         if first and self._dumps is not None and isinstance(error, CollectiveError):
             self._dumps.write(error, self.view, self.rank, self.native.operations())
 
+    def counters(self) -> Counters:
+        """What its engine has counted; all zero once it was closed."""
+        return Counters() if self.closed else self._shared.engine.counters()
+
+    def serve(self) -> Service:
+        """Answer the other peers when they ask for its state."""
+        if self.service is None:
+            self.service = Service(self._shared.server(), self.native.id)
+        return self.service
+
     def culprit(self) -> str:
         """The name of the peer because of which the group is broken; "": nobody in particular."""
         if self.closed:
@@ -196,7 +224,7 @@ class Incarnation:
         self._plane.close()
         if self.service is not None:
             self.service.close()
-        self.engine.close()
+        self._shared.release()
 
 
 def _nobody_listens(_: View) -> None:

@@ -35,7 +35,8 @@ def pair() -> Iterator[Pair]:
 
 @contextlib.contextmanager
 def serving(engine: Engine, answer) -> Iterator[Server]:
-    server = Server(engine, answer)
+    server = Server(engine)
+    server.serve(1, answer)
     try:
         yield server
     finally:
@@ -173,7 +174,7 @@ def test_lent_memory_is_free_at_once_when_it_is_taken_back():
             deadline = time.monotonic() + chance.choice((0.0, 0.001, 0.005, 0.1))
             while time.monotonic() < deadline and wait([fetch], 0.0005) is None:
                 pass
-            server.take_back()
+            server.take_back(1)
             source[:] = i  # what travels must not see this
             try:
                 assert ended(fetch) == BIG
@@ -187,7 +188,8 @@ def test_lent_memory_is_free_at_once_when_it_is_taken_back():
 
 def test_a_source_that_goes_away_ends_the_fetch():
     with Pair() as pair:
-        server = Server(pair.a, lambda *_: time.sleep(0.2))
+        server = Server(pair.a)
+        server.serve(1, lambda *_: time.sleep(0.2))
         fetch = ask(pair, b"x", np.zeros(10, np.uint8))
         # Its engine closes with the request unanswered.
         pair.groups[0].close()

@@ -316,7 +316,7 @@ def sabotage(group: collectives.Group, how: str) -> str:
     """Prepare this process for its next transfer; returns its name."""
     service = group._mine.service
     server = service and service._server
-    answer = server and server._answer
+    answer = server and service._answer
     came = plan.Plan.came
     count = itertools.count(1)
 
@@ -339,7 +339,7 @@ def sabotage(group: collectives.Group, how: str) -> str:
         return came(self, *arguments)
 
     if server:
-        server._answer = answering
+        server.serve(group._mine.native.id, answering)
     plan.Plan.came = coming
     return group.name
 

@@ -45,6 +45,10 @@ _PROGRESS = {
 }
 
 
+VISITS = 1 << 31
+"""Set in the core's number of a group that has links for visits; the coordinator's are below it."""
+
+
 def text(pointer: Any) -> str:
     """A C string as str; bytes that are no UTF-8 (a truncated name) are replaced."""
     raw: bytes = ffi.string(pointer)
@@ -107,18 +111,18 @@ class Counters:
         open_connections: at the moment.
     """
 
-    refused_hello: int
-    refused_silent: int
-    refused_version: int
-    refused_view: int
-    corrupt_frames: int
-    connections_lost: int
-    reconnects: int
-    resent_slices: int
-    duplicate_slices: int
-    sent_bytes: int
-    received_bytes: int
-    open_connections: int
+    refused_hello: int = 0
+    refused_silent: int = 0
+    refused_version: int = 0
+    refused_view: int = 0
+    corrupt_frames: int = 0
+    connections_lost: int = 0
+    reconnects: int = 0
+    resent_slices: int = 0
+    duplicate_slices: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    open_connections: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,15 @@ import numpy as np
 
 from collectives import errors
 from collectives._native import ffi, lib
-from collectives._native.engine import Engine, EngineGroup, check, nanoseconds, raise_status, text
+from collectives._native.engine import (
+    VISITS,
+    Engine,
+    EngineGroup,
+    check,
+    nanoseconds,
+    raise_status,
+    text,
+)
 
 logger = logging.getLogger("collectives.state")
 
@@ -110,20 +118,19 @@ Answering = Callable[[uuid.UUID, bytes, int], Answer | None]
 
 
 class Server:
-    """A thread that answers the requests of other peers.
+    """A thread that answers the requests of other peers, in each of an engine's groups.
 
     Args:
         engine: whose peers may ask.
-        answer: called in the server's thread; what it raises is logged and refuses the request.
         memory: while answers that are not lent hold so many bytes, no request is looked at.
     """
 
-    def __init__(self, engine: Engine, answer: Answering, memory: int = 32 << 20) -> None:
+    def __init__(self, engine: Engine, memory: int = 32 << 20) -> None:
         self._engine = engine
-        self._answer = answer
         self._memory = memory
         self._lock = threading.Lock()
-        self._out: dict[int, tuple[Any, Answer]] = {}  # by ticket; guarded by _lock
+        self._answers: dict[int, Answering] = {}  # by group; guarded by _lock
+        self._out: dict[int, tuple[Any, Answer, int]] = {}  # by ticket; likewise
         self._owned = 0  # likewise
         self._spare: list[np.ndarray] = []  # likewise
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -132,16 +139,36 @@ class Server:
         self._thread = threading.Thread(target=self._run, name="collectives-state", daemon=True)
         self._thread.start()
 
-    def take_back(self) -> None:
-        """Have no live memory lent any more when this returns.
+    def serve(self, group: int, answer: Answering) -> None:
+        """Answer what is asked in a group from now on.
+
+        Args:
+            group: its number.
+            answer: called in the server's thread; what it raises is logged and refuses the request.
+        """
+        with self._lock:
+            self._answers[group] = answer
+
+    def stop(self, group: int) -> None:
+        """Answer nothing of a group any more; its memory is nobody's when this returns."""
+        with self._lock:
+            self._answers.pop(group, None)
+            self._revoke(group, lent_only=False)
+
+    def take_back(self, group: int) -> None:
+        """Have no live memory of a group lent any more when this returns.
 
         Whoever had not got all of such an answer is told that there is none.
         """
         with self._lock:
-            for ticket, (_, answer) in list(self._out.items()):
-                if answer.lent:
-                    lib.coll_serve_revoke(self._engine.handle, ticket)
-                    del self._out[ticket]
+            self._revoke(group, lent_only=True)
+
+    def _revoke(self, group: int, *, lent_only: bool) -> None:
+        for ticket, (_, answer, whose) in list(self._out.items()):
+            if whose == group and (answer.lent or not lent_only):
+                lib.coll_serve_revoke(self._engine.handle, ticket)
+                del self._out[ticket]
+                self._owned -= 0 if answer.lent else answer.data.nbytes
 
     def close(self) -> None:
         """End the thread and refuse what waits. The engine must be open still."""
@@ -179,7 +206,7 @@ class Server:
 
     def _done(self, ticket: int) -> None:
         with self._lock:
-            _, answer = self._out.pop(ticket, (None, None))
+            _, answer, _ = self._out.pop(ticket, (None, None, 0))
             if answer is not None and not answer.lent:
                 self._owned -= answer.data.nbytes
                 if isinstance(answer.data.obj, np.ndarray):
@@ -200,13 +227,15 @@ class Server:
     def _serve(self, request: Any) -> None:
         peer = uuid.UUID(bytes=bytes(ffi.buffer(request.peer)))
         asked = bytes(ffi.buffer(request.data, request.length))
+        group = request.group & ~VISITS
         # Under the lock, so that take_back() finds whatever was lent before it.
         with self._lock:
+            answering, answer = self._answers.get(group), None
             try:
-                answer = self._answer(peer, asked, request.capacity)
+                if answering is not None:
+                    answer = answering(peer, asked, request.capacity)
             except Exception:
                 logger.exception("cannot answer a request of %s", peer)
-                answer = None
             if answer is None:
                 lib.coll_serve_refuse(self._engine.handle, request.ticket)
                 return
@@ -215,5 +244,5 @@ class Server:
                 self._engine.handle, request.ticket, data, answer.data.nbytes
             )
             if status == lib.COLL_OK:
-                self._out[request.ticket] = (data, answer)
+                self._out[request.ticket] = (data, answer, group)
                 self._owned += 0 if answer.lent else answer.data.nbytes

@@ -318,11 +318,12 @@ class RecordedGroup(Group):
         application: Application,
         timeout: float | None = None,
         state: SharedState | None = None,
+        beside: Incarnation | None = None,
     ) -> None:
         application = self.recorder.adjust(application)
         since, bare = time.monotonic(), _bare(timeout, application)
         with self.recorder.recording(op="join", group=application.group, **bare):
-            super().__init__(application, timeout, state)
+            super().__init__(application, timeout, state, beside)
             self._tell_entry("joined", time.monotonic() - since)
         self.on_view_change(self._tell_view)
         self.recorder.groups.append(self)

@@ -18,13 +18,17 @@ _EXACT = 16
 def next_peers(group: Group) -> tuple[Peer, ...]:
     """The peers of the next view if it were formed now.
 
-    Members in their old order, then newcomers by arrival, less those that are still fetching from
+    Members in their old order, then newcomers by arrival (in a first view those for whom it was
+    made come first, see ``first_peers``), less those that are still fetching from
     the members, and those whose own ``min_size`` the view would not reach. A newcomer that wants a
     larger group than this one waits; it never holds up the members.
     """
     members = group.members
     newcomers = list(group.newcomers)
-    if members:
+    if not members:
+        ranks = {peer: rank for rank, peer in enumerate(first_peers(group))}
+        newcomers.sort(key=lambda peer: ranks.get(peer.id, len(ranks)))
+    else:
         filling = {peer.id for peer in newcomers if group.peers[peer.id].filling}
         out = with_unit(newcomers, filling)
         newcomers = [peer for peer in newcomers if peer.id not in out]
@@ -36,6 +40,12 @@ def next_peers(group: Group) -> tuple[Peer, ...]:
             return members + tuple(newcomers)
         out = with_unit(newcomers, unhappy)
         newcomers = [peer for peer in newcomers if peer.id not in out]
+
+
+def first_peers(group: Group) -> tuple[uuid.UUID, ...]:
+    """For whom a group that has no view was made, by rank; empty: for whoever comes."""
+    waiting = sorted(group.peers.values(), key=lambda registered: registered.arrived)
+    return next((registered.among for registered in waiting if registered.among), ())
 
 
 def missing_peers(group: Group, peers: Sequence[Peer]) -> int:

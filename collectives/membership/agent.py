@@ -58,6 +58,7 @@ class Agent:
         visits: it fetches from the members of the group before it is admitted: see ``join``.
         site: where it is; empty: not said.
         tunes: it wants plan tables that are made from measured links: see ``tuned``.
+        among: the peers that are to form the group's first view, by rank; empty: whoever comes.
 
     Raises:
         InvalidArgument: an argument makes no sense; nothing was sent.
@@ -80,6 +81,7 @@ class Agent:
         visits: bool = False,
         site: str = "",
         tunes: bool = False,
+        among: tuple[uuid.UUID, ...] = (),
         versions: tuple[int, int] = wire.VERSIONS,
     ) -> None:
         addresses_to_try = parse_addresses(address)
@@ -100,6 +102,7 @@ class Agent:
             visits=visits,
             site=site,
             tunes=tunes,
+            among=among,
         )
         _check(config)
         self._versions = versions

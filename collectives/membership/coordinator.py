@@ -26,6 +26,7 @@ from collectives.membership import (
     visits,
 )
 from collectives.membership.ledger import (
+    MAX_EMPTY,
     CoordinatorState,
     Decision,
     Event,
@@ -94,10 +95,19 @@ def _tick(turn: Turn) -> None:
         suspects.check(turn, name)
         overdue.check_round(turn, name)
         visits.check(turn, name)
+        formation.check(turn, name)
         formation.tell_waiting(turn, name)
-        group = turn.group(name)
-        if not group.peers and not group.recollections and group.number == 0:
-            turn.set(groups=without(turn.state.groups, name))
+    _forget_groups(turn)
+
+
+def _forget_groups(turn: Turn) -> None:
+    """Let go of groups that nobody is in; the newest that had a view stay to be looked at."""
+    empty = [g for g in turn.state.groups.values() if not g.peers and not g.recollections]
+    had_view = [group.name for group in empty if group.number > 0]
+    kept = set(had_view[-MAX_EMPTY:])
+    for group in empty:
+        if group.name not in kept:
+            turn.set(groups=without(turn.state.groups, group.name))
 
 
 def _restart_clocks(turn: Turn) -> None:

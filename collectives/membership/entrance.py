@@ -205,7 +205,15 @@ def _register(turn: Turn, route: bytes, hello: Hello) -> Group:
         hello.site,
         hello.tunes,
     )
-    registered = Registered(peer, hello.min_size, route, number, turn.now, visits=hello.visits)
+    registered = Registered(
+        peer,
+        hello.min_size,
+        route,
+        number,
+        turn.now,
+        visits=hello.visits,
+        among=hello.among,
+    )
     group = turn.set_group(hello.group, peers=with_item(group.peers, hello.peer, registered))
     turn.because(f"{name!r} asks to be admitted", hello.group)
     return group

@@ -19,13 +19,14 @@ import uuid
 
 from collectives.membership import preparation
 from collectives.membership.admission import (
+    first_peers,
     missing_peers,
     names_of,
     names_text,
     next_peers,
     peers_text,
 )
-from collectives.membership.ledger import Group
+from collectives.membership.ledger import CoordinatorState, Group
 from collectives.membership.messages import SyncDone, SyncWaiting, Waiting
 from collectives.membership.turn import Turn, with_item
 from collectives.membership.wire import SHOWN, clip
@@ -56,12 +57,33 @@ def settle(turn: Turn, name: str) -> None:
         if group.recollections or turn.now < group.held:
             return  # members of an earlier run may come back
         peers = next_peers(group)
-        if peers and not missing_peers(group, peers):
+        if peers and not missing_peers(group, peers) and not _awaited(turn.state, group):
             preparation.prepare(
                 turn, name, peers, f"{len(peers)} peers are there: {names_of(peers)}"
             )
     else:
         _settle_sync(turn, name)
+
+
+def check(turn: Turn, name: str) -> None:
+    """Whoever a first view was to wait for may be gone. Called at every tick."""
+    group = turn.group(name)
+    if group.view is None and group.preparing is None and first_peers(group):
+        settle(turn, name)
+
+
+def _awaited(state: CoordinatorState, group: Group) -> list[uuid.UUID]:
+    """Who is to be in the first view and is neither there nor known to be gone.
+
+    Gone is who departed from a group and is in none: its process ended, or left the run. Of who was
+    never heard of, nothing is known: this coordinator may have been restarted without its memory.
+    """
+    awaited = [peer for peer in first_peers(group) if peer not in group.peers]
+    if not awaited:
+        return []
+    present = {peer for other in state.groups.values() for peer in other.peers}
+    departed = {peer for _, peer in state.departed}
+    return [peer for peer in awaited if peer in present or peer not in departed]
 
 
 def _settle_sync(turn: Turn, name: str) -> None:
@@ -92,7 +114,7 @@ def _settle_sync(turn: Turn, name: str) -> None:
     turn.because(f"sync {done.sync} of view {view.number} is done, nobody came or went", name)
 
 
-def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
+def waiting_note(state: CoordinatorState, group: Group, peer: uuid.UUID) -> Waiting:
     """What a peer that waits for admission is told."""
     peers = next_peers(group)
     present = tuple(peer.name for peer in (*group.members, *group.newcomers))[:SHOWN]
@@ -116,7 +138,7 @@ def waiting_note(group: Group, peer: uuid.UUID) -> Waiting:
         return Waiting(0, present, "members of an earlier run may come back to it first")
     if group.preparing is not None:
         return Waiting(0, present, f"view {group.preparing.view.number} is being prepared")
-    missing = missing_peers(group, peers)
+    missing = max(missing_peers(group, peers), len(_awaited(state, group)))
     return Waiting(missing, present, f"the group needs {peers_text(missing)}")
 
 
@@ -139,7 +161,7 @@ def tell_waiting(turn: Turn, name: str) -> None:
     in_view = {peer.id for peer in coming.view.peers} if coming is not None else set()
     for peer in group.newcomers:
         if peer.id not in in_view:
-            turn.tell_news(name, peer.id, waiting_note(group, peer.id))
+            turn.tell_news(name, peer.id, waiting_note(turn.state, group, peer.id))
 
 
 def mark_reached(turn: Turn, name: str, peer: uuid.UUID, last_operation: int) -> None:

@@ -101,7 +101,7 @@ def catch_up(turn: Turn, name: str, peer: uuid.UUID, stand: Alive) -> None:
         elif not rounds.repeat_verdict(turn, name, peer, stand.term, stand.number):
             turn.tell(name, peer, preparation.commit_of(view))
     elif coming is None or coming.view.rank_of(peer) is None:
-        turn.tell(name, peer, formation.waiting_note(group, peer))
+        turn.tell(name, peer, formation.waiting_note(turn.state, group, peer))
     if coming is not None and coming.view.rank_of(peer) is not None:
         if peer not in coming.ready and stand.prepared < coming.view.number:
             turn.tell(name, peer, Prepare(coming.view))

@@ -22,6 +22,7 @@ MAX_GROUPS = 4096
 MAX_CHALLENGES = 1024
 MAX_DEPARTED = 4096
 MAX_REASONS = 20
+MAX_EMPTY = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Registered:
     """A peer that has said Hello and has not departed.
 
     ``route`` is empty if it has not been heard since the coordinator was restarted. ``visits``: it
-    wants to fetch from the members before it is admitted; ``filled``: it has.
+    wants to fetch from the members before it is admitted; ``filled``: it has. ``among``: who
+    form the first view with it; empty: whoever comes.
     """
 
     peer: Peer
@@ -94,6 +96,7 @@ class Registered:
     told: Message | None = None
     visits: bool = False
     filled: bool = False
+    among: tuple[uuid.UUID, ...] = ()
 
     @property
     def id(self) -> uuid.UUID:

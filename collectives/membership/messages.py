@@ -82,7 +82,8 @@ class Hello(Message):
 
     Also how it introduces itself again after a lost connection; ``run``, ``term`` and ``number``
     then say where it stands. ``visits``: it wants to visit the members, and not to be admitted
-    before its Alive says ``filled``.
+    before its Alive says ``filled``. ``among``: who are to form the group's first view together,
+    in the order of their ranks; empty: whoever comes.
     """
 
     kind: ClassVar[str] = "hello"
@@ -102,6 +103,7 @@ class Hello(Message):
     visits: bool = wire_field(Flag(), False)
     site: str = wire_field(Text(MAX_NAME), "")
     tunes: bool = wire_field(Flag(), False)
+    among: tuple[uuid.UUID, ...] = wire_field(PEERS, ())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,7 @@ def hello(turn: PeerTurn) -> None:
             config.visits,
             config.site,
             config.tunes,
+            config.among if view is None else (),
         )
     )
 

@@ -70,6 +70,7 @@ class PeerConfig:
         visits: before it is admitted, it fetches from the members of the group.
         site: where it is; empty: not said.
         tunes: it wants tables that are made from measured links.
+        among: who form the group's first view; empty: whoever comes.
     """
 
     id: uuid.UUID
@@ -91,6 +92,7 @@ class PeerConfig:
     visits: bool = False
     site: str = ""
     tunes: bool = False
+    among: tuple[uuid.UUID, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ import uuid
 
 import zstandard
 
-from collectives._native.engine import Engine
 from collectives._native.fetch import ANSWER_MAX, Answer, Server
 from collectives.state.content import CHUNK, ManifestError, digest_of
 from collectives.state.shared import SharedState
@@ -81,16 +80,18 @@ class Service:
     """Answers what peers ask of a state.
 
     Args:
-        engine: whose peers may ask.
+        server: gets the requests.
+        group: the number of the group whose members may ask.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, server: Server, group: int) -> None:
         self._state: SharedState | None = None
         self._manifest = b""
         self._ballot = b""
         self._digest = b""
         self._quiet = False
-        self._server = Server(engine, self._answer)
+        self._server, self._group = server, group
+        server.serve(group, self._answer)
 
     def offer(self, state: SharedState, manifest: bytes, ballot: bytes) -> None:
         """From now until ``rest`` the state does not change: its live memory may be lent."""
@@ -101,11 +102,11 @@ class Service:
     def rest(self) -> None:
         """The state is the user's again; what was lent is taken back before this returns."""
         self._quiet = False
-        self._server.take_back()
+        self._server.take_back(self._group)
 
     def close(self) -> None:
         """Answer nothing any more."""
-        self._server.close()
+        self._server.stop(self._group)
 
     def _answer(self, peer: uuid.UUID, data: bytes, most: int) -> Answer | None:
         try:

@@ -87,6 +87,7 @@ coll_status coll_group_open(struct coll_engine *engine, uint32_t id, const char 
     struct coll_group *group = calloc(1, sizeof *group);
     if (!group)
         return coll__error(COLL_NO_MEMORY, "no memory for a group");
+    group->references = 1;
     group->engine = engine;
     group->id = id;
     strncpy(group->name, name, sizeof group->name - 1);
@@ -248,7 +249,7 @@ static bool all_drained(const void *argument)
         return false;
     for (uint32_t rank = 0; rank < view->size; rank++) {
         const struct coll__link *link = view->members[rank].link;
-        if (!link || link->goodbye)
+        if (!link || view->members[rank].goodbye)
             continue; /* who leaves too owes us nothing and waits for nothing from us */
         if (link->control_head || owes(link->small_flows) || owes(link->bulk_flows) ||
             !link->transport->drained(link))
@@ -298,10 +299,10 @@ void coll_group_close(struct coll_group *group)
 {
     if (!group || atomic_load(&group->engine->forked))
         return;
-    coll__lock(group->engine);
+    struct coll_engine *engine = group->engine;
+    coll__lock(engine);
     coll__group_close(group);
-    coll__unlock(group->engine);
-    free(group);
+    coll__unlock(engine);
 }
 
 coll_status coll_fault_at(struct coll_group *group, const struct coll_moment *moment)

@@ -7,7 +7,11 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
 {
     const char *kind = coll_kind_name(call->kind);
     if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC || call->kind >= COLL_KIND_COUNT) {
-        snprintf(text, length, "%s(%s)", kind, call->kind == COLL_SYNC && call->op ? "state" : "");
+        static const char *const syncs[] = {"sync()", "sync(state)", "split()"};
+        if (call->kind == COLL_SYNC && call->op < sizeof syncs / sizeof *syncs)
+            snprintf(text, length, "%s", syncs[call->op]);
+        else
+            snprintf(text, length, "%s()", kind);
         return;
     }
     char op[24] = "", root[24] = "", counts[24] = "", algorithm[40] = "", part[32] = "";

@@ -212,6 +212,7 @@ struct coll__member {
     uint8_t id[16];
     char name[64];
     struct coll__link *link; /* NULL for ourselves */
+    bool goodbye; /* said that it leaves the view */
 };
 
 /* The result of an operation, kept for members that may not have it yet. */
@@ -287,6 +288,7 @@ struct coll__letter {
 
 struct coll_group {
     struct coll_group *next; /* in engine->groups */
+    uint32_t references; /* its owner, and operations: what they have sent may still be queued */
     struct coll_engine *engine;
     uint32_t id;
     char name[64];
@@ -389,6 +391,7 @@ coll_status coll__group_choose(struct coll_group *group, const struct coll_choic
                                uint32_t count);
 void coll__group_discard(struct coll_group *group);
 void coll__group_close(struct coll_group *group);
+void coll__group_unref(struct coll_group *group);
 /* This peer is out: everything ends with `status`, and nothing is known of what others made of it. */
 void coll__group_out(struct coll_group *group, coll_status status, const char *text);
 /* Make `view` the committed one; the links of the one before are let go. */
@@ -401,6 +404,10 @@ void coll__view_release(struct coll__view *view);
 /* Drop the view's links and its owner's reference. */
 void coll__view_retire(struct coll__view *view);
 void coll__view_report_if_ready(struct coll_group *group);
+/* The member is reached by this link. */
+void coll__member_attach(struct coll__member *member, struct coll__link *link);
+/* It said goodbye. */
+void coll__member_leaves(struct coll__member *member);
 /* All links are known: whether they stay within the host. */
 void coll__view_place(struct coll__view *view);
 /* This rank's plan; the view keeps it. */

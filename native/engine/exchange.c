@@ -299,7 +299,7 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
     if (frame->type == COLL__FRAME_GOODBYE && frame->length > 0)
         return COLL_INVALID_ARGUMENT;
     if (member && frame->type == COLL__FRAME_GOODBYE)
-        link->goodbye = true;
+        coll__member_leaves(&group->committed->members[rank]);
     else if (member && (frame->type == COLL__FRAME_SEAL || frame->type == COLL__FRAME_VERDICT))
         coll__round_hear(group, link, frame, payload);
     else if (member && fence == COLL__FENCE_NOW)

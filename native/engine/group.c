@@ -31,8 +31,7 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
         link->next = engine->host.links;
         engine->host.links = link;
     }
-    link->references++;
-    member->link = link;
+    coll__member_attach(member, link);
     coll__process_watch(link, peer->process);
     return COLL_OK;
 }
@@ -183,6 +182,13 @@ void coll__group_close(struct coll_group *group)
     while (*at != group)
         at = &(*at)->next;
     *at = group->next;
+    coll__group_unref(group);
+}
+
+void coll__group_unref(struct coll_group *group)
+{
+    if (--group->references == 0)
+        free(group);
 }
 
 /* A call that wanted to end has waited for the coordinator long enough: better out than stuck. */

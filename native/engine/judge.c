@@ -54,9 +54,8 @@ static coll_status next_view(struct coll_group *group, const struct coll__verdic
         status = coll__view_new(group, &given, made);
     for (uint32_t i = 0; status == COLL_OK && i < given.size; i++) {
         struct coll__link *link = present->members[coll__rank_of(present, peers[i].id)].link;
-        (*made)->members[i].link = link;
         if (link)
-            link->references++;
+            coll__member_attach(&(*made)->members[i], link);
     }
     free(peers);
     return status;

@@ -96,6 +96,7 @@ coll_status coll__operation_make(struct coll_group *group, struct coll__tag *ord
     }
     coll__agree_init(&operation->agree, operation->view->rank, operation->view->size);
     operation->references = 1;
+    group->references++;
     operation->engine->operations++;
     *made = operation;
     return COLL_OK;
@@ -117,6 +118,7 @@ void coll__operation_unref(struct coll_operation *operation)
     engine->operations--;
     if (coll__is_whole(operation))
         coll__series_free(operation->series);
+    coll__group_unref(operation->group);
     coll__kept_drop(operation); /* it needs the plan, which is the view's */
     coll__view_release(operation->view);
     coll__give(engine, operation->run);

@@ -79,7 +79,8 @@ struct coll__link {
     char name[64];
     uint32_t references; /* views that use it */
     bool up; /* can carry frames now */
-    bool goodbye; /* the peer said that it leaves */
+    uint32_t goodbyes; /* of these, those that the peer said it leaves */
+    bool goodbye; /* all of them */
     uint32_t lost_reported; /* 0: no; else 1 + how certain it was */
     uint64_t lost_at; /* when that was */
     struct coll__watch *process; /* the peer's, on this host; NULL: not watched (any more) */

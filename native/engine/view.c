@@ -82,10 +82,38 @@ coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t alg
     return COLL_OK;
 }
 
-static void release_link(struct coll__link *link)
+/* Whoever leaves one group may stay in others: the link is over when all that use it are. */
+static void count_goodbyes(struct coll__link *link)
 {
-    if (!link || --link->references > 0)
+    link->goodbye = link->goodbyes > 0 && link->goodbyes == link->references;
+}
+
+void coll__member_attach(struct coll__member *member, struct coll__link *link)
+{
+    member->link = link;
+    link->references++;
+    count_goodbyes(link);
+}
+
+void coll__member_leaves(struct coll__member *member)
+{
+    if (!member->goodbye)
+        member->link->goodbyes++;
+    member->goodbye = true;
+    count_goodbyes(member->link);
+}
+
+static void detach(struct coll__member *member)
+{
+    struct coll__link *link = member->link;
+    member->link = NULL;
+    if (!link)
         return;
+    link->goodbyes -= member->goodbye;
+    if (--link->references > 0) {
+        count_goodbyes(link);
+        return;
+    }
     struct coll__link **at = &link->engine->host.links;
     while (*at != link)
         at = &(*at)->next;
@@ -99,10 +127,8 @@ static void release_link(struct coll__link *link)
 
 void coll__view_retire(struct coll__view *view)
 {
-    for (uint32_t rank = 0; rank < view->size; rank++) {
-        release_link(view->members[rank].link);
-        view->members[rank].link = NULL;
-    }
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        detach(&view->members[rank]);
     coll__view_release(view);
 }
 

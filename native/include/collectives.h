@@ -85,7 +85,8 @@ enum coll_kind {
     COLL_BARRIER = 0,
     COLL_ALL_REDUCE = 1,
     COLL_BROADCAST = 2,
-    COLL_SYNC = 3, /* op != 0: with a state, which all ranks must have or none */
+    COLL_SYNC = 3, /* a meeting of all ranks; op says what for, and must be the same on all: 0: a
+                    * sync, 1: one with a state, 2: a split */
     COLL_REDUCE = 4,
     COLL_REDUCE_SCATTER = 5,
     COLL_ALL_GATHER = 6,
