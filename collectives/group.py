@@ -40,10 +40,11 @@ _open_groups: weakref.WeakSet[Group] = weakref.WeakSet()
 class Group(Operations):
     """A set of peers that do collectives together.
 
-    Made by ``collectives.join`` and ``Group.split``. A member that dies or leaves in the middle of an
-    operation costs the others a moment: they finish it without the lost one, and
-    ``Result.contributors`` says who took part. So ``view``, ``rank`` and ``size`` may change inside any call, and only there. As a
-    context manager the group is left gracefully at the end, and at once if the block raised.
+    Made by ``collectives.join`` and ``Group.split``. A member that dies or leaves in the middle of
+    an operation costs the others a moment: they finish it without the lost one, and
+    ``Result.contributors`` says who took part. So ``view``, ``rank`` and ``size`` may change inside
+    any call, and only there. As a context manager the group is left gracefully at the end, and at
+    once if the block raised.
 
     Operations are numbered in the order of their calls, so all members must make the same calls
     in the same order. A thread of its own for communication passes its own ``tag``; calls without
