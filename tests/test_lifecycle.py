@@ -482,10 +482,12 @@ def leave_by_error(group: collectives.Group, address: str) -> tuple[str, str, st
     try:
         group.barrier()  # rank 1 may be through, and gone, before this is
         group.all_reduce(array, timeout=FOREVER, on_failure="raise")
-    except collectives.PeerLost as error:
+    except (collectives.PeerLost, collectives.TooFewPeers) as error:
         now = time.monotonic()
         assert (array == 1).all()
-        return error.peer, group.peers[1].name, str(error), now
+        # Too few, if the round was over before the all_reduce was called: only the text says who.
+        name = group.peers[1].name
+        return getattr(error, "peer", name), name, str(error), now
     return "", "", "nothing was raised", 0.0
 
 

@@ -31,3 +31,26 @@ def depart(turn: Turn, name: str, *departures: Departure) -> None:
     lost = tuple(departure for departure in departures if departure.peer.id in members)
     if lost:
         rounds.open_round(turn, name, lost)
+        let_go(turn, name)
+
+
+def leave(turn: Turn, name: str, departure: Departure) -> None:
+    """A peer goes by its own will.
+
+    A member not before the round that is open: it may have settled what the others, sealed
+    already, have heard nothing of any more; that this stands only its report can tell.
+    """
+    group = turn.group(name)
+    if group.round is not None and departure.peer in group.members:
+        turn.set_peer(name, departure.peer.id, leaving=departure)
+        let_go(turn, name)
+    else:
+        depart(turn, name, departure)
+
+
+def let_go(turn: Turn, name: str) -> None:
+    """Take out those who waited for a round, if it is decided or nobody else is left in it."""
+    group = turn.group(name)
+    leaving = [entry.leaving for entry in group.peers.values() if entry.leaving is not None]
+    if leaving and (group.round is None or len(leaving) == len(group.members)):
+        depart(turn, name, *leaving)

@@ -17,7 +17,7 @@ from collectives.membership import (
     suspects,
     visits,
 )
-from collectives.membership.departures import depart
+from collectives.membership.departures import depart, leave, let_go
 from collectives.membership.ledger import Departure
 from collectives.membership.messages import (
     Abandon,
@@ -83,6 +83,8 @@ def heard(turn: Turn, route: bytes, message: Message) -> None:
         _veto(turn, name, message)
     elif isinstance(message, Report):
         rounds.report(turn, name, message.data)
+        let_go(turn, name)
+        formation.settle(turn, name)
     elif isinstance(message, Taken):
         rounds.mark_taken(turn, name, message.peer, message.epoch)
     elif isinstance(message, Leave):
@@ -199,6 +201,8 @@ def _leave(turn: Turn, name: str, peer: uuid.UUID, message: Leave) -> None:
     mine = turn.group(name).peers[peer].peer
     text = f"{mine.name!r} {'aborted' if message.aborted else 'left'}"
     text += f": {message.text}" if message.text else ""
-    turn.because(text, name)
-    depart(turn, name, Departure(mine, left=not message.aborted, text=text))
+    if turn.group(name).peers[peer].leaving is None:
+        turn.because(text, name)
+    departure = Departure(mine, left=not message.aborted, text=text)
+    (depart if message.aborted else leave)(turn, name, departure)
     formation.settle(turn, name)

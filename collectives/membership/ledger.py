@@ -85,7 +85,8 @@ class Registered:
 
     ``route`` is empty if it has not been heard since the coordinator was restarted. ``visits``: it
     wants to fetch from the members before it is admitted; ``filled``: it has. ``among``: who
-    form the first view with it; empty: whoever comes.
+    form the first view with it; empty: whoever comes. ``leaving``: it wants to go, and goes once
+    the round is decided that was open then.
     """
 
     peer: Peer
@@ -97,6 +98,7 @@ class Registered:
     visits: bool = False
     filled: bool = False
     among: tuple[uuid.UUID, ...] = ()
+    leaving: Departure | None = None
 
     @property
     def id(self) -> uuid.UUID:

@@ -522,6 +522,29 @@ def test_a_leaver_is_let_go_and_announced():
     assert of(LeaveDone, desk.say(1, Leave(desk.group.id))), "asked again, answered again"
 
 
+def test_who_leaves_during_a_round_reports_first():
+    """What it has settled the others, sealed already, may not have heard of."""
+    desk = Desk().form(3)
+    desk.say(1, Leave(desk.group.id))
+    assert not of(LeaveDone, desk.say(0, Leave(desk.group.id)))
+    assert not of(LeaveDone, desk.say(0, Leave(desk.group.id))), "said again"
+    assert len(desk.group.members) == 2
+    desk.reported(2)
+    sent = desk.reported(0)
+    assert [int(r) for r, m in sent if isinstance(m, Verdict)] == [0, 2]
+    assert [int(r) for r, m in sent if isinstance(m, LeaveDone)] == [0]
+    assert [d.text for d in desk.group.round.lost] == ["'p0' left"], "by a round of its own"
+    assert [peer.id for peer in desk.group.members] == [peer_id(2)]
+
+
+def test_when_all_leave_nobody_waits_for_a_round():
+    desk = Desk().form(3)
+    desk.say(1, Leave(desk.group.id))
+    desk.say(0, Leave(desk.group.id))
+    sent = desk.say(2, Leave(desk.group.id))
+    assert sorted(int(r) for r, m in sent if isinstance(m, LeaveDone)) == [0, 2]
+
+
 def test_an_abort_is_announced_as_a_loss():
     desk = Desk().form(2)
     desk.say(1, Leave(desk.group.id, "ValueError", aborted=True))

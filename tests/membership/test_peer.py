@@ -300,6 +300,15 @@ def test_a_leaver_that_is_told_it_was_evicted_has_left():
     assert Resolve(Call.LEAVE, None) in machine.hear(messages.Evicted("too late"))
 
 
+def test_a_leaver_takes_part_in_the_round_that_is_open():
+    machine = Machine().member()
+    machine.do(CallLeave())
+    view = machine.state.view
+    assert SealPlane(b"epoch") in machine.hear(
+        messages.Seal(view.group_id, view.term, view.number, b"epoch")
+    )
+
+
 def test_a_version_that_changes_under_a_running_peer_does_not_end_it():
     machine = Machine()
     machine.do(Start())
