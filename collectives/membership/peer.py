@@ -191,7 +191,9 @@ def _received(turn: PeerTurn, message: Message) -> None:
             turn.out(None)
     elif turn.state.phase in (Phase.WAITING, Phase.MEMBER):
         _admitted(turn, message)
-    elif turn.state.phase is Phase.LEAVING and isinstance(message, messages.Seal | messages.Verdict):
+    elif turn.state.phase is Phase.LEAVING and isinstance(
+        message, messages.Seal | messages.Verdict
+    ):
         _admitted(turn, message)  # it leaves after the round that is open
 
 
