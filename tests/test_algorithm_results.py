@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -48,7 +48,11 @@ def few() -> list[Case]:
         return what, where, case.shape, case.where, case.lies, case.dtype
 
     some = list(cases(3000, 3))
-    return covering(random.Random(4).sample(some, 200), factors)
+    return by_crew(covering(random.Random(4).sample(some, 150), factors))
+
+
+def by_crew(some: Iterable[Case]) -> list[Case]:
+    return sorted(some, key=lambda case: case.crew)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +63,16 @@ def crews() -> Iterator[Crews]:
         crew.__exit__(None, None, None)
 
 
+def check_with_one_crew(crews: Crews, case: Case) -> None:
+    """All of them together are too many processes."""
+    for other in crews.keys() - {case.crew}:
+        crews.pop(other).__exit__(None, None, None)
+    check(crews, case)
+
+
 @pytest.mark.parametrize("case", few(), ids=str)
 def test_every_rank_gets_what_it_should_by_each_algorithm(crews: Crews, case: Case) -> None:
-    check(crews, case)
+    check_with_one_crew(crews, case)
 
 
 @pytest.mark.full
@@ -72,5 +83,5 @@ def test_every_rank_gets_what_it_should_by_each_algorithm_in_many_cases(
     crews: Crews, algorithm: str, transport: str
 ) -> None:
     every = [c for c in cases(9000, SEED) if (c.algorithm, c.transport) == (algorithm, transport)]
-    for case in random.Random(SEED).sample(every, min(len(every), 500)):
-        check(crews, case)
+    for case in by_crew(random.Random(SEED).sample(every, min(len(every), 500))):
+        check_with_one_crew(crews, case)

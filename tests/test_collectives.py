@@ -67,6 +67,11 @@ class Case:
         return " ".join(str(value) for value in dataclasses.astuple(self) if value)
 
     @property
+    def crew(self) -> tuple[int, str, str]:
+        """The processes that it needs."""
+        return self.size, self.transport, self.places
+
+    @property
     def root(self) -> int:
         return (len(self.shape) + self.size) % self.size
 
@@ -409,10 +414,12 @@ def crews() -> Iterator[dict[tuple[int, str, str], Crew]]:
 
 
 def crew_of(crews: dict[tuple[int, str, str], Crew], case: Case) -> Crew:
-    key = case.size, case.transport, case.places
+    key = case.crew
     if key not in crews:
         places = {"places": PLACES[case.places]}
-        crew = Crew(case.size, {"transport": case.transport}, places, joiner="levelled:join")
+        transport = {"transport": case.transport}
+        modules = ("test_collectives", "levelled")
+        crew = Crew(case.size, transport, places, joiner="levelled:join", modules=modules)
         crews[key] = crew.__enter__()
     return crews[key]
 
