@@ -36,7 +36,8 @@ def pair() -> Iterator[Pair]:
 @contextlib.contextmanager
 def serving(engine: Engine, answer) -> Iterator[Server]:
     server = Server(engine)
-    server.serve(1, answer)
+    for group in (1, 2):  # the second is the raw member's
+        server.serve(group, answer)
     try:
         yield server
     finally:
