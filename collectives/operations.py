@@ -178,7 +178,8 @@ class Operations:
     ) -> Result:
         """Reduce an array over all members, element by element; the root gets the result.
 
-        The bits are those that an ``all_reduce`` of the same arrays has.
+        The bits are those that an ``all_reduce`` of the same arrays has, unless ``algorithm`` or
+        a plan table has one of the two carried out in another way.
 
         Args:
             array: as in ``all_reduce``. Only the root's is overwritten.
