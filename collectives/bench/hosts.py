@@ -32,6 +32,23 @@ _COORDINATOR = "coordinator"
 _GROUP = "bench"
 
 
+def hear(pipe: Connection, seconds: float) -> Any:
+    """What a process of the bench answers.
+
+    Raises:
+        BenchError: it died, did not answer within so many seconds, or answered with an exception.
+    """
+    if not pipe.poll(seconds):
+        raise BenchError(f"a process of the bench did not answer within {seconds:g} s")
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise BenchError("a process of the bench died") from None
+    if isinstance(answer, Exception):
+        raise BenchError(f"a process of the bench failed: {answer}")
+    return answer
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Hosts, what joins them, and who is on them.
@@ -149,7 +166,7 @@ class Hosts:
         before = self._packets()
         for pipe in self._pipes:
             pipe.send((case, calls))
-        answers = [self._hear(pipe) for pipe in self._pipes]
+        answers = [hear(pipe, _PATIENCE) for pipe in self._pipes]
         after = self._packets()
         sent = dict.fromkeys(self.layout.ways, 0.0)
         for rank, answer in enumerate(answers):
@@ -215,19 +232,8 @@ class Hosts:
                     raise BenchError(f"rank {rank} of the bench, on host {host!r}, did not come")
                 time.sleep(0.01)
         for rank, pipe in enumerate(self._pipes):
-            if self._hear(pipe) != rank:
+            if hear(pipe, _PATIENCE) != rank:
                 raise BenchError("the peers of the bench have other ranks than they came in")
-
-    def _hear(self, pipe: Connection) -> Any:
-        if not pipe.poll(_PATIENCE):
-            raise BenchError(f"a process of the bench did not answer within {_PATIENCE:g} s")
-        try:
-            answer = pipe.recv()
-        except EOFError:
-            raise BenchError("a process of the bench died") from None
-        if isinstance(answer, Exception):
-            raise BenchError(f"a process of the bench failed: {answer}")
-        return answer
 
     def _end(self) -> None:
         for process in self._processes:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import collectives
-from collectives.bench.ranks import BenchError
+from collectives.bench.hosts import hear
 from collectives.chaos import namespaces
 from collectives.chaos.profiles import Direction, Profile
 from collectives.chaos.wan import Wan
@@ -152,17 +152,7 @@ def _carry(
     processes: list[Any] = []
     pipes: list[Connection] = []
 
-    def hear(pipe: Connection) -> Any:
-        if not pipe.poll(seconds + warm_up + _PATIENCE):
-            raise BenchError("a process of the bench did not answer in time")
-        try:
-            answer = pipe.recv()
-        except EOFError:
-            raise BenchError("a process of the bench died") from None
-        if isinstance(answer, Exception):
-            raise BenchError(f"a process of the bench failed: {answer}")
-        return answer
-
+    patience = seconds + warm_up + _PATIENCE
     with Wan(seed=1) as wan:
         try:
             hosts = [wan.host(name) for name in ("near", "far")]
@@ -177,11 +167,11 @@ def _carry(
                 theirs.close()
                 processes.append(process)
                 pipes.append(ours)
-                coordinator = coordinator or hear(ours)
+                coordinator = coordinator or hear(ours, patience)
             for span in (warm_up, seconds):
                 before = wan.stats("near", "far").bytes
                 pipes[0].send(span)
-                done, took, count, broken, wrong = hear(pipes[0])
+                done, took, count, broken, wrong = hear(pipes[0], patience)
                 packets = wan.stats("near", "far").bytes - before
             return Carried(done * 8 / took, packets * 8 / took, count, broken, wrong)
         finally:
