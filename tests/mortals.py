@@ -155,10 +155,11 @@ def play(_: Any, address: str, name: str, me: str, case: Case, folder: str) -> R
     group = enter(address, name, me, case.size, case.min_size, transport=case.transport)
     rank, mine, members = group.rank, group.name, tuple(peer.name for peer in group.peers)
     group.barrier(timeout=DEADLINE)
-    assemble(folder, rank, case.size)
+    # Before all are there: else one could die, and its round pass, before the next is armed.
     for victim, phase in case.victims:
         if victim == rank:
             arm(group, phase, folder)
+    assemble(folder, rank, case.size)
     message, retries = "", 0
     after: tuple[str, ...] | str
     try:

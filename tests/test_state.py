@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from collectives._native import fetch
 from collectives.state import SharedState, plan
 from crew import DEADLINE, Crew, Member
 from pool import Pool
+from raw_peer import until
 
 MIB = 1 << 20
 
@@ -312,8 +314,13 @@ def test_newcomers_that_do_not_fit_leave_with_an_error_and_the_others_go_on():
 BIG = 48 * MIB
 
 
-def sabotage(group: collectives.Group, how: str) -> str:
-    """Prepare this process for its next transfer; returns its name."""
+def sabotage(group: collectives.Group, how: str, sign: str = "") -> str:
+    """Prepare this process for its next transfer; returns its name.
+
+    Args:
+        how: what to do in it.
+        sign: a path; made by a source that dies, waited for by a source that lets it go first.
+    """
     service = group._mine.service
     server = service and service._server
     answer = server and service._answer
@@ -326,7 +333,10 @@ def sabotage(group: collectives.Group, how: str) -> str:
             return made
         number = next(count)
         if how == "source dies" and number == 3:
+            Path(sign).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "source goes second" and number > 3:
+            until(Path(sign).exists, "the other source is not asked")
         if how == "source is wrong" and number % 2 == 0:
             wrong = bytearray(made.data)
             wrong[len(wrong) // 2] ^= 1
@@ -369,11 +379,15 @@ def have_joined(crew: Crew, how: str = "") -> Member:
     return newcomer
 
 
-def test_a_source_that_dies_in_mid_transfer_is_replaced():
+def test_a_source_that_dies_in_mid_transfer_is_replaced(tmp_path):
     with Crew(3, join={"min_size": 3}) as crew:
         crew.get(of_many)
-        crew.members[1].start(sabotage, "source dies")
-        name = crew.members[1].result().get()
+        # The others stop at some time, or they might have sent all before it is asked thrice.
+        for member, how in zip(
+            crew.members, ("source goes second", "source dies", "source goes second"), strict=True
+        ):
+            member.start(sabotage, how, str(tmp_path / "sign"))
+        name = [member.result().get() for member in crew.members][1]
         newcomer = have_joined(crew)
         assert crew.members[1].result().error == "Died"
         dead = crew.members.pop(1)
