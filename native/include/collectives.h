@@ -150,13 +150,52 @@ COLL_API uint32_t coll_crc32c_copy(uint32_t crc, void *destination, const void *
 COLL_API void coll_hmac_sha256(const uint8_t *key, size_t key_length, const uint8_t *data,
                                size_t length, uint8_t mac[32]);
 
+/* ---- codecs: quantized payloads; docs/codecs.md defines the formats ---------------------- */
+
+enum coll_codec_format {
+    COLL_CODEC_NONE = 0,
+    COLL_CODEC_BF16 = 1,
+    COLL_CODEC_F16 = 2,
+    COLL_CODEC_INT8 = 3, /* blocks of integers with a scale */
+    COLL_CODEC_INT4 = 4,
+    COLL_CODEC_INT2 = 5,
+    COLL_CODEC_UINT8 = 6, /* blocks with minimum and step */
+    COLL_CODEC_UINT8_ZERO = 7, /* blocks with scale and zero point */
+    COLL_CODEC_E3M0 = 8, /* blocks of sign and power of two, with a scale */
+    COLL_CODEC_MXINT8 = 9, /* OCP microscaling: blocks of 32 with an E8M0 scale */
+    COLL_CODEC_MXFP8_E4M3 = 10,
+    COLL_CODEC_MXFP8_E5M2 = 11,
+    COLL_CODEC_MXFP4 = 12,
+    COLL_CODEC_NVFP4 = 13, /* blocks of 16 with an E4M3 scale, and an f32 scale for many of them */
+    COLL_CODEC_NVINT4 = 14,
+    COLL_CODEC_TOPK = 15, /* the `keep` largest of each 4096, and where they are */
+    COLL_CODEC_COUNT = 16
+};
+enum coll_codec_scale { COLL_SCALE_F16 = 0, COLL_SCALE_BF16 = 1 };
+enum coll_codec_flags {
+    COLL_CODEC_STOCHASTIC =
+        1, /* rounding up with the probability of the remainder; else to nearest,
+                                * ties to even */
+    COLL_CODEC_SYMMETRIC = 2 /* integers: the most negative code is not used */
+};
+
+/* What a payload is encoded with. Fields that a format has no use for are 0. */
+struct coll_codec {
+    uint32_t format;
+    uint32_t block; /* elements with one scale: 16, 32, 64 or 128; fixed in some formats */
+    uint32_t scale; /* enum coll_codec_scale, of the blocked integers and E3M0 */
+    uint32_t hadamard; /* elements that are rotated together: 32, 64 or 128; 0: none */
+    uint32_t keep; /* top-k */
+    uint32_t flags; /* enum coll_codec_flags */
+};
+
 /* ---- plans: what an algorithm does, as data --------------------------------------------- */
 
 enum coll_step_kind {
-    COLL_STEP_SEND = 0,        /* send a segment's bytes to `peer` */
-    COLL_STEP_RECV = 1,        /* receive a segment's final bytes from `peer` into the output */
+    COLL_STEP_SEND = 0, /* send a segment's bytes to `peer` */
+    COLL_STEP_RECV = 1, /* receive a segment's final bytes from `peer` into the output */
     COLL_STEP_RECV_REDUCE = 2, /* output = op(received, input) for a segment */
-    COLL_STEP_RECV_KEEP = 3,   /* receive a segment and keep it for the next REDUCE of the segment
+    COLL_STEP_RECV_KEEP = 3, /* receive a segment and keep it for the next REDUCE of the segment
                                 * among the steps */
     COLL_STEP_REDUCE = 4 /* output = op(what is kept for it, and this rank's own operand), in
                                 * the order of the ranks that they are from, cyclically, from
