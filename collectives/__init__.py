@@ -6,6 +6,7 @@ from collectives._version import __version__
 
 try:
     from collectives._native.engine import Counters
+    from collectives.codec import Codec
     from collectives.errors import (
         Cancelled,
         CollectiveError,
@@ -40,6 +41,7 @@ except ImportError as error:
 
 __all__ = [
     "Cancelled",
+    "Codec",
     "CollectiveError",
     "Coordinator",
     "CoordinatorUnreachable",

@@ -189,6 +189,30 @@ struct coll_codec {
     uint32_t flags; /* enum coll_codec_flags */
 };
 
+/* A static string, never NULL. */
+COLL_API const char *coll_codec_name(uint32_t format);
+/* COLL_INVALID_ARGUMENT if there is no such codec; the text says what can be. */
+COLL_API coll_status coll_codec_check(const struct coll_codec *codec);
+/* How many elements are encoded together: an array can be cut between them. 0 if there is no such
+ * codec. */
+COLL_API uint32_t coll_codec_unit(const struct coll_codec *codec);
+/* Of `count` elements from the beginning of a unit; 0 if there is no such codec. */
+COLL_API uint64_t coll_encoded_bytes(const struct coll_codec *codec, uint64_t count);
+/* Encode `count` floats (f64, f32, f16, bf16: by way of f32) of which the first has number `first` in
+ * the whole array, the beginning of a unit. `rotation` and `rounding` are the keys of the pseudo-random
+ * signs of a rotation, and of stochastic rounding. All instruction sets give the same bytes. */
+COLL_API coll_status coll_encode_local(void *to, const void *from, uint64_t first, uint64_t count,
+                                       uint32_t dtype, const struct coll_codec *codec,
+                                       uint64_t rotation, uint64_t rounding, uint32_t isa);
+COLL_API coll_status coll_decode_local(void *to, const void *from, uint64_t first, uint64_t count,
+                                       uint32_t dtype, const struct coll_codec *codec,
+                                       uint64_t rotation, uint32_t isa);
+/* sum[i] += what is decoded; added in f32 (f64: in f64), and rounded to the dtype. */
+COLL_API coll_status coll_decode_add_local(void *sum, const void *from, uint64_t first,
+                                           uint64_t count, uint32_t dtype,
+                                           const struct coll_codec *codec, uint64_t rotation,
+                                           uint32_t isa);
+
 /* ---- plans: what an algorithm does, as data --------------------------------------------- */
 
 enum coll_step_kind {

@@ -1,0 +1,10 @@
+/* The kernels for AVX2 and F16C. */
+#if defined(__x86_64__)
+
+#define COLL__TARGET __attribute__((target("avx2,f16c")))
+#define COLL__TABLE coll__codec_kernels_avx2
+#include "codec/kernels_template.h"
+
+#else
+typedef int coll__codec_avx2_is_x86_only; /* a translation unit must not be empty */
+#endif
