@@ -19,6 +19,7 @@ import numpy as np
 
 from collectives._native import ffi, lib
 from collectives.arrays import Arrays, Buffer, buffer_of, dtype_name, is_list
+from collectives.codec import Codec
 from collectives.errors import InvalidArgument
 from collectives.issue import Issuer, ScaledSum, algorithm_code, code_of, factor_of, flags_of
 from collectives.work import Packed
@@ -34,6 +35,8 @@ class Common:
     on_failure: str = "retry"
     resize: bool = False
     atomic: bool = True
+    codec: str | Codec | None = None
+    residual: Any = None
 
     @property
     def flags(self) -> int:
@@ -60,6 +63,7 @@ def reduce(
     call.dtype = dtype
     call.count = count
     _give(issuer, call, given)
+    _encode(issuer, call, common, count)
     if mine:
         _room(issuer, call, target, count, dtype)
         if out is None and issuer.step is not None:
@@ -86,6 +90,7 @@ def reduce_scatter(
     call.factor = factor_of(op)
     _fill(issuer, call, given[2], cut)
     _give(issuer, call, given)
+    _encode(issuer, call, common, given[1])
     room = _room(issuer, call, value, cut.rows[rank] * cut.width, given[2])
     if out is not None and issuer.step is not None:  # it may be a part of the array
         issuer.step.keep(out, room)
@@ -324,6 +329,11 @@ def _give(issuer: Issuer, call: Any, given: Buffer) -> None:
     call.input, _, _, lies = given
     if lies is not None:
         issuer.scratch.keep("input", lies).as_input(call)
+
+
+def _encode(issuer: Issuer, call: Any, common: Common, count: int) -> None:
+    if common.codec is not None or common.residual is not None:
+        issuer.encode(call, common.codec, common.residual, count)
 
 
 def _room(issuer: Issuer, call: Any, out: Any, count: int, dtype: int) -> Buffer:

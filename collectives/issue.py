@@ -16,6 +16,7 @@ from collectives import errors
 from collectives._native import ffi, lib
 from collectives._native.engine import ALGORITHMS, nanoseconds, raise_status, text
 from collectives.arrays import Buffer, buffer_of, dtype_name, is_list
+from collectives.codec import Codec
 from collectives.incarnation import Incarnation
 from collectives.step import Step
 from collectives.work import FROM_ANY, SLICE_NS, Result, Work, contributors_of, make_result
@@ -203,6 +204,8 @@ class Issuer:
         flags: int,
         algorithm: str | None = None,
         reserved: int | None = None,
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> None:
         """Fill in this thread's structure for an ``all_reduce``; ``reserved`` is a tag, too."""
         code = code_of(op)
@@ -223,6 +226,8 @@ class Issuer:
             lies.as_output(call)
         if algorithm is not None:
             call.algorithm = algorithm_code(algorithm)
+        if codec is not None or residual is not None:
+            self.encode(call, codec, residual, count)
         if self.step is not None and flags & lib.COLL_RESUME:
             raise errors.InvalidArgument(
                 "on_failure='resume' in a step, which counts only if all of it has the same"
@@ -240,6 +245,32 @@ class Issuer:
             call.output = target
             if lies is not None:
                 self.scratch.keep("output", lies).as_output(call)
+
+    def encode(self, call: Any, codec: str | Codec | None, residual: Any, count: int) -> None:
+        """Have what the call sends encoded; ``count``: elements of its input."""
+        if codec is None:
+            raise errors.InvalidArgument("residual without a codec; nothing is lost then")
+        made = Codec.of(codec)
+        call.codec = self.scratch.keep("codec", made.struct())
+        if made.error_feedback != (residual is not None):
+            raise errors.InvalidArgument(
+                "a codec with error_feedback=True needs residual=, a float32 array like the input,"
+                " zeros at first"
+                if made.error_feedback
+                else "residual is for a codec with error_feedback=True"
+            )
+        if residual is None:
+            return
+        given = buffer_of(residual, "residual", writable=True)
+        pointer, elements, dtype, lies = given
+        if elements != count or dtype != lib.COLL_F32 or lies is not None:
+            raise errors.InvalidArgument(
+                f"residual has {elements} elements of {dtype_name(dtype)}; it needs {count} of"
+                " float32, in one piece"
+            )
+        call.residual = ffi.cast("float *", pointer)
+        if self.step is not None:
+            self.step.keep(residual, given)
 
     def copying(
         self,

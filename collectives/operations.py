@@ -11,6 +11,7 @@ from typing import Any
 from collectives import blocks
 from collectives._native import lib
 from collectives.blocks import Common
+from collectives.codec import Codec
 from collectives.issue import Issuer, ScaledSum, flags_of
 from collectives.work import Result, Work
 
@@ -31,6 +32,8 @@ class Operations:
         algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> Result:
         """Reduce an array over all members, element by element; all get the same bits.
 
@@ -60,6 +63,14 @@ class Operations:
                 and repeat the rest; what was kept has the lost one's input in it, and an average
                 is divided accordingly. Needs ``atomic``, and not for a ``step()``. ``"raise"``:
                 they all raise ``PeerLost``.
+            codec: what travels is encoded by it, the same on all ranks: a name, such as
+                ``"mxint8"``, or a ``collectives.Codec``; of sums and averages of floats. What is
+                added is float32. All get the same bits, near those that they get without it: see
+                ``docs/codecs.md``. None: nothing is lost.
+            residual: with ``Codec(..., error_feedback=True)``: a float32 array with an element for
+                each of the input, in one piece, zeros at first. What this rank's encoding loses is
+                in it when the operation has succeeded, and is added to what is encoded next time.
+                It belongs to this rank and this tensor, and in its checkpoint.
 
         Returns:
             ``value`` is the array that holds the result, ``contributors`` whose input is in all of
@@ -74,7 +85,17 @@ class Operations:
             InvalidArgument, UnsupportedError: nothing was sent.
         """
         issuer = self._issuer
-        issuer.reduction(array, op, out, tag, timeout, flags_of(atomic, on_failure), algorithm)
+        issuer.reduction(
+            array,
+            op,
+            out,
+            tag,
+            timeout,
+            flags_of(atomic, on_failure),
+            algorithm,
+            codec=codec,
+            residual=residual,
+        )
         result = issuer.blocking(array if out is None else out)
         if issuer.step is not None:
             issuer.step.reduced(result)
@@ -91,6 +112,8 @@ class Operations:
         algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> Work:
         """Start an ``all_reduce``; its arguments are those.
 
@@ -103,9 +126,17 @@ class Operations:
             InvalidArgument, UnsupportedError: nothing was sent.
         """
         self._issuer.reduction(
-            array, op, out, tag, timeout, flags_of(atomic, on_failure), algorithm
+            array,
+            op,
+            out,
+            tag,
+            timeout,
+            flags_of(atomic, on_failure),
+            algorithm,
+            codec=codec,
+            residual=residual,
         )
-        return self._issuer.issue(array if out is None else out, (array, out))
+        return self._issuer.issue(array if out is None else out, (array, out, residual))
 
     def broadcast(
         self,
@@ -175,6 +206,8 @@ class Operations:
         algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> Result:
         """Reduce an array over all members, element by element; the root gets the result.
 
@@ -191,6 +224,8 @@ class Operations:
             algorithm: as in ``all_reduce``.
             atomic: as in ``all_reduce``.
             on_failure: as in ``all_reduce``; without its root it is not repeated in any case.
+            codec: as in ``all_reduce``.
+            residual: as in ``all_reduce``.
 
         Returns:
             ``value`` is the array that holds the result, None on all ranks but the root;
@@ -202,7 +237,14 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce(
-            issuer, array, op, root, out, Common(tag, timeout, algorithm, on_failure, atomic=atomic)
+            issuer,
+            array,
+            op,
+            root,
+            out,
+            Common(
+                tag, timeout, algorithm, on_failure, atomic=atomic, codec=codec, residual=residual
+            ),
         )
         result = issuer.blocking(value)
         if issuer.step is not None:
@@ -221,6 +263,8 @@ class Operations:
         algorithm: str | None = None,
         atomic: bool = True,
         on_failure: str = "retry",
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> Work:
         """Start a ``reduce``; its arguments are those.
 
@@ -233,9 +277,16 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce(
-            issuer, array, op, root, out, Common(tag, timeout, algorithm, on_failure, atomic=atomic)
+            issuer,
+            array,
+            op,
+            root,
+            out,
+            Common(
+                tag, timeout, algorithm, on_failure, atomic=atomic, codec=codec, residual=residual
+            ),
         )
-        return issuer.issue(value, (array, out))
+        return issuer.issue(value, (array, out, residual))
 
     def reduce_scatter(
         self,
@@ -248,6 +299,8 @@ class Operations:
         timeout: float | None = None,
         algorithm: str | None = None,
         resize: bool = False,
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> Result:
         """Reduce an array over all members, element by element; each gets its block of the result.
 
@@ -264,6 +317,9 @@ class Operations:
             algorithm: as in ``all_reduce``.
             resize: if a member is lost, the others repeat the operation without it. False: they
                 all raise ``PeerLost``.
+            codec: as in ``all_reduce``; each rank's block is encoded once on its way here, and not
+                again.
+            residual: as in ``all_reduce``, an element for each of the whole input.
 
         Returns:
             ``value`` is the array that holds this rank's block, ``contributors`` whose input is in
@@ -275,7 +331,12 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce_scatter(
-            issuer, array, op, out, counts, Common(tag, timeout, algorithm, resize=resize)
+            issuer,
+            array,
+            op,
+            out,
+            counts,
+            Common(tag, timeout, algorithm, resize=resize, codec=codec, residual=residual),
         )
         result = issuer.blocking(value)
         if issuer.step is not None:
@@ -293,6 +354,8 @@ class Operations:
         timeout: float | None = None,
         algorithm: str | None = None,
         resize: bool = False,
+        codec: str | Codec | None = None,
+        residual: Any = None,
     ) -> Work:
         """Start a ``reduce_scatter``; its arguments are those.
 
@@ -305,9 +368,14 @@ class Operations:
         """
         issuer = self._issuer
         value = blocks.reduce_scatter(
-            issuer, array, op, out, counts, Common(tag, timeout, algorithm, resize=resize)
+            issuer,
+            array,
+            op,
+            out,
+            counts,
+            Common(tag, timeout, algorithm, resize=resize, codec=codec, residual=residual),
         )
-        return issuer.issue(value, (array, value))
+        return issuer.issue(value, (array, value, residual))
 
     def all_gather(
         self,

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 import collectives
+import quantized
+from collectives.codec import Codec
 
 # Elements of float32: retained, and everybody hears all; retained; settled by tokens.
 TINY, SMALL, LARGE = 1_000, 10_000, 100_000
@@ -56,6 +58,7 @@ class Call:
         resize: of calls with blocks, ``on_failure`` of the others.
         algorithm: of reductions one whose order of additions is canonical, where members are nearer
             to some than to others.
+        codec: of an all_reduce.
     """
 
     kind: str
@@ -67,6 +70,7 @@ class Call:
     on_failure: str = "retry"
     seed: int = 0
     algorithm: str | None = None
+    codec: str | None = None
 
     def __str__(self) -> str:
         if self.kind in ("barrier", "sync"):
@@ -74,7 +78,9 @@ class Call:
         root = f" with {self.root}" if self.kind in ROOTED else ""
         where = "" if self.in_place else " apart"
         how = ("resize" if self.resize else "raise") if self.kind in SHAPED else self.on_failure
-        return f"{self.kind}{root} of {self.count}{where}{self.counts and ' ' + self.counts}, {how}"
+        coded = f" by {self.codec}" if self.codec else ""
+        counts = f" {self.counts}" if self.counts else ""
+        return f"{self.kind}{root} of {self.count}{coded}{where}{counts}, {how}"
 
     def block(self, source: int, target: int, size: int) -> int:
         """Elements that go from a rank to another; of one block per rank, ``target`` is whose."""
@@ -112,6 +118,8 @@ class Call:
             return inputs[k][begin : begin + sizes[target]]
 
         match self.kind:
+            case "all_reduce" if self.codec:
+                return quantized.reduced(inputs, Codec(self.codec))
             case "all_reduce":
                 return ring_sum(inputs)
             case "reduce":
@@ -147,6 +155,8 @@ class Call:
             how["on_failure"] = self.on_failure
         if self.algorithm:
             how["algorithm"] = self.algorithm
+        if self.codec:
+            how["codec"] = self.codec
         sizes = self._sizes(rank, size)
         own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
         root = self.kind not in ROOTED or rank == self.root

@@ -106,6 +106,8 @@ class Counters:
         reconnects: links that came back after all their connections had broken.
         resent_slices: frames sent a second time.
         duplicate_slices: frames that came a second time and were dropped.
+        encoded_slices: pieces of operations that a codec has encoded here.
+        decoded_slices: the same, decoded.
         sent_bytes: on the wire, headers included.
         received_bytes: on the wire, headers included.
         open_connections: at the moment.
@@ -120,6 +122,8 @@ class Counters:
     reconnects: int = 0
     resent_slices: int = 0
     duplicate_slices: int = 0
+    encoded_slices: int = 0
+    decoded_slices: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
     open_connections: int = 0

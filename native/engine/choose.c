@@ -104,6 +104,12 @@ enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operatio
     const struct coll__view *view = operation->view;
     if (operation->asked.algorithm > 0)
         return (enum coll_algorithm)(operation->asked.algorithm - 1);
+    /* Direct encodes twice, whatever the number of ranks. */
+    if (operation->coding)
+        return coll_plan_does(operation->call.kind, COLL_HIERARCHICAL) && view->topology &&
+                       view->topology->levels > 0
+                   ? COLL_HIERARCHICAL
+                   : COLL_DIRECT;
     return (enum coll_algorithm)coll_plan_choose(operation->call.kind, operation->bytes, view->size,
                                                  view->local != NULL, view->topology);
 }

@@ -15,6 +15,7 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
         return;
     }
     char op[24] = "", root[24] = "", counts[24] = "", algorithm[40] = "", part[32] = "";
+    char codec[128] = "", name[120];
     if (coll__reduces(call->kind))
         snprintf(op, sizeof op, "op=%s, ", coll_redop_name(call->op));
     if (coll__kind_is_rooted(call->kind))
@@ -26,8 +27,13 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
     if (call->algorithm)
         snprintf(algorithm, sizeof algorithm, ", algorithm=%s",
                  coll_algorithm_name(call->algorithm - 1u));
-    snprintf(text, length, "%s(dtype=%s, %scount=%llu%s%s%s%s)", kind, coll_dtype_name(call->dtype),
-             op, (unsigned long long)call->count, counts, root, algorithm, part);
+    if (call->codec) {
+        coll__codec_name(call->codec, name, sizeof name);
+        snprintf(codec, sizeof codec, ", codec=%s", name);
+    }
+    snprintf(text, length, "%s(dtype=%s, %scount=%llu%s%s%s%s%s)", kind,
+             coll_dtype_name(call->dtype), op, (unsigned long long)call->count, counts, root,
+             algorithm, codec, part);
 }
 
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)

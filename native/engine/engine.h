@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "codec/codec.h"
 #include "collectives.h"
 #include "engine/agree.h"
 #include "engine/fetch.h"
@@ -112,6 +113,18 @@ struct coll__layout {
     uint8_t (*peers)[16]; /* its members */
 };
 
+/* What a quantized operation needs; see coding.c. */
+struct coll__coding {
+    struct coll__codec codec, cast; /* cast: to and from dtype, unless it is f32 or f64 */
+    uint32_t dtype;
+    uint64_t granule; /* bytes of the caller's elements that are a unit */
+    uint8_t *encoded; /* what is sent as it came, or was made */
+    float *residual; /* the caller's, or NULL */
+    float *lost; /* what it becomes; from the operation's first element */
+    uint64_t count; /* elements of the input */
+};
+enum { COLL__CODING_PIECE = 4096 /* elements; whole units of every codec */ };
+
 struct coll_operation {
     struct coll_operation *next; /* in group->operations */
     struct coll_operation *older, *newer; /* in tag->oldest, once issued */
@@ -148,10 +161,11 @@ struct coll_operation {
     uint64_t output_bytes; /* of this rank's */
     uint32_t element; /* bytes */
     uint32_t slice_bytes;
-    bool small, in_place_atomic;
+    bool small, in_place_atomic, hierarchical;
     bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
     struct coll__form input_form, output_form;
+    struct coll__coding *coding; /* NULL: nothing is encoded */
     struct coll__series *series; /* which it is a part of, or the whole; or NULL */
     struct coll_operation *after; /* it does not start before this one has ended; or NULL */
     uint64_t offset; /* of a part: where it begins in both buffers, in bytes */
@@ -184,6 +198,9 @@ struct coll_operation {
 struct coll__run {
     uint64_t input, output, bytes; /* where the segment is in the buffers */
     uint64_t arrived; /* receiving steps; REDUCE: how much is reduced */
+    uint64_t encoded; /* makes: where it is in coding->encoded */
+    bool coded; /* what is sent or received is encoded */
+    bool makes; /* the result is kept encoded, for others */
     struct coll__kept *kept; /* RECV_KEEP: what waits for the REDUCE, in order; REDUCE that comes
                               * after a step: what that one has made */
 };
@@ -613,6 +630,40 @@ void coll__report_make(struct coll_group *group);
 /* Take a verdict; one that was taken before does nothing. */
 coll_status coll__round_judge(struct coll_group *group, const uint8_t *bytes, size_t length);
 
+/* coding.c: quantized reductions */
+/* Whether a call's codec can be used. */
+coll_status coll__coding_check(const struct coll_call *call);
+/* Whether an algorithm can carry what is encoded. */
+bool coll__codes(uint32_t algorithm);
+/* A codec in twelve bits, for coll__descriptor; and its name. */
+uint16_t coll__codec_code(const struct coll_codec *codec);
+void coll__codec_name(uint16_t code, char *text, size_t length);
+/* `count`: elements of the input. */
+coll_status coll__coding_open(struct coll_operation *operation, const struct coll_call *call,
+                              uint64_t count);
+/* What an attempt has made. */
+void coll__coding_drop(struct coll_operation *operation);
+/* The operation stands: the caller's residual is that of this encoding. */
+void coll__coding_commit(struct coll_operation *operation);
+void coll__coding_free(struct coll_operation *operation);
+coll_status coll__coding_start(struct coll_operation *operation, bool hierarchical);
+/* What `length` bytes of the caller's elements, whole units or the last ones, are when encoded. */
+uint64_t coll__wire_bytes(const struct coll_operation *operation, uint64_t length);
+/* How much of the `left` bytes of a segment a payload covers; false: it is no part of it. */
+bool coll__wire_covers(const struct coll_operation *operation, uint64_t left, uint32_t wire,
+                       uint64_t *length);
+/* Where the encoded result of a step is, from an offset in its segment; NULL: it has none. */
+const uint8_t *coll__coding_made(const struct coll_operation *operation, uint32_t index,
+                                 uint64_t offset);
+/* The payload of a slice. */
+void coll__coding_encode(const struct coll__slice *slice, uint8_t *to);
+/* A slice of a RECV. */
+coll_status coll__coding_take(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                              uint64_t length, const uint8_t *payload);
+/* `length` bytes of what a RECV_REDUCE or REDUCE adds: n operands in order, NULL: this rank's own. */
+void coll__coding_reduce(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                         uint64_t length, const uint8_t *const *operands, uint32_t n);
+
 /* execute.c */
 coll_status coll__execute_start(struct coll_operation *operation);
 /* Bytes of all segments that this rank reduces. */
@@ -632,10 +683,11 @@ coll_status coll__execute_follow(struct coll_operation *operation, uint32_t inde
                                  uint64_t length, uint8_t *staged);
 
 /* kept.c */
-/* A slice of a RECV_KEEP step has come: keep it, and reduce what all have sent. */
+/* A slice of a RECV_KEEP step has come, `length` bytes of the segment: keep it, and reduce what all have
+ * sent. */
 coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
                            struct coll__link *link, uint64_t offset, uint64_t length,
-                           const uint8_t *payload);
+                           const uint8_t *payload, uint64_t payload_bytes);
 /* This rank's own operand of a REDUCE is in the output, as far as that: reduce what all have. */
 coll_status coll__kept_own(struct coll_operation *operation, uint32_t index, uint64_t offset,
                            uint64_t length);

@@ -10,6 +10,9 @@
 #include "reduce/copy.h"
 #include "wire/crc32c.h"
 
+/* Of one step's result some may be sent encoded and some not. */
+enum { CODED_FAN = 1 << 30 };
+
 static uint32_t choose_slice(const struct coll_operation *operation, uint64_t segment_bytes)
 {
     uint32_t chosen = operation->engine->host.options.slice_bytes;
@@ -21,7 +24,9 @@ static uint32_t choose_slice(const struct coll_operation *operation, uint64_t se
     }
     if (operation->small && chosen > COLL__SMALL_BYTES)
         chosen = COLL__SMALL_BYTES;
-    return chosen / operation->element * operation->element;
+    const uint32_t unit = operation->coding ? (uint32_t)operation->coding->granule
+                                            : operation->element;
+    return chosen < unit ? unit : chosen / unit * unit;
 }
 
 /* A small payload is copied, since it outlives the operation: it may have to be sent again after it,
@@ -29,19 +34,45 @@ static uint32_t choose_slice(const struct coll_operation *operation, uint64_t se
 static coll_status own(struct coll_operation *operation, struct coll__slice *slice)
 {
     struct coll_engine *engine = operation->engine;
-    uint8_t *owned = coll__take(engine, slice->range);
+    slice->frame.length = (uint32_t)(slice->coded || slice->ready
+                                         ? coll__wire_bytes(operation, slice->range)
+                                         : slice->range);
+    uint8_t *owned = coll__take(engine, slice->frame.length);
     if (!owned)
         return COLL_NO_MEMORY;
     slice->summed = !engine->host.options.no_checksums;
-    slice->frame.length = (uint32_t)slice->range;
     if (slice->summed)
         slice->frame.payload_crc = coll__slice_copy_summed(slice, owned);
     else
-        coll__slice_copy(slice, slice->range, owned, false);
+        coll__slice_copy(slice, slice->frame.length, owned, false);
     coll__slice_return(slice);
     slice->form = NULL;
+    slice->ready |= slice->coded;
+    slice->coded = 0;
     slice->payload = slice->owned = owned;
     return COLL_OK;
+}
+
+/* What a slice of a SEND step, from `offset` of its segment, has as its payload. */
+static void point(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                  const uint8_t *staged, struct coll__slice *slice)
+{
+    const struct coll_step *step = &operation->plan->steps[index];
+    const struct coll__run *run = &operation->run[index];
+    const bool input = step->source == COLL_FROM_INPUT;
+    const struct coll__form *form = input ? &operation->input_form : &operation->output_form;
+    const uint8_t *made = run->coded && step->after >= 0
+                              ? coll__coding_made(operation, (uint32_t)step->after, offset)
+                              : NULL;
+    slice->segment = step->segment;
+    slice->ready = made != NULL;
+    slice->coded = run->coded && !made;
+    slice->form = made || (!run->coded && (coll__form_is_plain(form) || staged)) ? NULL : form;
+    slice->payload = made    ? made
+                     : input ? operation->input + run->input + offset
+                             : operation->output + run->output + offset;
+    slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
+    slice->fan |= slice->fan && run->coded ? CODED_FAN : 0;
 }
 
 /* Queue bytes [offset, offset + length) of a SEND step's segment. */
@@ -50,10 +81,6 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
 {
     struct coll_engine *engine = operation->engine;
     const struct coll_step *step = &operation->plan->steps[index];
-    const struct coll__run *run = &operation->run[index];
-    const bool input = step->source == COLL_FROM_INPUT;
-    const uint8_t *source = input ? operation->input + run->input : operation->output + run->output;
-    const struct coll__form *form = input ? &operation->input_form : &operation->output_form;
     struct coll__flow *flow = &operation->flows[step->peer];
     const struct coll__transport *transport = flow->link->transport;
     /* Memory has no round trips that more would have to be under way for. */
@@ -61,6 +88,8 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
                         ? -1
                         : operation->plan->relations[index].answer;
     bool owns = operation->small && !transport->copies;
+    if (operation->run[index].coded)
+        staged = NULL; /* it holds what is not encoded */
     while (length > 0) {
         bool whole = !operation->small || length < operation->slice_bytes;
         uint64_t part = whole ? length : operation->slice_bytes;
@@ -73,9 +102,7 @@ static coll_status send_range(struct coll_operation *operation, uint32_t index, 
         slice->operation = operation;
         operation->references++;
         slice->range = part;
-        slice->payload = source + offset;
-        slice->form = coll__form_is_plain(form) || staged ? NULL : form;
-        slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
+        point(operation, index, offset, staged, slice);
         slice->paced = paced < 0 ? NULL : &operation->run[paced];
         if (owns && own(operation, slice) != COLL_OK) {
             coll__slice_release(&engine->host, slice);
@@ -166,6 +193,8 @@ coll_status coll__execute_start(struct coll_operation *operation)
     }
     if (operation->call.kind == COLL_REDUCE && operation->scratch)
         place_in_scratch(operation);
+    if (operation->coding)
+        COLL_TRY(coll__coding_start(operation, operation->hierarchical));
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
         COLL_TRY(operation->series ? coll__series_shadow(operation)
@@ -177,9 +206,10 @@ coll_status coll__execute_start(struct coll_operation *operation)
     return COLL_OK;
 }
 
-/* The receiving step that a DATA frame belongs to, or -1 if it fits none. */
+/* The receiving step that a DATA frame belongs to, or -1 if it fits none; *length: how much of the
+ * segment it has. */
 static int32_t step_of(const struct coll_operation *operation, uint32_t rank,
-                       const struct coll__frame *frame)
+                       const struct coll__frame *frame, uint64_t *length)
 {
     const struct coll_plan *plan = operation->plan;
     for (uint32_t i = 0; operation->run && i < plan->info.steps; i++) {
@@ -187,10 +217,15 @@ static int32_t step_of(const struct coll_operation *operation, uint32_t rank,
         if (!coll__step_receives(step) || step->peer != rank || step->message != frame->message)
             continue;
         const struct coll__run *run = &operation->run[i];
-        if (frame->length == 0 || frame->offset > run->bytes ||
-            frame->length > run->bytes - frame->offset ||
-            frame->length > run->bytes - run->arrived || frame->offset % operation->element != 0 ||
-            frame->length % operation->element != 0)
+        const uint64_t unit = operation->coding ? operation->coding->granule : operation->element;
+        if (frame->length == 0 || frame->offset > run->bytes || frame->offset % unit != 0)
+            return -1;
+        *length = frame->length;
+        if (run->coded &&
+            !coll__wire_covers(operation, run->bytes - frame->offset, frame->length, length))
+            return -1;
+        if (*length > run->bytes - frame->offset || *length > run->bytes - run->arrived ||
+            (*length % unit != 0 && *length != run->bytes - frame->offset))
             return -1;
         return (int32_t)i;
     }
@@ -251,8 +286,10 @@ void coll__execute_restore(struct coll_operation *operation)
 void coll__execute_place(struct coll_operation *operation, uint32_t rank,
                          const struct coll__frame *frame, struct coll__placement *placement)
 {
-    int32_t index = step_of(operation, rank, frame);
-    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV)
+    uint64_t length;
+    int32_t index = step_of(operation, rank, frame, &length);
+    if (index < 0 || operation->plan->steps[index].kind != COLL_STEP_RECV ||
+        operation->run[index].coded)
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + frame->offset;
@@ -327,13 +364,20 @@ static coll_status add(struct coll_operation *operation, const struct coll_step 
 
 /* One slice of a RECV or a RECV_REDUCE. */
 static coll_status take(struct coll_operation *operation, uint32_t index, uint64_t offset,
-                        uint32_t length, const uint8_t *payload, bool placed)
+                        uint64_t length, const uint8_t *payload, bool placed)
 {
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + offset;
+    if (run->coded && step->kind == COLL_STEP_RECV)
+        return coll__coding_take(operation, index, offset, length, payload);
     if (operation->plan->relations[index].first_write && !placed)
         COLL_TRY(coll__execute_save(operation, at, length));
+    if (run->coded) {
+        coll__coding_reduce(operation, index, offset, length, (const uint8_t *[]){payload, NULL},
+                            2);
+        return COLL_OK;
+    }
     if (step->kind == COLL_STEP_RECV_REDUCE)
         return add(operation, step, at, run->input + offset, length, payload);
     if (payload != coll__form_whole(&operation->output_form, operation->output, at, length))
@@ -346,7 +390,8 @@ coll_status coll__execute_data(struct coll_operation *operation, struct coll__li
                                uint32_t rank, const struct coll__frame *frame,
                                const uint8_t *payload, const struct coll__placement *placement)
 {
-    int32_t index = step_of(operation, rank, frame);
+    uint64_t length;
+    int32_t index = step_of(operation, rank, frame, &length);
     if (index < 0)
         return COLL_INVALID_ARGUMENT;
     uint32_t kind = operation->plan->steps[index].kind;
@@ -354,16 +399,16 @@ coll_status coll__execute_data(struct coll_operation *operation, struct coll__li
     coll__reached(operation,
                   kind == COLL_STEP_RECV ? COLL_PHASE_ALL_GATHER : COLL_PHASE_REDUCE_SCATTER);
     if (kind == COLL_STEP_RECV_KEEP)
-        COLL_TRY(coll__kept_add(operation, (uint32_t)index, link, frame->offset, frame->length,
-                                payload));
+        COLL_TRY(coll__kept_add(operation, (uint32_t)index, link, frame->offset, length, payload,
+                                frame->length));
     else
-        COLL_TRY(take(operation, (uint32_t)index, frame->offset, frame->length, payload,
+        COLL_TRY(take(operation, (uint32_t)index, frame->offset, length, payload,
                       placement && placement->direct));
     if (link && link->transport->intact && !link->transport->intact(link))
         return COLL_CLOSED;
-    run->arrived += frame->length;
-    operation->pending_bytes -= frame->length;
+    run->arrived += length;
+    operation->pending_bytes -= length;
     if (kind == COLL_STEP_RECV_REDUCE)
         coll__reached(operation, COLL_PHASE_BETWEEN);
-    return coll__execute_follow(operation, (uint32_t)index, frame->offset, frame->length, NULL);
+    return coll__execute_follow(operation, (uint32_t)index, frame->offset, length, NULL);
 }

@@ -100,6 +100,7 @@ static coll_status check_call(const struct coll__view *view, const struct coll_c
         (call->kind != COLL_ALL_REDUCE || (call->flags & (COLL_NOT_ATOMIC | COLL_NO_REPEAT))))
         return coll__error(COLL_INVALID_ARGUMENT,
                            "only an all_reduce can be resumed, and only if it is atomic");
+    COLL_TRY(coll__coding_check(call));
     if (call->kind == COLL_BARRIER || call->kind == COLL_SYNC)
         return COLL_OK;
     size_t element = coll_dtype_size(call->dtype);
@@ -153,6 +154,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
     operation->asked.peers = NULL;
     operation->asked.input_strides = operation->asked.output_strides = NULL;
     operation->asked.inputs = operation->asked.outputs = NULL;
+    operation->asked.codec = NULL;
     operation->input_form = buffers->input;
     operation->output_form = buffers->output;
     if (coll__has_blocks(call->kind) && !(call->flags & COLL_RESIZE))
@@ -167,6 +169,7 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
         .dtype = moves ? (uint8_t)call->dtype : 0,
         .algorithm = (uint8_t)call->algorithm,
         .op = reduces || call->kind == COLL_SYNC ? (uint8_t)call->op : 0,
+        .codec = call->codec ? coll__codec_code(call->codec) : 0,
         .count = uneven  ? extents->whole
                  : moves ? call->count
                          : 0,
@@ -229,9 +232,10 @@ static coll_status choose_plan(struct coll_operation *operation)
                            : coll__kind_is_rooted(call->kind) ? call->root
                                                               : 0;
     operation->plan = NULL;
+    const enum coll_algorithm algorithm = coll__choose_algorithm(operation);
+    operation->hierarchical = algorithm == COLL_HIERARCHICAL;
     if (operation->bytes > 0)
-        COLL_TRY(coll__view_plan(operation->view, call->kind, coll__choose_algorithm(operation),
-                                 about, &operation->plan));
+        COLL_TRY(coll__view_plan(operation->view, call->kind, algorithm, about, &operation->plan));
     /* Those that overwrite their input, where it is not theirs alone any more. */
     bool overwrites = coll__reduces(call->kind) || call->kind == COLL_BROADCAST;
     struct coll__run own = {0};
@@ -480,7 +484,8 @@ static coll_status enlist(struct coll_group *group, const struct coll_call *call
         operation = coll__operation_find(group, tag, tag->following);
     if (tag && !operation)
         coll__operation_new(group, tag, tag->following, &operation);
-    if (!operation || coll__layout_make(operation, call) != COLL_OK) {
+    if (!operation || coll__layout_make(operation, call) != COLL_OK ||
+        (call->codec && coll__coding_open(operation, call, buffers.extents.input) != COLL_OK)) {
         coll__form_free(group->engine, &buffers.input);
         coll__form_free(group->engine, &buffers.output);
         return status != COLL_OK ? status
@@ -504,6 +509,8 @@ static void narrow(struct coll_operation *operation, uint32_t parts, uint32_t pa
     operation->layout.count = end - begin;
     operation->bytes = operation->output_bytes = (end - begin) * operation->element;
     operation->call.digest = part + 1;
+    if (operation->coding)
+        operation->coding->count = end - begin;
 }
 
 /* Parts get their numbers at once, so that they follow each other whatever is issued next. */

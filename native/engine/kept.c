@@ -77,9 +77,12 @@ static uint64_t gather(struct coll_operation *operation, uint64_t offset, struct
             uint64_t left = kept->offset + kept->length - offset;
             length = left < length ? left : length;
         }
+        const uint64_t skip = i == (int32_t)reduce ? 0 : offset - kept->offset;
         operands->at[operands->count++] = i == (int32_t)reduce
                                               ? own + offset
-                                              : kept->payload + (offset - kept->offset);
+                                              : kept->payload +
+                                                    (run->coded ? coll__wire_bytes(operation, skip)
+                                                                : skip);
     }
     return length;
 }
@@ -206,6 +209,21 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct o
     return COLL_OK;
 }
 
+/* What a step adds that has come encoded. */
+static void reduce_coded(struct coll_operation *operation, const struct operands *operands,
+                         uint64_t offset, uint64_t length)
+{
+    const uint32_t n = operands->count;
+    const uint8_t **ordered = operands->at + operation->view->size;
+    const uint32_t from = before(operation, operands->reduce,
+                                 operation->plan->steps[operands->reduce].peer);
+    for (uint32_t k = 0; k < n; k++) {
+        const uint32_t operand = (from + k) % n;
+        ordered[k] = operand == operands->own ? NULL : operands->at[operand];
+    }
+    coll__coding_reduce(operation, operands->reduce, offset, length, ordered, n);
+}
+
 /* Whether somebody is sent what a step makes. */
 static bool is_sent(const struct coll_plan *plan, uint32_t index)
 {
@@ -225,8 +243,9 @@ static coll_status reduce_next(struct coll_operation *operation, const struct op
     if (operation->plan->relations[index].first_write)
         COLL_TRY(coll__execute_save(operation, at, length));
     /* Where the others read it, and to the caller, at once. */
-    const struct coll__transport *local = is_sent(operation->plan, index) ? operation->view->local
-                                                                          : NULL;
+    const struct coll__transport *local = !run->coded && is_sent(operation->plan, index)
+                                              ? operation->view->local
+                                              : NULL;
     bool stream = false;
     uint8_t *staged = local ? local->stage(host, length, &stream) : NULL;
     const struct coll__sink sinks[2] = {
@@ -235,7 +254,10 @@ static coll_status reduce_next(struct coll_operation *operation, const struct op
     coll_status status = COLL_OK;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
-    if (coll__form_is_plain(&operation->input_form) && coll__form_is_plain(&operation->output_form))
+    if (run->coded)
+        reduce_coded(operation, operands, offset, length);
+    else if (coll__form_is_plain(&operation->input_form) &&
+             coll__form_is_plain(&operation->output_form))
         reduce_piece(operation, operands, offset, 0, length, sinks, staged ? 2 : 1);
     else
         status = reduce_forms(operation, operands, offset, length, staged, stream);
@@ -276,9 +298,9 @@ static coll_status reduce_all_there_is(struct coll_operation *operation, uint32_
 
 coll_status coll__kept_add(struct coll_operation *operation, uint32_t index,
                            struct coll__link *link, uint64_t offset, uint64_t length,
-                           const uint8_t *payload)
+                           const uint8_t *payload, uint64_t payload_bytes)
 {
-    struct coll__kept *kept = keep(operation->engine, link, payload, length);
+    struct coll__kept *kept = keep(operation->engine, link, payload, payload_bytes);
     if (!kept)
         return COLL_NO_MEMORY;
     insert(&operation->run[index], kept, offset, length);

@@ -251,6 +251,16 @@ static uint64_t part_of_block(uint32_t parts, uint32_t part, uint64_t *begin, ui
     return first;
 }
 
+/* Segments of what is encoded begin with a unit. */
+static void segment_range(const struct coll_operation *operation, uint64_t count, uint32_t segments,
+                          uint32_t segment, uint64_t *begin, uint64_t *end)
+{
+    const uint64_t unit = operation->coding ? operation->coding->codec.unit : 1;
+    coll_segment_range((count + unit - 1) / unit, segments, segment, begin, end);
+    *begin = *begin * unit < count ? *begin * unit : count;
+    *end = *end * unit < count ? *end * unit : count;
+}
+
 void coll__layout_segment(const struct coll_operation *operation, uint32_t segments,
                           uint32_t segment, struct coll__run *run)
 {
@@ -293,7 +303,7 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
     case COLL_RECV:
     case COLL_KIND_COUNT:
         if (segment != COLL_ALL_SEGMENTS)
-            coll_segment_range(end, segments, segment, &begin, &end);
+            segment_range(operation, end, segments, segment, &begin, &end);
         input = begin;
         output = begin;
         break;

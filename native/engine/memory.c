@@ -127,7 +127,9 @@ static const uint8_t *base_of(const struct coll__slice *slice)
 
 void coll__slice_copy(const struct coll__slice *slice, uint64_t length, uint8_t *to, bool stream)
 {
-    if (slice->form)
+    if (slice->coded)
+        coll__coding_encode(slice, to); /* whole */
+    else if (slice->form)
         coll__form_gather(slice->form, base_of(slice), (uint64_t)(slice->payload - base_of(slice)),
                           length, to, stream);
     else if (stream)
@@ -139,8 +141,9 @@ void coll__slice_copy(const struct coll__slice *slice, uint64_t length, uint8_t 
 uint32_t coll__slice_copy_summed(const struct coll__slice *slice, uint8_t *to)
 {
     const uint32_t length = slice->frame.length;
-    if (slice->form &&
-        !coll__form_is_coarse(slice->form, (uint64_t)(slice->payload - base_of(slice)), length)) {
+    if (slice->coded ||
+        (slice->form &&
+         !coll__form_is_coarse(slice->form, (uint64_t)(slice->payload - base_of(slice)), length))) {
         coll__slice_copy(slice, length, to, false);
         return coll__crc32c(0, to, length);
     }
@@ -167,6 +170,7 @@ void coll__slice_detach(struct coll__host *host, struct coll__slice *slice)
     else
         coll__slice_void(slice);
     slice->form = NULL;
+    slice->coded = 0;
     slice->payload = slice->owned;
 }
 

@@ -122,6 +122,7 @@ void coll__operation_unref(struct coll_operation *operation)
     coll__kept_drop(operation); /* it needs the plan, which is the view's */
     coll__view_release(operation->view);
     coll__give(engine, operation->run);
+    coll__coding_free(operation);
     coll__give(engine, operation->saved);
     free(operation->error);
     free(operation->veto.text);
@@ -174,6 +175,7 @@ void coll__operation_restore(struct coll_operation *operation)
 
 static void drop_buffers(struct coll_operation *operation)
 {
+    coll__coding_drop(operation);
     if (operation->shadow && !operation->series)
         coll__shadow_give(operation->engine, operation->shadow, operation->output_bytes);
     if (operation->scratch)
@@ -205,6 +207,9 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     }
     if (status != COLL_OK || !operation->series) /* a part may be undone with the whole */
         drop_buffers(operation);
+    coll__coding_drop(operation);
+    if (status == COLL_OK && !operation->series)
+        coll__coding_commit(operation);
     coll__drop_early(operation);
     if (operation->notify_fd >= 0)
         coll__signal(operation->notify_fd);

@@ -203,15 +203,24 @@ static bool pack(struct coll__slice *slice, const struct coll__link *link)
     }
     coll__slice_return(slice);
     slice->form = NULL;
+    slice->coded = 0;
     slice->payload = slice->owned = packed;
     return true;
+}
+
+/* What the first `length` bytes of the flow are on the wire. */
+static uint32_t wire_bytes(const struct coll__flow *flow, uint32_t length)
+{
+    const struct coll__slice *head = flow->head;
+    return head->coded || head->ready ? (uint32_t)coll__wire_bytes(flow->operation, length)
+                                      : length;
 }
 
 /* The first `length` bytes of the flow, as a slice of their own. NULL: no memory. */
 static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
 {
     struct coll__slice *head = flow->head;
-    head->frame.length = length;
+    head->frame.length = wire_bytes(flow, length);
     if (head->range == length) {
         if (!pack(head, flow->link))
             return NULL;
@@ -228,13 +237,17 @@ static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
     slice->fan = head->fan;
     slice->payload = head->payload;
     slice->form = head->form;
+    slice->segment = head->segment;
+    slice->coded = head->coded;
+    slice->ready = head->ready;
+    slice->range = length;
     coll__slice_borrow(slice, &slice->operation->borrowed);
     if (!pack(slice, flow->link)) {
         coll__slice_release(&slice->operation->engine->host, slice);
         return NULL;
     }
     coll__slice_unstage(head);
-    head->payload += length;
+    head->payload += head->ready ? slice->frame.length : length;
     head->frame.offset += length;
     head->range -= length;
     return slice;
@@ -248,12 +261,15 @@ static struct coll__slice *serve(struct coll__link *link, struct coll__flow **ri
         uint32_t liked = link->transport->slice_bytes;
         if (liked > 0 && liked < most && link->host->options.slice_bytes == 0)
             most = liked;
+        if (flow->operation->coding && most > flow->operation->coding->granule)
+            most -= most % (uint32_t)flow->operation->coding->granule;
         uint32_t length = flow->head->range < most ? (uint32_t)flow->head->range : most;
+        const uint32_t wire = wire_bytes(flow, length);
         bool eager;
-        if (!is_too_far(flow->head) && !yields(flow) && may_go(link, flow, length, &eager)) {
+        if (!is_too_far(flow->head) && !yields(flow) && may_go(link, flow, wire, &eager)) {
             struct coll__slice *slice = cut(flow, length);
             if (!slice) {
-                link->eager_sent -= eager ? length : 0;
+                link->eager_sent -= eager ? wire : 0;
                 return NULL; /* the next acknowledgement brings another try */
             }
             slice->frame.flags |= eager ? COLL__FLAG_EAGER : 0;

@@ -89,6 +89,8 @@ static void finish(struct coll__series *series)
     for (uint32_t i = 0; i < series->parts && whole->status != COLL_OK; i++)
         if (series->part[i]->status == COLL_OK)
             coll__operation_restore(series->part[i]);
+    for (uint32_t i = 0; i < series->parts && whole->status == COLL_OK; i++)
+        coll__coding_commit(series->part[i]);
     if (series->shadow)
         coll__shadow_give(whole->engine, series->shadow, series->shadow_bytes);
     if (whole->notify_fd >= 0)

@@ -54,6 +54,10 @@ struct coll__slice {
     struct coll__frame frame;
     const struct coll__form *form; /* payload is a place in an array of this form, for
                                     * coll__slice_copy; NULL: it is in one piece */
+    uint32_t segment; /* that it is a part of; with a codec */
+    uint8_t coded; /* the payload is encoded when it is copied; always with a form */
+    uint8_t ready; /* it is encoded already. Both: `range` counts in elements' bytes, as does
+                    * frame.offset; frame.length in encoded ones */
     const struct coll__run *paced; /* of the step whose arrivals it may be only so far ahead of */
     uint64_t range; /* while it waits in a flow: how much it stands for, cut when it is pulled */
     struct coll__serve *serve; /* whose answer it is a part of, else NULL */

@@ -381,6 +381,7 @@ struct coll_counters {
     uint64_t duplicate_slices;
     uint64_t sent_bytes, received_bytes; /* on the wire, headers included */
     uint64_t open_connections;
+    uint64_t encoded_slices, decoded_slices; /* by a codec */
 };
 
 /* Create an engine that listens and runs its progress thread. `peer_id` is this process's UUID.
@@ -602,6 +603,14 @@ struct coll_call {
     const struct coll_array *inputs, *outputs;
     uint32_t input_arrays, output_arrays;
     double factor; /* COLL_SCALED_SUM: of this rank's input; see coll_scale_local */
+    /* Reductions by COLL_SUM, COLL_AVG and COLL_SCALED_SUM of floats: what travels is encoded, what is
+     * added is f32. Equal on all ranks; NULL: nothing is. Where the view has levels, a hierarchical plan
+     * encodes what goes between the groups of the outermost one. */
+    const struct coll_codec *codec;
+    /* With a codec, error feedback: f32, one for each element of the input, zeros at first; NULL: none.
+     * What this rank's encoding of it has lost in the last call is added to what it encodes in this one.
+     * Written when the operation has succeeded, unless its caller has gone. */
+    float *residual;
     uint64_t timeout_ns; /* from issue; 0: none */
     const uint8_t
         *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:

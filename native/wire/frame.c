@@ -31,12 +31,12 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
     out[96] = frame->call.kind;
     out[97] = frame->call.dtype;
     out[98] = frame->call.op;
-    out[99] = frame->call.codec;
+    out[99] = (uint8_t)frame->call.codec;
     coll__put32(out + 100, frame->call.root);
     coll__put64(out + 104, frame->call.count);
     coll__put32(out + 112, frame->place);
     coll__put32(out + 116, frame->call.digest);
-    out[120] = frame->call.algorithm;
+    out[120] = (uint8_t)(frame->call.algorithm | frame->call.codec >> 8 << 4);
     memset(out + 121, 0, 3); /* reserved */
     coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
 }
@@ -69,12 +69,12 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
     frame->call.kind = in[96];
     frame->call.dtype = in[97];
     frame->call.op = in[98];
-    frame->call.codec = in[99];
+    frame->call.codec = (uint16_t)(in[99] | in[120] >> 4 << 8);
     frame->call.root = coll__get32(in + 100);
     frame->call.count = coll__get64(in + 104);
     frame->place = coll__get32(in + 112);
     frame->call.digest = coll__get32(in + 116);
-    frame->call.algorithm = in[120];
+    frame->call.algorithm = in[120] & 15;
     return COLL_OK;
 }
 

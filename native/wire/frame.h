@@ -53,12 +53,13 @@ enum coll__frame_flags {
  * differ can name both. Of a resumed all_reduce `count` is that of the whole, and `digest` the part,
  * from 1. */
 struct coll__descriptor {
-    uint8_t kind, dtype, op, codec;
+    uint8_t kind, dtype, op;
     uint32_t root;
     uint64_t
         count;  /* elements; of uneven blocks: of all. all_to_all: of what goes to the receiver */
     uint32_t digest; /* CRC-32C of the counts of uneven blocks; 0: there are none */
     uint8_t algorithm; /* 1 + enum coll_algorithm; 0: left to the view */
+    uint16_t codec; /* coll__codec_code; 0: none */
 };
 
 struct coll__frame {
