@@ -35,7 +35,7 @@ _KEEP = 64
 class Codec:
     """A format in which floats travel, and its options.
 
-    What is not given (None) is what the format has by default: equal codecs have equal options.
+    What is not given (None) is what the format has by default; so equal codecs have equal options.
 
     Attributes:
         name: the format: ``"bf16"``, ``"f16"``; ``"int8"``, ``"int4"``, ``"int2"`` (blocks of

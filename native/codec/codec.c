@@ -45,13 +45,32 @@ enum { BOTH = COLL_CODEC_STOCHASTIC | COLL_CODEC_SYMMETRIC };
      .flags = FLAGS,             \
      .rotates = true}
 
+#define NV(NAME, FLAGS)      \
+    {.name = NAME,           \
+     .bits = 4,              \
+     .least_block = 16,      \
+     .most_block = 16,       \
+     .head = 1,              \
+     .unit_head = 4,         \
+     .unit = COLL__UNIT_MAX, \
+     .flags = FLAGS,         \
+     .rotates = true}
+
 static const struct format formats[COLL_CODEC_COUNT] = {
     [COLL_CODEC_BF16] = CAST("bf16"),
     [COLL_CODEC_F16] = CAST("f16"),
     [COLL_CODEC_INT8] = BLOCKS("int8", 8, 2, BOTH, true),
     [COLL_CODEC_INT4] = BLOCKS("int4", 4, 2, BOTH, true),
     [COLL_CODEC_INT2] = BLOCKS("int2", 2, 2, BOTH, true),
+    [COLL_CODEC_UINT8] = BLOCKS("uint8", 8, 8, COLL_CODEC_STOCHASTIC, false),
+    [COLL_CODEC_UINT8_ZERO] = BLOCKS("uint8_zero", 8, 5, COLL_CODEC_STOCHASTIC, false),
+    [COLL_CODEC_E3M0] = BLOCKS("e3m0", 4, 2, COLL_CODEC_STOCHASTIC, true),
     [COLL_CODEC_MXINT8] = MICRO("mxint8", 8, BOTH),
+    [COLL_CODEC_MXFP8_E4M3] = MICRO("mxfp8_e4m3", 8, COLL_CODEC_STOCHASTIC),
+    [COLL_CODEC_MXFP8_E5M2] = MICRO("mxfp8_e5m2", 8, COLL_CODEC_STOCHASTIC),
+    [COLL_CODEC_MXFP4] = MICRO("mxfp4", 4, COLL_CODEC_STOCHASTIC),
+    [COLL_CODEC_NVFP4] = NV("nvfp4", COLL_CODEC_STOCHASTIC),
+    [COLL_CODEC_NVINT4] = NV("nvint4", BOTH),
 };
 
 /* NULL if there is none. */

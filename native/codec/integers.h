@@ -8,13 +8,8 @@ INLINE void integer_encode(const struct coll_codec *codec, int bits, const float
     const float least = least_integer(codec, bits), most = most_integer(bits);
 
     for (uint32_t i = 0; i < count; i += block) {
-        const uint32_t amax = greatest_of_block(from + i, block);
-        const bool number = amax < COLL__INFINITY;
-        const uint16_t code = scale_above(codec->scale,
-                                          number ? coll__f32_of_bits(amax) / -least : coll__nan());
-        const float scale = scale_value(codec->scale, code);
-        memcpy(to, &code, sizeof code);
-        to += sizeof code;
+        float scale;
+        to = put_scale(codec->scale, greatest_of_block(from + i, block), -least, to, &scale);
         if (scale != scale) {
             memset(to, 0, block * (uint32_t)bits / 8);
             to += block * (uint32_t)bits / 8;
@@ -34,10 +29,7 @@ INLINE void integer_decode(const struct coll_codec *codec, int bits, const uint8
     const uint32_t block = codec->block;
 
     for (uint32_t i = 0; i < count; i += block) {
-        uint16_t code;
-        memcpy(&code, from, sizeof code);
-        from += sizeof code;
-        const float scale = scale_value(codec->scale, code);
+        const float scale = take_scale(codec->scale, &from);
         for (uint32_t j = i; j < i + block; j += RUN) {
             decode_integers(from, RUN, bits, scale, to + j, sum);
             from += RUN * bits / 8;

@@ -1,6 +1,7 @@
 /* The kernels as plain loops, included once per instruction set. The includer defines
  *
  *   COLL__TARGET   the attribute that lets the compiler use the instruction set
+ *   COLL__AVX2     (optional) that it has AVX2's intrinsics
  *   COLL__TABLE    the name of the struct coll__codec_kernels to define
  *
  * and the compiler vectorises. */
@@ -19,9 +20,13 @@
 
 #include "codec/parts.h"
 
+#include "codec/affine.h"
 #include "codec/cast.h"
+#include "codec/e3m0.h"
 #include "codec/integers.h"
 #include "codec/microscaling.h"
+#include "codec/nv.h"
+#include "codec/rotate.h"
 
 /* ---- a piece of an array ------------------------------------------------------------------------ */
 
@@ -68,13 +73,16 @@ COLL__TARGET static void encode(const struct coll__codec *codec, const struct co
         const uint32_t n = piece_of(codec, count);
         const bool is_short = n < codec->unit;
         const size_t bytes = (size_t)coll__encoded_bytes(codec, n);
-        const float *x = from;
+        const uint32_t turned = rotated(given, n);
+        const float *x = is_short || turned > 0 ? copy : from;
+        if (turned > 0) {
+            rotate(given, key->rotation, first, from, turned, copy);
+        }
         if (is_short) {
-            memcpy(copy, from, n * sizeof *from);
+            memcpy(copy + turned, from + turned, (n - turned) * sizeof *from);
             for (uint32_t i = n; i < codec->unit; i++) {
-                copy[i] = from[n - 1];
+                copy[i] = copy[n - 1];
             }
-            x = copy;
         }
         if (stochastic) {
             fill_words(key->rounding, first, is_short ? codec->unit : n, random);
@@ -100,17 +108,20 @@ COLL__TARGET static void decode(const struct coll__codec *codec, const struct co
     float values[COLL__UNIT_MAX];
     uint8_t whole[COLL__UNIT_BYTES_MAX];
 
-    (void)key;
     while (count > 0) {
         const uint32_t n = piece_of(codec, count);
         const bool is_short = n < codec->unit;
         const size_t bytes = (size_t)coll__encoded_bytes(codec, n);
-        float *x = is_short ? values : to;
+        const uint32_t turned = rotated(given, n);
+        float *x = is_short || (turned > 0 && sum) ? values : to;
         if (is_short) {
             memset(whole, 0, codec->unit_bytes);
             memcpy(whole, from, bytes);
         }
         format->decode(given, is_short ? whole : from, n, x, sum && x == to);
+        if (turned > 0) {
+            rotate_back(given, key->rotation, first, x, turned);
+        }
         if (x != to && sum) {
             add(to, x, n);
         } else if (x != to) {
@@ -131,7 +142,15 @@ const struct coll__codec_kernels COLL__TABLE = {
                [COLL_CODEC_INT8] = COLL__FORMAT(int8),
                [COLL_CODEC_INT4] = COLL__FORMAT(int4),
                [COLL_CODEC_INT2] = COLL__FORMAT(int2),
-               [COLL_CODEC_MXINT8] = COLL__FORMAT(mxint8)},
+               [COLL_CODEC_UINT8] = COLL__FORMAT(uint8),
+               [COLL_CODEC_UINT8_ZERO] = COLL__FORMAT(uint8_zero),
+               [COLL_CODEC_E3M0] = COLL__FORMAT(e3m0),
+               [COLL_CODEC_MXINT8] = COLL__FORMAT(mxint8),
+               [COLL_CODEC_MXFP8_E4M3] = COLL__FORMAT(mxfp8_e4m3),
+               [COLL_CODEC_MXFP8_E5M2] = COLL__FORMAT(mxfp8_e5m2),
+               [COLL_CODEC_MXFP4] = COLL__FORMAT(mxfp4),
+               [COLL_CODEC_NVFP4] = COLL__FORMAT(nvfp4),
+               [COLL_CODEC_NVINT4] = COLL__FORMAT(nvint4)},
     .encode = encode,
     .decode = decode,
 };

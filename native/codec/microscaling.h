@@ -48,3 +48,74 @@ INLINE void mxint8_decode_all(const struct coll_codec *codec, const uint8_t *fro
     }
 }
 DECODER(mxint8)
+
+/* ---- small floats ------------------------------------------------------------------------------- */
+
+INLINE uint32_t greatest_number(const float *x, uint32_t count)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t magnitude = coll__f32_bits(x[i]) & 0x7FFFFFFFu;
+        most = magnitude > most && magnitude < COLL__INFINITY ? magnitude : most;
+    }
+    return most;
+}
+
+/* Those that have a NaN of their own spare the rest of the block; this is rare, and done with the same
+ * code, in which all others do without it. `top`: the greatest power of two among the elements. */
+INLINE void mxfp_encode(const struct coll__small_float f, int top, const float *from,
+                        uint32_t count, const uint32_t *random, uint8_t *to, bool stochastic)
+{
+    const uint32_t bytes = RUN * (uint32_t)(f.sign + 1) / 8;
+    struct coll__small_float finite = f;
+
+    finite.nan = finite.infinity = 0;
+    for (uint32_t i = 0; i < count; i += RUN, to += bytes) {
+        const uint32_t *words = stochastic ? random + i : NULL;
+        uint32_t amax = greatest(from + i, RUN);
+        const bool number = amax < COLL__INFINITY;
+        if (!number && f.nan == 0) {
+            *to++ = E8M0_NAN;
+            memset(to, 0, bytes);
+            continue;
+        }
+        amax = number ? amax : greatest_number(from + i, RUN);
+        const uint8_t scale = power_scale(amax, top, 0);
+        const float factor = coll__power(127 - scale);
+        *to++ = scale;
+        if (number) {
+            encode_floats(finite, from + i, RUN, factor, words, stochastic, to);
+        } else {
+            encode_floats(f, from + i, RUN, factor, words, stochastic, to);
+        }
+    }
+}
+
+INLINE void mxfp_decode(const struct coll__small_float f, const uint8_t *from, uint32_t count,
+                        float *to, bool sum)
+{
+    for (uint32_t i = 0; i < count; i += RUN, from += RUN * (f.sign + 1) / 8) {
+        const float scale = e8m0_value(*from++, 0);
+        decode_floats(f, from, RUN, scale, to + i, sum);
+    }
+}
+
+#define MXFP(NAME, FORMAT, TOP)                                                        \
+    INLINE void NAME##_encode_all(const struct coll_codec *codec, const float *from,   \
+                                  uint32_t count, const uint32_t *random, uint8_t *to, \
+                                  bool stochastic)                                     \
+    {                                                                                  \
+        (void)codec;                                                                   \
+        mxfp_encode(FORMAT, TOP, from, count, random, to, stochastic);                 \
+    }                                                                                  \
+    ENCODER(NAME)                                                                      \
+    INLINE void NAME##_decode_all(const struct coll_codec *codec, const uint8_t *from, \
+                                  uint32_t count, float *to, bool sum)                 \
+    {                                                                                  \
+        (void)codec;                                                                   \
+        mxfp_decode(FORMAT, from, count, to, sum);                                     \
+    }                                                                                  \
+    DECODER(NAME)
+MXFP(mxfp8_e4m3, COLL__E4M3, 8)
+MXFP(mxfp8_e5m2, COLL__E5M2, 15)
+MXFP(mxfp4, COLL__E2M1, 2)

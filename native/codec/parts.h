@@ -195,10 +195,26 @@ INLINE uint16_t scale_above(uint32_t scale, float value)
     return (uint16_t)(code > 0 ? code : 1);
 }
 
-INLINE float scale_value(uint32_t scale, uint16_t code)
+INLINE float take_scale(uint32_t scale, const uint8_t **from)
 {
-    const float value = scale == COLL_SCALE_BF16 ? coll__f32_of_bf16(code) : coll__f32_of_f16(code);
-    return coll__f32_canonical(value);
+    uint16_t code;
+    memcpy(&code, *from, sizeof code);
+    *from += sizeof code;
+    return coll__f32_canonical(scale == COLL_SCALE_BF16 ? coll__f32_of_bf16(code)
+                                                        : coll__f32_of_f16(code));
+}
+
+/* The scale with which `amax`, the bits of the greatest magnitude, is at most `range`; NaN if there is
+ * none. Returns where the codes begin. */
+INLINE uint8_t *put_scale(uint32_t scale, uint32_t amax, float range, uint8_t *to, float *value)
+{
+    const float least = amax < COLL__INFINITY ? coll__f32_of_bits(amax) / range : coll__nan();
+    const uint16_t code = scale_above(scale, least);
+    const uint8_t *from = to;
+
+    memcpy(to, &code, sizeof code);
+    *value = take_scale(scale, &from);
+    return to + sizeof code;
 }
 
 #endif
