@@ -133,8 +133,10 @@ class Group(Operations):
     ) -> SyncOutcome:
         """Meet all members at a safe point: admit newcomers, drop the lost, mend a broken group.
 
-        Every member must call it, with no operation outstanding. It is numbered like any
-        operation, so a member that calls something else instead gets all a ``MismatchError``.
+        Every member must call it, with none of its operations outstanding: what was called must
+        have ended, on this thread and on all others. Those that were cancelled or interrupted, or
+        that a death has stopped, it waits for. It is numbered like any operation, so a member that
+        calls something else instead gets all a ``MismatchError``.
 
         With a state, all members hold the same one when it returns: who is behind gets what
         differs from those who are not. A newcomer's first call is ``sync(state)``, too: it takes
@@ -150,6 +152,8 @@ class Group(Operations):
             state from whom.
 
         Raises:
+            InvalidArgument: operations of this peer are outstanding; the message names them. They
+                go on, and nobody else hears of it: wait for them, and call it again.
             Timeout: some members did not come; the message names them. Call it again to go on
                 waiting.
             TooFewPeers: fewer than ``min_size`` are left, and nobody joined.
@@ -165,6 +169,7 @@ class Group(Operations):
         limit = self._options.timeout if timeout is None else timeout
         checked_ns(limit)
         deadline = time.monotonic() + limit
+        self._settle(deadline)
         before = self._mine.view
         self._issuer.release_order()
         # A newcomer was admitted by a sync that the others are still in, with their states.
@@ -187,6 +192,15 @@ class Group(Operations):
             shared.bytes_received,
             shared.sources,
         )
+
+    def _settle(self, deadline: float) -> None:
+        """Wait for what the coordinator decides about, and see that nothing else is under way."""
+        while not self._mine.native.idle(SLICE_NS * 1e-9):
+            if time.monotonic() >= deadline:
+                raise errors.Timeout(
+                    "the coordinator has not decided what becomes of the operations that were given"
+                    " up; call sync() again"
+                )
 
     def _meet(self, limit: float, with_state: bool) -> None:
         """Wait for all members to call sync(), and find out if some call something else."""

@@ -81,7 +81,7 @@ BLOCKS = (
 REDUCTIONS = (lib.COLL_ALL_REDUCE, lib.COLL_REDUCE, lib.COLL_REDUCE_SCATTER)
 """The kinds whose result has something of every contributor."""
 
-STATE_TAG = 2**32 - 2
+STATE_TAG: int = lib.COLL_STATE_TAG
 """Of the operations of joining and syncing: they do not disturb the order of the user's."""
 
 _BLANK = ffi.new("struct coll_call *")[0]

@@ -429,6 +429,16 @@ class EngineGroup:
         """The highest operation number issued so far."""
         return int(lib.coll_group_last_operation(self.handle))
 
+    def idle(self, seconds: float) -> bool:
+        """Whether no operation is outstanding (coll_group_idle); False: a verdict is to come.
+
+        Raises:
+            InvalidArgument: some are, and no verdict will end them; the message names them.
+        """
+        status = lib.coll_group_idle(self.handle, nanoseconds(seconds))
+        check(status)
+        return bool(status == lib.COLL_OK)
+
     def flush(self, seconds: float) -> bool:
         """Say goodbye and wait until the others have what this peer owes them."""
         status = lib.coll_group_flush(self.handle, nanoseconds(seconds))

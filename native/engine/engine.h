@@ -750,6 +750,11 @@ void coll__emit_lost(struct coll_group *group, uint64_t view, const uint8_t *pee
 /* inspect.c */
 bool coll__inspect(const struct coll_group *group, uint32_t i, struct coll_operation_state *state,
                    struct coll_operation_peer *peers, uint32_t capacity);
+/* How many operations the caller has issued that are neither over nor released, and in `text`, unless
+ * it is NULL, which. `decided`: only those whose end is up to a verdict, or that are supplied after it;
+ * else only the others. */
+uint32_t coll__inspect_outstanding(const struct coll_group *group, bool decided, char *text,
+                                   size_t length);
 /* The operation ends with an error. */
 void coll__inspect_keep(const struct coll_operation *operation);
 void coll__inspect_free(struct coll_group *group);

@@ -6,7 +6,10 @@
 
 #include "engine/engine.h"
 
-enum { KEPT = 64 }; /* per group; the first of a view are those that tell most */
+enum {
+    KEPT = 64, /* per group; the first of a view are those that tell most */
+    NAMED = 3  /* of those outstanding */
+};
 
 struct coll__ended {
     struct coll__ended *next;
@@ -111,4 +114,34 @@ bool coll__inspect(const struct coll_group *group, uint32_t i, struct coll_opera
         }
     }
     return false;
+}
+
+static bool is_decided(const struct coll_operation *operation)
+{
+    return operation->veto.status != COLL_OK || operation->agree.phase == COLL__AWAITING ||
+           operation->group->seal.sealed;
+}
+
+uint32_t coll__inspect_outstanding(const struct coll_group *group, bool decided, char *text,
+                                   size_t length)
+{
+    char call[128], name[160];
+    uint32_t count = 0;
+    size_t at = 0;
+    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
+        for (const struct coll_operation *one = tag->tag == COLL_STATE_TAG ? NULL : tag->oldest;
+             one; one = one->newer) {
+            if (one->let_go || coll__waits_its_turn(one) || is_decided(one) != decided)
+                continue;
+            if (++count > NAMED || !text || at >= length)
+                continue;
+            coll__call_describe(&one->call, call, sizeof call);
+            coll__name_describe(one, name, sizeof name);
+            at += (size_t)snprintf(text + at, length - at, "%s%s, %s", count > 1 ? "; " : "", call,
+                                   name);
+        }
+    }
+    if (count > NAMED && text && at < length)
+        snprintf(text + at, length - at, "; and %u more", count - NAMED);
+    return count;
 }

@@ -494,6 +494,12 @@ COLL_API void coll_group_out(struct coll_group *group, coll_status status, const
 COLL_API coll_status coll_group_state(struct coll_group *group, uint8_t culprit[16]);
 /* The highest operation number issued so far over all tags (0 if none). */
 COLL_API uint64_t coll_group_last_operation(struct coll_group *group);
+/* For who is about to call COLL_SYNC to have a view committed: COLL_OK if no operation of this peer is
+ * outstanding. Those whose end is the coordinator's to decide (the caller has given them up, a round is
+ * on) are waited for, at most wait_ns or until a signal comes: COLL_IN_PROGRESS if one is left. Those
+ * that were released and those of COLL_STATE_TAG do not count. COLL_INVALID_ARGUMENT if any other is outstanding; the error names
+ * them. Nothing is sent, and nothing ends by it. */
+COLL_API coll_status coll_group_idle(struct coll_group *group, uint64_t wait_ns);
 /* Say goodbye to the peers of the view (once) and wait (at most timeout_ns) until they have all that
  * this peer owes them. */
 COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns);
@@ -547,6 +553,8 @@ enum coll_flags {
 
 /* The tag of operations that have none; only what messages say depends on it. */
 #define COLL_UNTAGGED 4294967295
+/* For what a sync does itself, so that it disturbs no order of the program's. */
+#define COLL_STATE_TAG 4294967294
 
 /* How an array lies in memory that is not one piece: `strides` are the bytes from one index to the
  * next, for each dimension, the last one fastest. */
