@@ -34,7 +34,7 @@ DATA, OPEN, QUERY, TOKEN, SUPPLY, GOODBYE, VOID, ALIVE = range(1, 9)
 FETCH, CHUNK = 14, 15
 LATER_TYPES = tuple(range(9, 14))  # watermarks and what is passed on in a round
 EAGER, ACK_NOW = 1, 2
-HEADER = struct.Struct("<HBBHHIIQQQIIQQQQIIQBBBBIQI8x")
+HEADER = struct.Struct("<HBBHHIIQQQIIQQQQIIQBBBBIQI5xBH")
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
@@ -92,6 +92,7 @@ class Frame:
     root: int = 0
     count: int = 0
     place: int = 0
+    plan: int | None = None  # None: what an engine of two makes of the call
     # what an honest peer never varies
     length: int | None = None
     crc: int | None = None
@@ -107,8 +108,13 @@ class Frame:
             self.sequence, self.acknowledged, self.consumed, self.group, self.tag, self.term,
             self.view, self.operation, 0, self.attempt, self.message, self.offset, self.kind,
             self.dtype, self.op, 0, self.root, self.count, self.place,
+            self._usual() if self.plan is None else self.plan, 0,
         )  # fmt: skip
         return head + struct.pack("<I", crc32c(head)) + self.payload
+
+    def _usual(self) -> int:
+        nbytes = min(8 * self.count, 2**63)
+        return 1 + int(lib.coll_plan_choose(self.kind, nbytes, 2, 0, ffi.NULL))
 
 
 def decode(head: bytes) -> Frame:
@@ -119,7 +125,7 @@ def decode(head: bytes) -> Frame:
         acknowledged=field[8], consumed=field[9], group=field[10], tag=field[11], term=field[12],
         view=field[13], operation=field[14], attempt=field[16], message=field[17],
         offset=field[18], kind=field[19], dtype=field[20], op=field[21], root=field[23],
-        count=field[24], place=field[25],
+        count=field[24], place=field[25], plan=field[26],
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 import collectives
+import levelled
 from collectives._native import lib
-from collectives._native.engine import ALGORITHMS, Engine, EngineGroup, EnginePeer, Topology
+from collectives._native.engine import ALGORITHMS, KINDS, Engine, EngineGroup, EnginePeer, Topology
 from collectives.errors import InvalidArgument, MismatchError, UnsupportedError
 from collectives.options import Options
 from crew import DEADLINE, Crew
@@ -75,6 +77,72 @@ def test_ranks_that_ask_for_different_algorithms_are_told(kind: str, odd: int):
             for said in crew.get(ask, kind, asked):
                 assert "algorithm=ring" in said and f"(rank {odd}) called" in said
                 assert ("algorithm=direct" in said) == (other == "direct")
+
+
+def refused(group: collectives.Group, kind: str, count: int, **how: Any) -> str:
+    """The mismatch that the call ends in, and whether the group is whole again after a sync."""
+    array = np.random.default_rng(group.rank).standard_normal(count)
+    before = array.tobytes()
+    with pytest.raises(MismatchError) as caught:
+        getattr(group, kind)(array, timeout=DEADLINE, **how)
+    assert array.tobytes() == before
+    return str(caught.value)
+
+
+def differ(group: collectives.Group, kind: str, count: int, odd: int, how: str) -> str:
+    """One rank has another table than the others."""
+    if group.rank == odd:
+        group._native.choose([(KINDS[kind], 24 * count, ALGORITHMS[how])])
+    said = refused(group, kind, count)
+    group.sync(timeout=DEADLINE)  # the view that it commits has the table of all
+    result = getattr(group, kind)(np.ones(4), timeout=DEADLINE)
+    assert (result.value == (3 if kind == "all_reduce" else 1)).all()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "odd", "how", "usual"),
+    [
+        ("all_reduce", 6, 0, "ring", "direct"),
+        ("all_reduce", 2_000, 2, "doubling", "whole"),
+        ("all_reduce", 100_000, 1, "direct", "ring"),
+        ("all_gather", 100_000, 2, "bidirectional_ring", "ring"),
+        ("broadcast", 100_000, 0, "chain", "star"),
+        ("broadcast", 100_000, 2, "hierarchical", "star"),
+    ],
+)
+def test_ranks_whose_tables_differ_are_told_who_would_run_what(
+    three: Crew, kind: str, count: int, odd: int, how: str, usual: str
+):
+    (said,) = set(three.get(differ, kind, count, odd, how))
+    assert said.startswith(f"ranks would carry out {kind}(dtype=f64, "), said
+    assert f"(rank {odd}) by {how}" in said and f") by {usual}" in said
+    assert "table" in said and "call sync()" in said
+
+
+def lie_elsewhere(group: collectives.Group, odd: int) -> str:
+    """One rank takes them to be in other groups than the others do."""
+    wrong, right = ((0, 0, 1),), ((0, 1, 1),)
+    levelled.with_topology(wrong if group.rank == odd else right)
+    refused(group, "all_reduce", 3 + (group.rank == odd))  # so that a view is committed
+    group.sync(timeout=DEADLINE)
+    assert (group.all_reduce(np.ones(50_000), algorithm="ring").value == 3).all()
+    said = refused(group, "all_reduce", 50_000)
+    levelled.with_topology(right)
+    group.sync(timeout=DEADLINE)
+    assert (group.all_reduce(np.ones(50_000), timeout=DEADLINE).value == 3).all()
+    return said
+
+
+def test_ranks_whose_levels_differ_are_told_too():
+    options = {"transport": "tcp", "bind": ("127.0.0.1",)}
+    with Crew(3, options, joiner="levelled:join") as crew:
+        (said,) = set(crew.get(lie_elsewhere, 1))
+    found = [
+        re.search(rf"rank {rank}\) by hierarchical over levels #(....)", said) for rank in (0, 1)
+    ]
+    assert all(found), said
+    assert len({one.group(1) for one in found if one}) == 2, said
 
 
 @pytest.fixture(scope="module")

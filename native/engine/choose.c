@@ -99,17 +99,20 @@ uint32_t coll_plan_choose(uint32_t kind, uint64_t bytes, uint32_t size, int loca
     return usual(kind, bytes, size, local != 0, topology && topology->levels > 0);
 }
 
-enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operation)
+void coll__choose_plan(struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
+    struct coll__descriptor *call = &operation->call;
+    const bool levelled = coll_plan_does(call->kind, COLL_HIERARCHICAL) && view->topology &&
+                          view->topology->levels > 0;
+    uint32_t chosen;
     if (operation->asked.algorithm > 0)
-        return (enum coll_algorithm)(operation->asked.algorithm - 1);
-    /* Direct encodes twice, whatever the number of ranks. */
-    if (operation->coding)
-        return coll_plan_does(operation->call.kind, COLL_HIERARCHICAL) && view->topology &&
-                       view->topology->levels > 0
-                   ? COLL_HIERARCHICAL
-                   : COLL_DIRECT;
-    return (enum coll_algorithm)coll_plan_choose(operation->call.kind, operation->bytes, view->size,
-                                                 view->local != NULL, view->topology);
+        chosen = operation->asked.algorithm - 1;
+    else if (operation->coding) /* direct encodes twice, whatever the number of ranks */
+        chosen = levelled ? COLL_HIERARCHICAL : COLL_DIRECT;
+    else
+        chosen = coll_plan_choose(call->kind, operation->bytes, view->size, view->local != NULL,
+                                  view->topology);
+    call->plan = (uint8_t)(1 + chosen);
+    call->levels = chosen == COLL_HIERARCHICAL ? view->levels : 0;
 }

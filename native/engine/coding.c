@@ -168,8 +168,9 @@ static bool is_far(const struct coll__view *view, uint32_t a, uint32_t b)
     return places[a] != places[b];
 }
 
-coll_status coll__coding_start(struct coll_operation *operation, bool hierarchical)
+coll_status coll__coding_start(struct coll_operation *operation)
 {
+    const bool hierarchical = operation->call.plan == 1 + COLL_HIERARCHICAL;
     struct coll__coding *coding = operation->coding;
     const struct coll_plan *plan = operation->plan;
     uint64_t total = 0;

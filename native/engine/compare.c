@@ -28,6 +28,32 @@ bool coll__agrees(const struct coll_operation *operation, uint32_t rank,
     return coll__descriptor_equal(theirs, &ours);
 }
 
+/* The ranks called the same, but their views make different plans of it: that must not begin. */
+static void plans_differ(struct coll_operation *operation, uint32_t culprit)
+{
+    const struct coll__view *view = operation->view;
+    char text[COLL__TEXT], call[128], name[160], plan[64];
+    coll__call_describe(&operation->call, call, sizeof call);
+    coll__name_describe(operation, name, sizeof name);
+    int length = snprintf(text, sizeof text,
+                          "ranks would carry out %s, %s, by different plans:", call, name);
+    const char *separator = " ";
+    for (uint32_t rank = 0; rank < view->size && length < (int)sizeof text; rank++) {
+        const bool mine = rank == view->rank;
+        if (!mine && !operation->seen[rank])
+            continue;
+        coll__plan_describe(mine ? &operation->call : &operation->calls[rank], plan, sizeof plan);
+        length += snprintf(text + length, sizeof text - (size_t)length, "%s'%s' (rank %u) by %s",
+                           separator, view->members[rank].name, rank, plan);
+        separator = ", ";
+    }
+    if (length < (int)sizeof text)
+        snprintf(text + length, sizeof text - (size_t)length,
+                 "; plans follow from the table and the levels of the view, so somebody's differ: "
+                 "run the same version everywhere and call sync(), or ask for an algorithm");
+    coll__operation_veto(operation, COLL_MISMATCH, (int32_t)culprit, text);
+}
+
 static void mismatch(struct coll_operation *operation)
 {
     struct coll__view *view = operation->view;
@@ -39,6 +65,13 @@ static void mismatch(struct coll_operation *operation)
     for (uint32_t rank = 0; rank < view->size && culprit < 0; rank++)
         if (operation->seen[rank] && !coll__agrees(operation, rank, &operation->calls[rank]))
             culprit = (int32_t)rank;
+    if (culprit >= 0) {
+        const struct coll__descriptor wanted = call_from(operation, (uint32_t)culprit);
+        if (coll__descriptor_same_call(&operation->calls[culprit], &wanted)) {
+            plans_differ(operation, (uint32_t)culprit);
+            return;
+        }
+    }
     const bool exchange = coll__is_pair(operation->call.kind);
     const struct coll__descriptor ours = culprit < 0 || exchange
                                              ? operation->call

@@ -36,6 +36,15 @@ void coll__call_describe(const struct coll__descriptor *call, char *text, size_t
              algorithm, codec, part);
 }
 
+void coll__plan_describe(const struct coll__descriptor *call, char *text, size_t length)
+{
+    char levels[32] = "";
+    if (call->levels)
+        snprintf(levels, sizeof levels, " over levels #%04x", call->levels);
+    snprintf(text, length, "%s%s", call->plan ? coll_algorithm_name(call->plan - 1u) : "no plan",
+             levels);
+}
+
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length)
 {
     static const char *const ways[] = {"", "to ", "from "};

@@ -161,7 +161,7 @@ struct coll_operation {
     uint64_t output_bytes; /* of this rank's */
     uint32_t element; /* bytes */
     uint32_t slice_bytes;
-    bool small, in_place_atomic, hierarchical;
+    bool small, in_place_atomic;
     bool placed_again; /* a place in the output was given out twice */
     struct coll__layout layout;
     struct coll__form input_form, output_form;
@@ -283,6 +283,7 @@ struct coll__view {
     struct coll__planned *plans; /* made when they are needed; the last one used comes first */
     const struct coll__transport *local; /* of all links, if it moves bytes within the host */
     struct coll_topology *topology; /* NULL: no levels and no choices */
+    uint16_t levels; /* digest of its levels, never 0 */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
     struct coll__member members[];
@@ -425,7 +426,7 @@ void coll__view_report_if_ready(struct coll_group *group);
 void coll__member_attach(struct coll__member *member, struct coll__link *link);
 /* It said goodbye. */
 void coll__member_leaves(struct coll__member *member);
-/* All links are known: whether they stay within the host. */
+/* All links are known, and the topology: whether they stay within the host, what its levels are. */
 void coll__view_place(struct coll__view *view);
 /* This rank's plan; the view keeps it. */
 coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t algorithm,
@@ -568,6 +569,8 @@ bool coll__pair_is_whole(const struct coll_operation *operation);
 
 /* describe.c: what people read */
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
+/* "hierarchical over levels #0a1b" */
+void coll__plan_describe(const struct coll__descriptor *call, char *text, size_t length);
 /* "operation 7 (tag 3) of view 1" */
 void coll__name_describe(const struct coll_operation *operation, char *text, size_t length);
 /* Who is missing: those that have not issued it, else those whose data has not come. Returns the
@@ -575,8 +578,9 @@ void coll__name_describe(const struct coll_operation *operation, char *text, siz
 int32_t coll__missing_describe(const struct coll_operation *operation, char *text, size_t length);
 
 /* choose.c */
-/* By what is the same on all ranks alone. */
-enum coll_algorithm coll__choose_algorithm(const struct coll_operation *operation);
+/* Which plan carries the operation out in its view, in operation->call: by what is the same on all
+ * ranks alone. */
+void coll__choose_plan(struct coll_operation *operation);
 /* Whether an operation of the kind, with so many bytes, can be carried out so; the text of the error
  * names what can. */
 coll_status coll__check_algorithm(uint32_t kind, uint32_t algorithm, uint64_t bytes);
@@ -646,7 +650,7 @@ void coll__coding_drop(struct coll_operation *operation);
 /* The operation stands: the caller's residual is that of this encoding. */
 void coll__coding_commit(struct coll_operation *operation);
 void coll__coding_free(struct coll_operation *operation);
-coll_status coll__coding_start(struct coll_operation *operation, bool hierarchical);
+coll_status coll__coding_start(struct coll_operation *operation);
 /* What `length` bytes of the caller's elements, whole units or the last ones, are when encoded. */
 uint64_t coll__wire_bytes(const struct coll_operation *operation, uint64_t length);
 /* How much of the `left` bytes of a segment a payload covers; false: it is no part of it. */

@@ -194,7 +194,7 @@ coll_status coll__execute_start(struct coll_operation *operation)
     if (operation->call.kind == COLL_REDUCE && operation->scratch)
         place_in_scratch(operation);
     if (operation->coding)
-        COLL_TRY(coll__coding_start(operation, operation->hierarchical));
+        COLL_TRY(coll__coding_start(operation));
     operation->slice_bytes = choose_slice(operation, longest);
     if (operation->in_place_atomic && operation->pending_bytes > 0)
         COLL_TRY(operation->series ? coll__series_shadow(operation)

@@ -225,17 +225,16 @@ static coll_status take_scratch(struct coll_operation *operation)
     return COLL_OK;
 }
 
-static coll_status choose_plan(struct coll_operation *operation)
+static coll_status make_plan(struct coll_operation *operation)
 {
     const struct coll__descriptor *call = &operation->call;
     const uint32_t about = coll__is_pair(call->kind)          ? operation->partner
                            : coll__kind_is_rooted(call->kind) ? call->root
                                                               : 0;
     operation->plan = NULL;
-    const enum coll_algorithm algorithm = coll__choose_algorithm(operation);
-    operation->hierarchical = algorithm == COLL_HIERARCHICAL;
     if (operation->bytes > 0)
-        COLL_TRY(coll__view_plan(operation->view, call->kind, algorithm, about, &operation->plan));
+        COLL_TRY(
+            coll__view_plan(operation->view, call->kind, call->plan - 1u, about, &operation->plan));
     /* Those that overwrite their input, where it is not theirs alone any more. */
     bool overwrites = coll__reduces(call->kind) || call->kind == COLL_BROADCAST;
     struct coll__run own = {0};
@@ -357,9 +356,10 @@ static coll_status start(struct coll_operation *operation)
     else
         coll__agree_issue(&operation->agree,
                           proves_itself(operation) || operation->engine->host.options.no_agreement);
+    coll__choose_plan(operation);
     if (!coll__check_calls(operation))
         return COLL_OK; /* vetoed */
-    COLL_TRY(choose_plan(operation));
+    COLL_TRY(make_plan(operation));
     COLL_TRY(take_scratch(operation));
     if (operation->plan)
         COLL_TRY(coll__execute_start(operation));

@@ -5,6 +5,7 @@
 
 #include "engine/engine.h"
 #include "engine/process.h"
+#include "wire/crc32c.h"
 
 static const uint64_t LOST_AGAIN_NS = 1000000000;
 
@@ -132,8 +133,20 @@ void coll__view_retire(struct coll__view *view)
     coll__view_release(view);
 }
 
+static uint16_t digest_levels(const struct coll_topology *topology, uint32_t size)
+{
+    const uint32_t levels = topology ? topology->levels : 0;
+    const uint32_t sum = levels == 0
+                             ? 0
+                             : coll__crc32c(levels, topology->places,
+                                            (size_t)levels * size * sizeof *topology->places);
+    const uint16_t folded = (uint16_t)(sum >> 16 ^ sum);
+    return folded == 0 ? 1 : folded;
+}
+
 void coll__view_place(struct coll__view *view)
 {
+    view->levels = digest_levels(view->topology, view->size);
     view->local = NULL;
     for (uint32_t rank = 0; rank < view->size; rank++) {
         const struct coll__link *link = view->members[rank].link;

@@ -37,7 +37,8 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
     coll__put32(out + 112, frame->place);
     coll__put32(out + 116, frame->call.digest);
     out[120] = (uint8_t)(frame->call.algorithm | frame->call.codec >> 8 << 4);
-    memset(out + 121, 0, 3); /* reserved */
+    out[121] = frame->call.plan;
+    coll__put16(out + 122, frame->call.levels);
     coll__put32(out + CRC_AT, coll__crc32c(0, out, CRC_AT));
 }
 
@@ -75,12 +76,19 @@ coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll_
     frame->place = coll__get32(in + 112);
     frame->call.digest = coll__get32(in + 116);
     frame->call.algorithm = in[120] & 15;
+    frame->call.plan = in[121];
+    frame->call.levels = coll__get16(in + 122);
     return COLL_OK;
 }
 
-bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b)
+bool coll__descriptor_same_call(const struct coll__descriptor *a, const struct coll__descriptor *b)
 {
     return a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->codec == b->codec &&
            a->root == b->root && a->count == b->count && a->digest == b->digest &&
            a->algorithm == b->algorithm;
+}
+
+bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b)
+{
+    return coll__descriptor_same_call(a, b) && a->plan == b->plan && a->levels == b->levels;
 }

@@ -58,8 +58,11 @@ struct coll__descriptor {
     uint64_t
         count;  /* elements; of uneven blocks: of all. all_to_all: of what goes to the receiver */
     uint32_t digest; /* CRC-32C of the counts of uneven blocks; 0: there are none */
-    uint8_t algorithm; /* 1 + enum coll_algorithm; 0: left to the view */
+    uint8_t algorithm; /* 1 + enum coll_algorithm, as asked for; 0: left to the view */
     uint16_t codec; /* coll__codec_code; 0: none */
+    /* What the view makes of it, so that no two ranks run plans that do not fit together: */
+    uint8_t plan;    /* 1 + the algorithm that carries it out */
+    uint16_t levels; /* digest of the levels, if the plan follows them; 0: it does not */
 };
 
 struct coll__frame {
@@ -86,6 +89,8 @@ void coll__frame_encode(const struct coll__frame *frame, uint8_t out[COLL__FRAME
  * nothing; `frame` is written only on success. */
 coll_status coll__frame_decode(const uint8_t in[COLL__FRAME_BYTES], struct coll__frame *frame);
 
+/* The same call; and to be carried out by the same plan, too. */
+bool coll__descriptor_same_call(const struct coll__descriptor *a, const struct coll__descriptor *b);
 bool coll__descriptor_equal(const struct coll__descriptor *a, const struct coll__descriptor *b);
 
 #endif

@@ -242,6 +242,9 @@ static void make_frame(struct run *run, struct tcp_connection *on, struct coll__
     frame->call.codec = odd & 64 ? take8(input) : 0;
     frame->call.root = odd & 64 ? (uint32_t)take_number(input) : 0;
     frame->call.count = take_number(input);
+    if (run->group->committed)
+        frame->call.plan = (uint8_t)(1 + coll_plan_choose(frame->call.kind, frame->call.count * 8,
+                                                          run->group->committed->size, 0, NULL));
     frame->offset = take_number(input);
     frame->length = (uint32_t)take_number(input);
     if (!(odd & 128)) /* as the payloads of real peers are cut */
