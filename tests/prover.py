@@ -455,9 +455,9 @@ def _check_values(
     for rank, segment in itertools.product(range(len(plans)), range(segments)):
         wanted = task.wanted(rank, segment)
         if wanted is None:
-            # There is room for what is reduced, and that only in a reduce.
+            # There is room for what is reduced for others, as a reduce and a reduce_scatter do.
             kind = written.get((rank, segment))
-            if kind is not None and (kind == RECV or task.kind != "reduce"):
+            if kind is not None and (kind == RECV or not task.reduces):
                 raise PlanError("value", f"rank {rank} has no room for segment {segment}")
             continue
         if (rank, segment) not in written and wanted == task.given(rank, segment):
@@ -801,8 +801,9 @@ def prove_levels(
                 sent[level][step.message % 2] += sum(lengths[s] for s in plan.touched(step))
     for level, (up, down) in enumerate(sent):
         wanted = hierarchy.crossings(level) * sum(lengths)
-        ways = (up,) if kind == "reduce" else (down,) if kind != "all_reduce" else (up, down)
-        if any(way != wanted for way in ways) or (kind in ("all_gather", "broadcast") and up):
+        ups = 0 if kind in ("all_gather", "broadcast") else wanted
+        downs = 0 if kind == "reduce_scatter" else down if kind == "reduce" else wanted
+        if (up, down) != (ups, downs):
             raise PlanError("bytes", f"level {level}: {up} up, {down} down, instead of {wanted}")
 
 

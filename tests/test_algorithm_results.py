@@ -14,6 +14,7 @@ import pytest
 from covering import covering
 from crew import Crew
 from test_collectives import PLACES, SEED, Case, check, every_case
+from test_plans import HIERARCHICAL
 
 Crews = dict[tuple[int, str, str], Crew]
 
@@ -23,7 +24,7 @@ def cases(count: int, seed: int) -> Iterator[Case]:
     kinds = {
         "bidirectional_ring": ("all_reduce", "all_gather"),
         "doubling": ("all_reduce",),
-        "hierarchical": ("all_reduce", "reduce", "broadcast", "all_gather"),
+        "hierarchical": HIERARCHICAL,
     }
     plain = [
         case

@@ -23,6 +23,20 @@ PACKET, HEADERS = 9000, 52
 @pytest.mark.parametrize(
     ("hosts", "algorithm", "between"),
     [
+        ("aabb", "direct", 1.0),  # from each to each a quarter
+        ("aabb", "hierarchical", 0.5),  # what the other host's ranks are to have
+        ("aaab", "hierarchical", 0.25),
+        ("aacb", "hierarchical", 0.25),
+    ],
+)
+def test_a_reduce_scatter_sends_another_host_its_blocks(hosts, algorithm, between):
+    found = network.crossing("reduce_scatter", algorithm, SIZE, Layout(hosts, RATE))
+    assert found["ab"] == between * SIZE
+
+
+@pytest.mark.parametrize(
+    ("hosts", "algorithm", "between"),
+    [
         ("aabb", "ring", 1.5),  # the one edge that goes there, 2(n-1)/n
         ("abab", "ring", 3.0),  # both of a host's edges go there
         ("aabb", "direct", 2.0),  # from each to each a quarter, twice

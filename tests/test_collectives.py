@@ -199,7 +199,7 @@ def fold(case: Case, arrays: Sequence[np.ndarray], first: int) -> np.ndarray:
 def reduced(case: Case, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """By segments, as ``coll_segment_range`` cuts them."""
     if case.algorithm and case.size > 1:
-        return ordered(case, arrays)
+        return ordered(case, arrays, None)
     flat = [array.reshape(-1) for array in arrays]
     begin, end = ffi.new("uint64_t *"), ffi.new("uint64_t *")
     parts = []
@@ -209,27 +209,40 @@ def reduced(case: Case, arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts).reshape(arrays[0].shape)
 
 
-def ordered(case: Case, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """In the order that the algorithm declares."""
+def ordered(case: Case, arrays: Sequence[np.ndarray], blocks: Sequence[int] | None) -> np.ndarray:
+    """In the order that the algorithm declares; ``blocks``: the lengths of those, by rank."""
     places, size = PLACES[case.places], case.size
+    kind = lib.COLL_ALL_REDUCE if blocks is None else lib.COLL_REDUCE_SCATTER
     algorithm = {
         "bidirectional_ring": lambda: prover.BIDIRECTIONAL_RING,
         "doubling": lambda: prover.DOUBLING,
         "hierarchical": lambda: prover.hierarchical(
-            places, size, make(lib.COLL_ALL_REDUCE, 0, size, 0, None, places).segments
+            places, size, make(kind, 0, size, 0, None, places).segments
         ),
     }[case.algorithm]()
     task = algorithm.task("all_reduce", size)
+    if blocks is not None:
+        return np.concatenate(
+            [
+                evaluated(case, task, (rank + 1) % size, given)
+                for rank, given in enumerate(zip(*(cut(a, blocks) for a in arrays), strict=True))
+            ]
+        )
     flat = [array.reshape(-1) for array in arrays]
     begin, end = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-    add: Callable[..., np.ndarray] = functools.partial(combine, case)
     parts = []
     for s in range(task.segments):
         lib.coll_segment_range(flat[0].size, task.segments, s, begin, end)
-        given = [array[begin[0] : end[0]] for array in flat]
-        order = (task.order or prover.Task.canonical)(task, s)
-        parts.append(divided(case, task.expressions.evaluate(order, given, add)))
+        parts.append(evaluated(case, task, s, [array[begin[0] : end[0]] for array in flat]))
     return np.concatenate(parts).reshape(arrays[0].shape)
+
+
+def evaluated(
+    case: Case, task: prover.Task, segment: int, given: Sequence[np.ndarray]
+) -> np.ndarray:
+    add: Callable[..., np.ndarray] = functools.partial(combine, case)
+    order = (task.order or prover.Task.canonical)(task, segment)
+    return divided(case, task.expressions.evaluate(order, given, add))
 
 
 def cut(array: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
@@ -249,6 +262,8 @@ def wanted(case: Case, rank: int, seed: int) -> np.ndarray | None:
             return reduced(case, arrays)
         case "reduce":
             return reduced(case, arrays) if rank == case.root else None
+        case "reduce_scatter" if case.algorithm and n > 1:
+            return cut(ordered(case, arrays, counts[0]), counts[0])[rank]
         case "reduce_scatter":
             return fold(case, [cut(array, counts[0])[rank] for array in arrays], (rank + 1) % n)
         case "broadcast":

@@ -148,6 +148,21 @@ def test_hierarchical_crosses_a_slow_uplink_once_and_beats_rings_that_cross_it_o
     assert seconds("hierarchical", mixed) < 0.15 * seconds("ring", mixed)
 
 
+def test_a_reduce_scatter_sends_out_of_a_host_what_is_for_others_once() -> None:
+    slow = dataclasses.replace(LAN, bandwidth=1e8, uplink=1e8)
+    places = ((0,) * 4 + (1,) * 4,)
+
+    def seconds(algorithm: str) -> float:
+        plan = plan_of("reduce_scatter", algorithm, 8, places)
+        return predict(plan, 1 << 30, Network((MEMORY, slow), places))
+
+    assert seconds("hierarchical") == pytest.approx((1 << 29) / 1e8, rel=0.02)
+    assert seconds("direct") == pytest.approx(4 * (1 << 29) / 1e8, rel=0.02)
+    assert choose("reduce_scatter", 1 << 30, 8, places) == "hierarchical"
+    assert choose("reduce_scatter", 1 << 10, 8, places) == "direct"
+    assert choose("reduce_scatter", 1 << 30, 8) == "direct"
+
+
 def test_reducing_and_messages_take_the_time_of_a_process() -> None:
     slow = dataclasses.replace(PLAIN, reduction=1e6)
     direct = plan_of("all_reduce", "direct", 4)

@@ -137,19 +137,40 @@ def operate(group: collectives.Group, kind: str, algorithm: str) -> tuple[Any, .
     names = [peer.name for peer in group.peers]
     given = data_of(group.name)
     array = given.copy()
-    rooted: dict[str, Any] = {} if kind in ("all_reduce", "all_gather") else {"root": ROOT}
+    rooted: dict[str, Any] = {"root": ROOT} if kind in ("reduce", "broadcast") else {}
+    blocks = uneven(len(names))
+    how = {"counts": blocks, "resize": True} if kind == "reduce_scatter" else rooted
     try:
-        result = getattr(group, kind)(array, algorithm=algorithm, timeout=DEADLINE, **rooted)
+        result = getattr(group, kind)(array, algorithm=algorithm, timeout=DEADLINE, **how)
     except collectives.PeerLost as error:
         assert array.tobytes() == given.tobytes(), "an operation that raised wrote to its input"
         outcome: tuple[Any, ...] = ("PeerLost", error.peer)
         group.sync(timeout=DEADLINE)
     else:
-        check(kind, result, group.name == names[ROOT] if rooted else True)
-        same = kind != "reduce"
+        if kind == "reduce_scatter":
+            check_block(result, names.index(group.name), blocks)
+        else:
+            check(kind, result, group.name == names[ROOT] if rooted else True)
+        same = kind not in ("reduce", "reduce_scatter")
         outcome = ("ok", result.contributors, zlib.crc32(result.value) if same else 0)
     left = mortals.go_on(group)
     return outcome, left, group.view.places
+
+
+def uneven(size: int) -> list[int]:
+    """A block for each rank; not all have one."""
+    blocks = [COUNT // (size + rank) if rank != 1 else 0 for rank in range(size - 1)]
+    return [*blocks, COUNT - sum(blocks)]
+
+
+def check_block(result: collectives.Result, rank: int, blocks: list[int]) -> None:
+    begin = sum(blocks[:rank])
+    inputs = [data_of(name)[begin : begin + blocks[rank]] for name in result.contributors]
+    assert result.value.shape == (blocks[rank],)
+    np.testing.assert_allclose(result.value, np.sum(inputs, axis=0), atol=1e-5)  # as below
+    whole = max(COUNT // 2 - begin, 0)
+    exact = np.sum([one[:whole] for one in inputs], axis=0)
+    assert result.value[:whole].tobytes() == exact.tobytes()
 
 
 def check(kind: str, result: collectives.Result, gets: bool) -> None:
@@ -173,6 +194,7 @@ def check(kind: str, result: collectives.Result, gets: bool) -> None:
 SOME = [
     Case("aabb", dead=(3,)),
     Case("aabb", cut="ab", gone=(2, 3)),
+    Case("aabbc", "reduce_scatter", dead=(3,)),
 ]
 MORE = [
     Case("aabb", dead=(0,)),
@@ -186,7 +208,7 @@ MORE = [
     Case("abc", cut="ab", gone=(1,)),
     *(
         Case("aabbcc", kind, dead=dead)
-        for kind in ("reduce", "broadcast", "all_gather")
+        for kind in ("reduce", "reduce_scatter", "broadcast", "all_gather")
         for dead in ((ROOT,), (0,), (4,), (2, 3))
     ),
 ]

@@ -114,7 +114,7 @@ def plans_of(kind: str, size: int, algorithm: Algorithm, root: int = 0) -> list[
     return [make(number, rank, size, root, algorithm) for rank in range(size)]
 
 
-HIERARCHICAL = ("COLL_ALL_REDUCE", "COLL_REDUCE", "COLL_BROADCAST", "COLL_ALL_GATHER")
+HIERARCHICAL = ("all_reduce", "reduce", "reduce_scatter", "broadcast", "all_gather")
 
 
 def broadcast(size: int, root: int) -> list[Plan]:
@@ -218,7 +218,9 @@ def test_a_group_of_one_has_nothing_to_do() -> None:
     for kind, algorithm in EVERY_OTHER:
         assert plans_of(kind, 1, algorithm) == [Plan(0, 1, algorithm.parts, ())]
     for kind in HIERARCHICAL:
-        assert make(getattr(lib, kind), 0, 1, algorithm=None, places=[[7]]) == Plan(0, 1, 1, ())
+        assert make(
+            getattr(lib, f"COLL_{kind.upper()}"), 0, 1, algorithm=None, places=[[7]]
+        ) == Plan(0, 1, 1, ())
 
 
 def test_a_barrier_moves_no_bytes() -> None:
@@ -331,7 +333,7 @@ def test_an_algorithm_that_does_not_exist_or_does_not_do_the_kind_is_refused() -
     for kind, algorithm in itertools.product(kinds, range(lib.COLL_ALGORITHM_COUNT)):
         number = getattr(lib, f"COLL_{kind.upper()}")
         if algorithm == lib.COLL_HIERARCHICAL:
-            known = f"COLL_{kind.upper()}" in HIERARCHICAL
+            known = kind in HIERARCHICAL
         else:
             known = (kind, algorithm) in does
         assert bool(lib.coll_plan_does(number, algorithm)) == known
@@ -384,7 +386,7 @@ def prove_hierarchical(
     kind: str, plans: Plans, places: Sequence[Sequence[int]], root: int = 0
 ) -> None:
     size, segments = len(plans), plans[0].segments
-    reduces = kind in ("all_reduce", "reduce")
+    reduces = kind in ("all_reduce", "reduce", "reduce_scatter")
     algorithm = prover.hierarchical(places, size, segments if reduces else size)
     task = algorithm.task(kind, size, root)
     if not reduces:
@@ -394,8 +396,12 @@ def prove_hierarchical(
         kind, [(segment - 1) % size for segment in range(segments)]
     )
     hierarchy = prover.Hierarchy(places, size, roots)
-    for count in (0, 1, size, 12 * size + 5):
-        prover.prove_levels(plans, kind, hierarchy, lengths(count, segments))
+    many = [lengths(count, segments) for count in (0, 1, size, 12 * size + 5)]
+    if kind == "reduce_scatter":  # whose blocks are the caller's to cut
+        uneven = random.Random(size)
+        many += [[uneven.choice((0, 1, 7, 10**6)) for _ in range(size)] for _ in range(3)]
+    for sizes in many:
+        prover.prove_levels(plans, kind, hierarchy, sizes)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -403,7 +409,7 @@ def test_hierarchical_is_right_for_uneven_groups_of_up_to_three_levels(size: int
     chance = random.Random(size)
     every = levels_for(size)
     every = every if size < 17 else chance.sample(every, 3)  # each proof takes longer, too
-    for kind in ("all_reduce", "reduce", "broadcast", "all_gather"):
+    for kind in HIERARCHICAL:
         # Each topology for all_reduce, some for the others; small groups get all.
         for places in every if kind == "all_reduce" or size < 9 else chance.sample(every, 2):
             root = chance.randrange(size) if kind in ROOTED else 0
@@ -476,7 +482,7 @@ def test_hierarchical_is_right_for_any_levels(data: st.DataObject, size: int, le
     for level in range(1, levels):
         outer = data.draw(groups, label=f"level {level}")
         places.append([outer[group] for group in places[-1]])
-    kind = data.draw(st.sampled_from(["all_reduce", "reduce", "broadcast", "all_gather"]))
+    kind = data.draw(st.sampled_from(HIERARCHICAL))
     root = data.draw(st.integers(0, size - 1)) if kind in ROOTED else 0
     prove_hierarchical(kind, hierarchical(kind, size, places, root), places, root)
 
@@ -497,6 +503,18 @@ def test_each_byte_crosses_the_border_of_hosts_once_in_each_direction() -> None:
         for step in plan.steps
     )
     assert across == 2 * plans[0].segments
+
+
+def test_a_reduce_scatter_takes_out_of_each_host_the_blocks_of_others_once() -> None:
+    hosts = [0, 1, 0, 1, 0]
+    blocks = [5, 0, 7, 100, 1]  # of each rank
+    plans = hierarchical("reduce_scatter", 5, [hosts])
+    across = {0: 0, 1: 0}
+    for plan in plans:
+        for step in plan.steps:
+            if step.kind == SEND and hosts[plan.rank] != hosts[step.peer]:
+                across[hosts[plan.rank]] += blocks[(step.segment - 1) % 5]
+    assert across == {0: 0 + 100, 1: 5 + 7 + 1}
 
 
 def test_owners_take_turns() -> None:

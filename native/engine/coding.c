@@ -234,11 +234,34 @@ struct pieces {
     uint8_t packed[PIECE * sizeof(double)];
 };
 
-/* `count` elements that are `at` bytes in an array, as f32: there, or in `room`. */
-static const float *widen(const struct coll_operation *operation, const struct coll__form *form,
-                          const uint8_t *base, uint64_t at, uint64_t count, struct pieces *room)
+/* What this rank itself has at an offset of a step's segment. */
+struct own {
+    const struct coll__form *form;
+    const uint8_t *base;
+    uint64_t at; /* bytes from the base */
+    uint64_t index; /* of the element in the input */
+};
+
+static struct own own_of(const struct coll_operation *operation, uint32_t index, uint64_t offset)
+{
+    const struct coll__run *run = &operation->run[index];
+    const bool input = operation->plan->steps[index].source == COLL_FROM_INPUT;
+    return (struct own){
+        .form = input ? &operation->input_form : coll__output_form_of(operation, run),
+        .base = input ? operation->input : coll__output_of(operation, run),
+        .at = (input ? run->input : run->output) + offset,
+        .index = (run->input + offset) / operation->element,
+    };
+}
+
+/* `count` elements of it, `skip` bytes on, as f32: there, or in `room`. */
+static const float *widen(const struct coll_operation *operation, const struct own *own,
+                          uint64_t skip, uint64_t count, struct pieces *room)
 {
     const struct coll__coding *coding = operation->coding;
+    const struct coll__form *form = own->form;
+    const uint8_t *base = own->base;
+    const uint64_t at = own->at + skip;
     const uint64_t bytes = count * operation->element;
     if (coding->dtype == COLL_F32) {
         if (coll__form_is_plain(form) && (uintptr_t)(base + at) % sizeof(float) == 0)
@@ -260,8 +283,9 @@ static const float *widen(const struct coll_operation *operation, const struct c
     return room->values;
 }
 
-static void narrow(struct coll_operation *operation, uint64_t at, const float *values,
-                   uint64_t count, struct pieces *room)
+/* Where the result of a step goes, from an offset in its segment. */
+static void narrow(struct coll_operation *operation, const struct coll__run *run, uint64_t offset,
+                   const float *values, uint64_t count, struct pieces *room)
 {
     const struct coll__coding *coding = operation->coding;
     const uint8_t *packed = (const uint8_t *)values;
@@ -275,8 +299,8 @@ static void narrow(struct coll_operation *operation, uint64_t at, const float *v
         coll__encode(&coding->cast, &(struct coll__codec_key){0}, values, 0, count, room->packed);
         packed = room->packed;
     }
-    coll__form_scatter(&operation->output_form, operation->output, at, count * operation->element,
-                       packed, false);
+    coll__form_scatter(coll__output_form_of(operation, run), coll__output_of(operation, run),
+                       run->output + offset, count * operation->element, packed, false);
 }
 
 /* Encode `count` elements, `first` in the segment and `index` among all. What is lost, times `share`,
@@ -308,10 +332,9 @@ static void encode(struct coll_operation *operation, const struct coll__codec_ke
 void coll__coding_encode(const struct coll__slice *slice, uint8_t *to)
 {
     struct coll_operation *operation = slice->operation;
-    const bool input = slice->form == &operation->input_form;
-    const uint8_t *base = input ? operation->input : operation->output;
-    const uint64_t at = (uint64_t)(slice->payload - base);
-    const struct coll__codec_key key = key_of(operation, slice->segment);
+    const struct own own = own_of(operation, slice->step, slice->frame.offset);
+    const struct coll__codec_key key = key_of(operation,
+                                              operation->plan->steps[slice->step].segment);
     struct pieces room;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
@@ -320,10 +343,10 @@ void coll__coding_encode(const struct coll__slice *slice, uint8_t *to)
         if (part > (uint64_t)PIECE * operation->element)
             part = (uint64_t)PIECE * operation->element;
         const uint64_t count = part / operation->element;
-        const float *values = widen(operation, slice->form, base, at + done, count, &room);
+        const float *values = widen(operation, &own, done, count, &room);
         encode(operation, &key, values, (slice->frame.offset + done) / operation->element,
-               (at + done) / operation->element, count, 1, to + coll__wire_bytes(operation, done),
-               &room);
+               own.index + done / operation->element, count, 1,
+               to + coll__wire_bytes(operation, done), &room);
     }
     coll__fpenv_leave(&env);
     operation->engine->host.counters.encoded_slices++;
@@ -338,7 +361,7 @@ coll_status coll__coding_take(struct coll_operation *operation, uint32_t index, 
     const struct coll__codec_key key = key_of(operation, operation->plan->steps[index].segment);
     struct pieces room;
     struct coll__fpenv env;
-    if (operation->plan->relations[index].first_write)
+    if (operation->plan->relations[index].first_write && !run->scratch)
         COLL_TRY(coll__execute_save(operation, run->output + offset, length));
     coll__fpenv_enter(&env);
     for (uint64_t done = 0, part; done < length; done += part) {
@@ -348,7 +371,7 @@ coll_status coll__coding_take(struct coll_operation *operation, uint32_t index, 
         const uint64_t count = part / operation->element;
         coll__decode(&operation->coding->codec, &key, payload + coll__wire_bytes(operation, done),
                      (offset + done) / operation->element, count, room.decoded);
-        narrow(operation, run->output + offset + done, room.decoded, count, &room);
+        narrow(operation, run, offset + done, room.decoded, count, &room);
     }
     coll__fpenv_leave(&env);
     if (run->makes)
@@ -384,7 +407,7 @@ static void finish(struct coll_operation *operation, uint32_t index, uint64_t of
         memset(coding->lost + (own - operation->offset / operation->element), 0,
                count * sizeof *coding->lost);
     }
-    narrow(operation, run->output + offset, room->sum, count, room);
+    narrow(operation, run, offset, room->sum, count, room);
 }
 
 void coll__coding_reduce(struct coll_operation *operation, uint32_t index, uint64_t offset,
@@ -393,10 +416,7 @@ void coll__coding_reduce(struct coll_operation *operation, uint32_t index, uint6
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
     const struct coll__codec_key key = key_of(operation, step->segment);
-    const bool input = step->source == COLL_FROM_INPUT;
-    const struct coll__form *form = input ? &operation->input_form : &operation->output_form;
-    const uint8_t *base = input ? operation->input : operation->output;
-    const uint64_t at = (input ? run->input : run->output) + offset;
+    const struct own mine = own_of(operation, index, offset);
     struct pieces room;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
@@ -417,7 +437,7 @@ void coll__coding_reduce(struct coll_operation *operation, uint32_t index, uint6
                                      count, room.sum);
                 continue;
             }
-            const float *own = widen(operation, form, base, at + done, count, &room);
+            const float *own = widen(operation, &mine, done, count, &room);
             if (k == 0)
                 memcpy(room.sum, own, count * sizeof *own);
             for (uint64_t i = 0; k > 0 && i < count; i++)

@@ -169,7 +169,7 @@ struct coll_operation {
     struct coll__series *series; /* which it is a part of, or the whole; or NULL */
     struct coll_operation *after; /* it does not start before this one has ended; or NULL */
     uint64_t offset; /* of a part: where it begins in both buffers, in bytes */
-    uint8_t *scratch; /* a reduce's output where the caller has none; an input in safety; or NULL */
+    uint8_t *scratch; /* of reduced segments for which the output has no room; an input in safety */
     uint64_t scratch_bytes;
     bool idle; /* nothing is to come for it here, so that being complete says nothing */
     coll__reduce_fn reduce;
@@ -197,6 +197,7 @@ struct coll_operation {
 /* Per-step progress of a running operation. */
 struct coll__run {
     uint64_t input, output, bytes; /* where the segment is in the buffers */
+    bool scratch; /* the output has no room for it: `output` is in the operation's scratch */
     uint64_t arrived; /* receiving steps; REDUCE: how much is reduced */
     uint64_t encoded; /* makes: where it is in coding->encoded */
     bool coded; /* what is sent or received is encoded */
@@ -670,8 +671,20 @@ void coll__coding_reduce(struct coll_operation *operation, uint32_t index, uint6
 
 /* execute.c */
 coll_status coll__execute_start(struct coll_operation *operation);
-/* Bytes of all segments that this rank reduces. */
-uint64_t coll__execute_reduces(const struct coll_operation *operation);
+/* Bytes of the segments that this rank reduces for others and has no room for in its output. */
+uint64_t coll__execute_scratch(const struct coll_operation *operation);
+/* Where what a step makes goes, and how it lies there. */
+static inline uint8_t *coll__output_of(const struct coll_operation *operation,
+                                       const struct coll__run *run)
+{
+    return run->scratch ? operation->scratch : operation->output;
+}
+static inline const struct coll__form *coll__output_form_of(const struct coll_operation *operation,
+                                                            const struct coll__run *run)
+{
+    static const struct coll__form packed;
+    return run->scratch ? &packed : &operation->output_form;
+}
 void coll__execute_place(struct coll_operation *operation, uint32_t rank,
                          const struct coll__frame *frame, struct coll__placement *placement);
 /* `link`: NULL if the payload is not the link's any more. */

@@ -60,17 +60,18 @@ static void point(struct coll_operation *operation, uint32_t index, uint64_t off
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
     const bool input = step->source == COLL_FROM_INPUT;
-    const struct coll__form *form = input ? &operation->input_form : &operation->output_form;
+    const struct coll__form *form = input ? &operation->input_form
+                                          : coll__output_form_of(operation, run);
     const uint8_t *made = run->coded && step->after >= 0
                               ? coll__coding_made(operation, (uint32_t)step->after, offset)
                               : NULL;
-    slice->segment = step->segment;
+    slice->step = index;
     slice->ready = made != NULL;
     slice->coded = run->coded && !made;
     slice->form = made || (!run->coded && (coll__form_is_plain(form) || staged)) ? NULL : form;
     slice->payload = made    ? made
                      : input ? operation->input + run->input + offset
-                             : operation->output + run->output + offset;
+                             : coll__output_of(operation, run) + run->output + offset;
     slice->fan = (uint32_t)(operation->plan->relations[index].fan + 1);
     slice->fan |= slice->fan && run->coded ? CODED_FAN : 0;
 }
@@ -135,34 +136,34 @@ static bool begins(const struct coll_step *step)
            step->source == COLL_FROM_INPUT;
 }
 
-uint64_t coll__execute_reduces(const struct coll_operation *operation)
+uint64_t coll__execute_scratch(const struct coll_operation *operation)
 {
     const struct coll_plan *plan = operation->plan;
     struct coll__run run = {0};
     uint64_t bytes = 0;
-    for (uint32_t i = 0; plan && i < plan->info.steps; i++) {
+    for (uint32_t i = 0; i < plan->info.steps; i++) {
         if (begins(&plan->steps[i])) {
             coll__layout_segment(operation, plan->info.segments, plan->steps[i].segment, &run);
-            bytes += run.bytes;
+            bytes += run.scratch ? run.bytes : 0;
         }
     }
     return bytes;
 }
 
-/* Where there is room for nothing but what is reduced here, that lies there end to end. */
+/* There what is reduced here for others lies end to end. */
 static void place_in_scratch(struct coll_operation *operation)
 {
     const struct coll_plan *plan = operation->plan;
     uint64_t at = 0;
     for (uint32_t i = 0; i < plan->info.steps; i++) {
-        if (begins(&plan->steps[i])) {
+        if (operation->run[i].scratch && begins(&plan->steps[i])) {
             operation->run[i].output = at;
             at += operation->run[i].bytes;
         }
     }
     for (uint32_t i = 0; i < plan->info.steps; i++) {
         uint32_t first = i;
-        while (plan->steps[first].after >= 0)
+        while (operation->run[i].scratch && plan->steps[first].after >= 0)
             first = (uint32_t)plan->steps[first].after;
         operation->run[i].output = operation->run[first].output;
     }
@@ -191,7 +192,7 @@ coll_status coll__execute_start(struct coll_operation *operation)
         if (coll__step_receives(step))
             operation->pending_bytes += run->bytes;
     }
-    if (operation->call.kind == COLL_REDUCE && operation->scratch)
+    if (coll__reduces(operation->call.kind) && operation->scratch)
         place_in_scratch(operation);
     if (operation->coding)
         COLL_TRY(coll__coding_start(operation));
@@ -293,11 +294,11 @@ void coll__execute_place(struct coll_operation *operation, uint32_t rank,
         return;
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + frame->offset;
-    uint8_t *place = coll__form_whole(&operation->output_form, operation->output, at,
-                                      frame->length);
+    uint8_t *place = coll__form_whole(coll__output_form_of(operation, run),
+                                      coll__output_of(operation, run), at, frame->length);
     if (!place)
         return;
-    if (operation->plan->relations[index].first_write &&
+    if (operation->plan->relations[index].first_write && !run->scratch &&
         coll__execute_save(operation, at, frame->length) != COLL_OK)
         return; /* not in place, then: delivery tries again and reports */
     placement->operation = operation;
@@ -334,15 +335,20 @@ static void add_piece(const struct coll_operation *operation, const struct coll_
 }
 
 /* The same wherever the arrays lie: piece by piece, or by way of the cache if the pieces are short. */
-static coll_status add(struct coll_operation *operation, const struct coll_step *step, uint64_t at,
-                       uint64_t input_at, uint64_t length, const uint8_t *payload)
+static coll_status add(struct coll_operation *operation, uint32_t index, uint64_t offset,
+                       uint64_t length, const uint8_t *payload)
 {
     struct coll_engine *engine = operation->engine;
-    const struct coll__form *from = &operation->input_form, *to = &operation->output_form;
+    const struct coll_step *step = &operation->plan->steps[index];
+    const struct coll__run *run = &operation->run[index];
+    const uint64_t at = run->output + offset, input_at = run->input + offset;
+    uint8_t *base = coll__output_of(operation, run);
+    const struct coll__form *from = &operation->input_form;
+    const struct coll__form *to = coll__output_form_of(operation, run);
     if (coll__form_is_coarse(from, input_at, length) && coll__form_is_coarse(to, at, length)) {
         for (uint64_t done = 0, part; done < length; done += part) {
             part = length - done;
-            uint8_t *output = coll__form_piece(to, operation->output, at + done, &part);
+            uint8_t *output = coll__form_piece(to, base, at + done, &part);
             const uint8_t *input = coll__form_piece(from, (uint8_t *)operation->input,
                                                     input_at + done, &part);
             add_piece(operation, step, output, input, payload + done, part);
@@ -353,11 +359,10 @@ static coll_status add(struct coll_operation *operation, const struct coll_step 
     if (!packed)
         return COLL_NO_MEMORY;
     coll__form_gather(from, operation->input, input_at, length, packed, false);
-    uint8_t *place = coll__form_whole(to, operation->output, at, length);
+    uint8_t *place = coll__form_whole(to, base, at, length);
     add_piece(operation, step, place ? place : packed, packed, payload, length);
     if (!place)
-        coll__form_scatter(to, operation->output, at, length, packed,
-                           operation->bytes >= COLL__STREAM_BYTES);
+        coll__form_scatter(to, base, at, length, packed, operation->bytes >= COLL__STREAM_BYTES);
     coll__give(engine, packed);
     return COLL_OK;
 }
@@ -369,9 +374,11 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
     const struct coll_step *step = &operation->plan->steps[index];
     const struct coll__run *run = &operation->run[index];
     uint64_t at = run->output + offset;
+    uint8_t *base = coll__output_of(operation, run);
+    const struct coll__form *form = coll__output_form_of(operation, run);
     if (run->coded && step->kind == COLL_STEP_RECV)
         return coll__coding_take(operation, index, offset, length, payload);
-    if (operation->plan->relations[index].first_write && !placed)
+    if (operation->plan->relations[index].first_write && !placed && !run->scratch)
         COLL_TRY(coll__execute_save(operation, at, length));
     if (run->coded) {
         coll__coding_reduce(operation, index, offset, length, (const uint8_t *[]){payload, NULL},
@@ -379,10 +386,9 @@ static coll_status take(struct coll_operation *operation, uint32_t index, uint64
         return COLL_OK;
     }
     if (step->kind == COLL_STEP_RECV_REDUCE)
-        return add(operation, step, at, run->input + offset, length, payload);
-    if (payload != coll__form_whole(&operation->output_form, operation->output, at, length))
-        coll__form_scatter(&operation->output_form, operation->output, at, length, payload,
-                           operation->bytes >= COLL__STREAM_BYTES);
+        return add(operation, index, offset, length, payload);
+    if (payload != coll__form_whole(form, base, at, length))
+        coll__form_scatter(form, base, at, length, payload, operation->bytes >= COLL__STREAM_BYTES);
     return COLL_OK;
 }
 

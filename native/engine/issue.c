@@ -198,19 +198,18 @@ static void fill(struct coll_operation *operation, const struct coll_call *call,
         operation->deadline = operation->info.entered_ns + call->timeout_ns;
 }
 
-/* A reduce whose caller wants no result needs room for the parts that this rank reduces. An input in
- * its place among the outputs is put in safety where others' blocks come to lie there, since those of
+/* What this rank reduces for others needs room where its own output has none. An input in its place among the outputs is put in safety where others' blocks come to lie there, since those of
  * the lost are left out. */
 static coll_status take_scratch(struct coll_operation *operation)
 {
     const struct coll__view *view = operation->view;
     const uint32_t kind = operation->call.kind;
     uint64_t begin;
-    if (kind == COLL_REDUCE && view->rank != operation->call.root) {
-        operation->scratch_bytes = coll__execute_reduces(operation);
-        COLL_TRY(
-            coll__shadow_take(operation->engine, operation->scratch_bytes, &operation->scratch));
-        operation->output = operation->scratch;
+    if (coll__reduces(kind) && operation->plan) {
+        operation->scratch_bytes = coll__execute_scratch(operation);
+        if (operation->scratch_bytes > 0)
+            COLL_TRY(coll__shadow_take(operation->engine, operation->scratch_bytes,
+                                       &operation->scratch));
     }
     if ((kind == COLL_ALL_GATHER || kind == COLL_GATHER) && operation->output_bytes > 0 &&
         operation->layout.size > view->size) {

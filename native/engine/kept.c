@@ -62,8 +62,9 @@ static uint64_t gather(struct coll_operation *operation, uint64_t offset, struct
     const uint32_t reduce = operands->reduce;
     const struct coll_step *step = &operation->plan->steps[reduce];
     const struct coll__run *run = &operation->run[reduce];
-    const uint8_t *own = step->source == COLL_FROM_INPUT ? operation->input + run->input
-                                                         : operation->output + run->output;
+    const uint8_t *own = step->source == COLL_FROM_INPUT
+                             ? operation->input + run->input
+                             : coll__output_of(operation, run) + run->output;
     uint64_t length = run->bytes - offset;
     operands->count = 0;
     for (int32_t i = relations[reduce].first_operand; i >= 0 && length > 0;
@@ -177,9 +178,10 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct o
 {
     const struct coll__run *run = &operation->run[operands->reduce];
     const bool given = operation->plan->steps[operands->reduce].source == COLL_FROM_INPUT;
-    const struct coll__form *to = &operation->output_form;
+    uint8_t *place = coll__output_of(operation, run);
+    const struct coll__form *to = coll__output_form_of(operation, run);
     const struct coll__form *from = given ? &operation->input_form : to;
-    const uint8_t *base = given ? operation->input : operation->output;
+    const uint8_t *base = given ? operation->input : place;
     const uint64_t at = (given ? run->input : run->output) + offset;
     const bool coarse = coll__form_is_coarse(from, at, length) &&
                         coll__form_is_coarse(to, run->output + offset, length);
@@ -193,8 +195,7 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct o
     for (uint64_t done = 0, part; done < length; done += part) {
         part = length - done;
         uint8_t *output = packed ? packed + done
-                                 : coll__form_piece(to, operation->output,
-                                                    run->output + offset + done, &part);
+                                 : coll__form_piece(to, place, run->output + offset + done, &part);
         const uint8_t *input = packed ? packed + done
                                       : coll__form_piece(from, (uint8_t *)base, at + done, &part);
         *own = input - done; /* the others are where the first byte is */
@@ -204,7 +205,7 @@ static coll_status reduce_forms(struct coll_operation *operation, const struct o
         reduce_piece(operation, operands, offset, done, part, sinks, staged ? 2 : 1);
     }
     if (packed)
-        coll__form_scatter(to, operation->output, run->output + offset, length, packed, stream);
+        coll__form_scatter(to, place, run->output + offset, length, packed, stream);
     coll__give(operation->engine, packed);
     return COLL_OK;
 }
@@ -240,7 +241,7 @@ static coll_status reduce_next(struct coll_operation *operation, const struct op
     struct coll__run *run = &operation->run[index];
     struct coll__host *host = &operation->engine->host;
     uint64_t offset = run->arrived, at = run->output + offset;
-    if (operation->plan->relations[index].first_write)
+    if (operation->plan->relations[index].first_write && !run->scratch)
         COLL_TRY(coll__execute_save(operation, at, length));
     /* Where the others read it, and to the caller, at once. */
     const struct coll__transport *local = !run->coded && is_sent(operation->plan, index)
@@ -248,16 +249,16 @@ static coll_status reduce_next(struct coll_operation *operation, const struct op
                                               : NULL;
     bool stream = false;
     uint8_t *staged = local ? local->stage(host, length, &stream) : NULL;
-    const struct coll__sink sinks[2] = {
-        {.at = operation->output + at, .stream = operation->bytes >= COLL__STREAM_BYTES},
-        {.at = staged, .stream = stream}};
+    const struct coll__sink sinks[2] = {{.at = coll__output_of(operation, run) + at,
+                                         .stream = operation->bytes >= COLL__STREAM_BYTES},
+                                        {.at = staged, .stream = stream}};
     coll_status status = COLL_OK;
     struct coll__fpenv env;
     coll__fpenv_enter(&env);
     if (run->coded)
         reduce_coded(operation, operands, offset, length);
     else if (coll__form_is_plain(&operation->input_form) &&
-             coll__form_is_plain(&operation->output_form))
+             coll__form_is_plain(coll__output_form_of(operation, run)))
         reduce_piece(operation, operands, offset, 0, length, sinks, staged ? 2 : 1);
     else
         status = reduce_forms(operation, operands, offset, length, staged, stream);

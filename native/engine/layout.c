@@ -268,11 +268,13 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
     const struct coll__layout *layout = &operation->layout;
     const uint32_t size = view->size;
     uint64_t begin = 0, end = layout->count, input = 0, output = 0;
+    bool scratch = false;
     switch ((enum coll_kind)operation->call.kind) {
     case COLL_REDUCE_SCATTER:
         block_range(layout, layout->to, called(operation, (segment + size - 1) % size), &begin,
                     &end);
         input = begin;
+        scratch = segment != (view->rank + 1) % size;
         break;
     case COLL_SCATTER:
         block_range(layout, layout->to, called(operation, segment), &begin, &end);
@@ -306,9 +308,11 @@ void coll__layout_segment(const struct coll_operation *operation, uint32_t segme
             segment_range(operation, end, segments, segment, &begin, &end);
         input = begin;
         output = begin;
+        scratch = operation->call.kind == COLL_REDUCE && view->rank != operation->call.root;
         break;
     }
     run->input = operation->offset + input * operation->element;
     run->output = operation->offset + output * operation->element;
     run->bytes = (end - begin) * operation->element;
+    run->scratch = scratch;
 }

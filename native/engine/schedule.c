@@ -237,7 +237,7 @@ static struct coll__slice *cut(struct coll__flow *flow, uint32_t length)
     slice->fan = head->fan;
     slice->payload = head->payload;
     slice->form = head->form;
-    slice->segment = head->segment;
+    slice->step = head->step;
     slice->coded = head->coded;
     slice->ready = head->ready;
     slice->range = length;

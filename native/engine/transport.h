@@ -54,7 +54,7 @@ struct coll__slice {
     struct coll__frame frame;
     const struct coll__form *form; /* payload is a place in an array of this form, for
                                     * coll__slice_copy; NULL: it is in one piece */
-    uint32_t segment; /* that it is a part of; with a codec */
+    uint32_t step; /* of the plan, which it is a part of */
     uint8_t coded; /* the payload is encoded when it is copied; always with a form */
     uint8_t ready; /* it is encoded already. Both: `range` counts in elements' bytes, as does
                     * frame.offset; frame.length in encoded ones */

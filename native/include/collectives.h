@@ -244,8 +244,7 @@ enum coll_algorithm {
                                   * with half of the bytes */
     COLL_DOUBLING = 6, /* all_reduce of what is small: the fewest hops without everybody speaking to
                         * everybody */
-    COLL_HIERARCHICAL =
-        7, /* all_reduce, reduce, broadcast, all_gather: the fewest bytes between the
+    COLL_HIERARCHICAL = 7, /* reductions, broadcast, all_gather: the fewest bytes between the
                             * groups of each level */
     COLL_ALGORITHM_COUNT = 8
 };

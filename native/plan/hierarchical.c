@@ -13,8 +13,9 @@
  *      level 0        0 ◄─ 1 ─► 2     3 ─► 4
  *
  * Roots and owners take turns from segment to segment, so that all work alike. Reductions of all kinds
- * do the first half. An all_reduce then goes the way back, where a broadcast and an all_gather begin,
- * whose roots are given; a reduce goes from the segment's root straight to that of the call.
+ * do the first half. A reduce_scatter ends there: its segments are blocks, and the root of each is the
+ * rank that is to have it. An all_reduce then goes the way back, where a broadcast and an all_gather
+ * begin, whose roots are given; a reduce goes from the segment's root straight to that of the call.
  *
  * Among few, and at level 0, all send to the owner, and the owner to all. Among many it goes from one
  * to the next, by rank, and the owner is the last one of this chain and the first one back: links that
@@ -219,7 +220,8 @@ static int32_t descend(const struct tree *tree, struct coll_plan *plan, const st
 static void add_segment(struct tree *tree, struct coll_plan *plan, uint32_t kind, uint32_t segment,
                         uint32_t root, uint32_t called)
 {
-    const bool reduces = kind == COLL_ALL_REDUCE || kind == COLL_REDUCE;
+    const bool scatters = kind == COLL_REDUCE_SCATTER;
+    const bool reduces = kind == COLL_ALL_REDUCE || kind == COLL_REDUCE || scatters;
     uint32_t top = 0; /* the highest level at which it takes part */
     int32_t last = -1;
     choose_owners(tree, root);
@@ -241,7 +243,7 @@ static void add_segment(struct tree *tree, struct coll_plan *plan, uint32_t kind
             coll__plan_receive(plan, COLL_STEP_RECV, root, segment, 2 * segment + 1);
         return;
     }
-    for (uint32_t level = top + 1; level-- > 0;) {
+    for (uint32_t level = top + 1; !scatters && level-- > 0;) {
         const struct circle circle = meet(tree, level);
         if (circle.count > 1)
             last = descend(tree, plan, &circle, segment, last);
@@ -302,8 +304,10 @@ coll_status coll__plan_hierarchical(uint32_t kind, uint32_t rank, uint32_t size,
     coll_status status = tree_make(&tree, rank, size, topology);
     if (status != COLL_OK)
         return status;
-    const bool gathers = kind == COLL_ALL_GATHER;
-    const uint32_t segments = kind == COLL_BROADCAST ? 1 : gathers ? size : choose_segments(&tree);
+    const bool gathers = kind == COLL_ALL_GATHER, scatters = kind == COLL_REDUCE_SCATTER;
+    const uint32_t segments = kind == COLL_BROADCAST ? 1
+                              : gathers || scatters  ? size
+                                                     : choose_segments(&tree);
     status = coll__plan_new(rank, size, segments, 0, &made);
     for (uint32_t s = 0; status == COLL_OK && size > 1 && s < segments; s++) {
         const uint32_t owner = kind == COLL_BROADCAST ? root : gathers ? s : (s + size - 1) % size;

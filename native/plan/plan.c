@@ -185,7 +185,8 @@ int coll_plan_does(uint32_t kind, uint32_t algorithm)
         [COLL_STAR] = 1u << COLL_BROADCAST | 1u << COLL_GATHER | 1u << COLL_SCATTER,
         [COLL_BIDIRECTIONAL_RING] = 1u << COLL_ALL_REDUCE | 1u << COLL_ALL_GATHER,
         [COLL_DOUBLING] = 1u << COLL_ALL_REDUCE,
-        [COLL_HIERARCHICAL] = 1u << COLL_ALL_REDUCE | 1u << COLL_REDUCE | 1u << COLL_BROADCAST |
+        [COLL_HIERARCHICAL] = 1u << COLL_ALL_REDUCE | 1u << COLL_REDUCE |
+                              1u << COLL_REDUCE_SCATTER | 1u << COLL_BROADCAST |
                               1u << COLL_ALL_GATHER,
     };
     return algorithm < COLL_ALGORITHM_COUNT && kind < COLL_KIND_COUNT &&
