@@ -47,6 +47,31 @@ def ring_sum(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([fold(part, segment) for segment, part in enumerate(parts)])
 
 
+def both_ways_sum(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Two segments a rank: that of the canonical order, and ((x_s + x_s-1) + x_s-2) + ..."""
+    size = len(arrays)
+    parts = zip(*(np.array_split(array, 2 * size) for array in arrays), strict=True)
+    return np.concatenate(
+        [
+            fold(part[::-1], size - 1 - segment // 2) if segment % 2 else fold(part, segment // 2)
+            for segment, part in enumerate(parts)
+        ]
+    )
+
+
+def doubled_sum(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """((x_0 + x_1) + (x_2 + x_3)) + ...; what is more than a power of two is paired before that."""
+    surplus = len(arrays) - (1 << len(arrays).bit_length() - 1)
+    values = [arrays[2 * k] + arrays[2 * k + 1] for k in range(surplus)] + [*arrays[2 * surplus :]]
+    while len(values) > 1:
+        values = [a + b for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
+
+
+SUMS = {"bidirectional_ring": both_ways_sum, "doubling": doubled_sum}
+"""Of the algorithms that add in another order than ``ring_sum``."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """A call as all ranks make it.
@@ -56,8 +81,8 @@ class Call:
         in_place: an output that is the input or a part of it, or the other way round.
         counts: "": blocks of one size; "uneven"; "zeros": some have nothing.
         resize: of calls with blocks, ``on_failure`` of the others.
-        algorithm: of reductions one whose order of additions is canonical, where members are nearer
-            to some than to others.
+        algorithm: of reductions one whose order of additions is known here; None: the canonical
+            one, where no member is nearer to some than to others.
         codec: of an all_reduce.
     """
 
@@ -78,9 +103,10 @@ class Call:
         root = f" with {self.root}" if self.kind in ROOTED else ""
         where = "" if self.in_place else " apart"
         how = ("resize" if self.resize else "raise") if self.kind in SHAPED else self.on_failure
-        coded = f" by {self.codec}" if self.codec else ""
-        counts = f" {self.counts}" if self.counts else ""
-        return f"{self.kind}{root} of {self.count}{coded}{where}{counts}, {how}"
+        by = f" by {self.algorithm}" if self.algorithm else ""
+        coded = f" in {self.codec}" if self.codec else ""
+        counts = self.counts and f" {self.counts}"
+        return f"{self.kind}{root}{by} of {self.count}{coded}{where}{counts}, {how}"
 
     def block(self, source: int, target: int, size: int) -> int:
         """Elements that go from a rank to another; of one block per rank, ``target`` is whose."""
@@ -121,7 +147,7 @@ class Call:
             case "all_reduce" if self.codec:
                 return quantized.reduced(inputs, Codec(self.codec))
             case "all_reduce":
-                return ring_sum(inputs)
+                return SUMS.get(self.algorithm or "", ring_sum)(inputs)
             case "reduce":
                 return ring_sum(inputs) if mine == self.root else None
             case "reduce_scatter":

@@ -38,6 +38,48 @@ def reductions() -> Iterator[Case]:
                 yield Case(size, call, ((victim, phase),), transport=transport)
 
 
+def by_plan(call: Call, size: int, rank: int) -> tuple[str, ...]:
+    """What a rank goes through in a reduction by the call's algorithm."""
+    if call.algorithm == "bidirectional_ring":
+        return PHASES[max(call.count, SMALL)]
+    surplus = size - (1 << size.bit_length() - 1)
+    # The odd ones among the first give what they have to others, and get the result from them.
+    folded = rank < 2 * surplus and rank % 2 == 1
+    return ("issued", *(("all_gather",) if folded else ("reduce_scatter", "between")), "complete")
+
+
+def planned() -> Iterator[tuple[int, Call, str]]:
+    """The reductions by algorithms that are asked for: size, call, transport."""
+    counts = {"bidirectional_ring": (TINY, SMALL, LARGE), "doubling": (TINY, SMALL)}
+    for size, algorithm in itertools.product((2, 3, 4, 5, 6), counts):
+        for count, in_place, on_failure, transport in itertools.product(
+            counts[algorithm], (True, False), ("retry", "raise"), TRANSPORTS
+        ):
+            how = {"in_place": in_place, "on_failure": on_failure, "algorithm": algorithm}
+            yield size, Call("all_reduce", count, **how), transport
+
+
+def one_by_plan() -> Iterator[Case]:
+    for size, call, transport in planned():
+        for victim in range(size):
+            for phase in by_plan(call, size, victim):
+                yield Case(size, call, ((victim, phase),), transport=transport)
+
+
+def factors_of_planned(case: Case) -> tuple[Any, ...]:
+    return case.call.algorithm, case.victims[0][1], case.transport
+
+
+def two_by_plan() -> Iterator[Case]:
+    """Two die: neighbours, and those at the ends."""
+    for size, call, transport in planned():
+        for b in {1, size - 1} if size > 2 else ():
+            for one, other in itertools.product(
+                by_plan(call, size, 0), (*by_plan(call, size, b), "sealed", "judged")
+            ):
+                yield Case(size, call, ((0, one), (b, other)), transport=transport)
+
+
 def where_in(size: int, rank: int) -> str:
     return "first" if rank == 0 else "last" if rank == size - 1 else "middle"
 
@@ -168,6 +210,31 @@ def test_survivors_agree_on_what_is_not_reduced(mortals, case):
 @pytest.mark.parametrize("case", parameters(some(two(), 20), two()))
 def test_survivors_agree_though_a_second_one_dies(mortals, case):
     mortals.run(case)
+
+
+@pytest.mark.parametrize("case", covering(one_by_plan(), factors_of_planned), ids=str)
+def test_survivors_agree_on_a_reduction_by_any_plan(mortals, case):
+    mortals.run(case)
+
+
+@pytest.mark.parametrize("case", some(two_by_plan(), 6), ids=str)
+def test_survivors_agree_on_a_reduction_by_any_plan_though_two_die(mortals, case):
+    mortals.run(case)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("algorithm", ["bidirectional_ring", "doubling"])
+def test_survivors_agree_on_all_reductions_by_a_plan(mortals, algorithm, size, transport):
+    def of(cases: Iterable[Case]) -> list[Case]:
+        wanted = algorithm, size, transport
+        return [c for c in cases if (c.call.algorithm, c.size, c.transport) == wanted]
+
+    pairs = of(two_by_plan())
+    for case in (*of(one_by_plan()), *some(pairs, min(len(pairs), 60))):
+        mortals.run(case)
 
 
 FEW = covering(some(shaped(), 600), factors_of_shaped)
