@@ -224,3 +224,24 @@ def test_nobody_is_nearby_who_is_nowhere(prepared: EngineGroup):
     assert prepared.nearby(4)[0]
     with pytest.raises(InvalidArgument, match="no view of 3 peers is prepared"):
         prepared.nearby(3)
+
+
+# ---- sites of one host ---------------------------------------------------------------------------
+
+
+def reduce_large(group: collectives.Group, kind: str) -> tuple[Any, ...]:
+    """More than a rank sends before something comes back; who is where, and who that is."""
+    array = np.full(2_500_000, group.rank + 1, np.float32)
+    result = getattr(group, kind)(array, timeout=DEADLINE)
+    everybody = sum(range(1, group.size + 1))
+    assert result.value is None or (result.value == everybody).all()
+    return group.view.places, tuple(peer.name for peer in group.peers)
+
+
+@pytest.mark.parametrize("sites", ["aab", "abab", "abcabc"])
+def test_what_is_large_goes_between_sites_that_share_a_host(sites: str):
+    with Crew(len(sites), [{"site": site} for site in sites]) as crew:
+        for kind in ("all_reduce", "reduce"):
+            (((groups,), names),) = set(crew.get(reduce_large, kind))
+            found = [sites[int(name[1:])] for name in names]
+            assert [groups.index(group) for group in groups] == [found.index(s) for s in found]

@@ -152,13 +152,37 @@ static bool is_too_far(const struct coll__slice *slice)
     return slice->paced && slice->frame.offset >= slice->paced->arrived + COLL__AHEAD_BYTES;
 }
 
+/* Where the first slice is that is not: what comes back for those before it may have to wait, at other
+ * ranks, for what is behind them. */
+static struct coll__slice **first_to_go(struct coll__flow *flow)
+{
+    struct coll__slice **at = &flow->head;
+    while (*at && is_too_far(*at))
+        at = &(*at)->next;
+    return at;
+}
+
+/* Have it at the head; false: there is none. Only fresh input is paced, so no relay is passed by. */
+static bool bring_forward(struct coll__flow *flow)
+{
+    struct coll__slice **at = first_to_go(flow), *slice = *at;
+    if (!slice || slice == flow->head)
+        return slice != NULL;
+    *at = slice->next;
+    if (!slice->next)
+        flow->tail = at;
+    slice->next = flow->head;
+    flow->head = slice;
+    return true;
+}
+
 /* Whether an earlier part of the same whole can use the link: what is lost with a member is less if
  * one is finished before the next. */
 static bool yields(const struct coll__flow *flow)
 {
     const struct coll__series *series = flow->operation->series;
-    for (const struct coll__flow *other = flow->next; series && other != flow; other = other->next)
-        if (other->operation->series == series && other->credit && !is_too_far(other->head) &&
+    for (struct coll__flow *other = flow->next; series && other != flow; other = other->next)
+        if (other->operation->series == series && other->credit && *first_to_go(other) &&
             other->operation->offset < flow->operation->offset)
             return true;
     return false;
@@ -263,10 +287,11 @@ static struct coll__slice *serve(struct coll__link *link, struct coll__flow **ri
             most = liked;
         if (flow->operation->coding && most > flow->operation->coding->granule)
             most -= most % (uint32_t)flow->operation->coding->granule;
+        const bool ready = bring_forward(flow);
         uint32_t length = flow->head->range < most ? (uint32_t)flow->head->range : most;
         const uint32_t wire = wire_bytes(flow, length);
         bool eager;
-        if (!is_too_far(flow->head) && !yields(flow) && may_go(link, flow, wire, &eager)) {
+        if (ready && !yields(flow) && may_go(link, flow, wire, &eager)) {
             struct coll__slice *slice = cut(flow, length);
             if (!slice) {
                 link->eager_sent -= eager ? wire : 0;
