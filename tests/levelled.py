@@ -11,7 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 import crew
+import prover
+from collectives._native import ffi, lib
 from collectives._native.engine import EngineGroup, Topology
 
 
@@ -19,6 +23,27 @@ def join(_: None, address: str, arguments: dict[str, Any], options: dict[str, An
     """``crew.join``, with ``places`` and ``choices`` among the arguments."""
     with_topology(arguments.pop("places", ()), arguments.pop("choices", ()))
     return crew.join(None, address, arguments, options)
+
+
+def summed(places: Sequence[Sequence[int]], arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """What the hierarchical all_reduce makes of the ranks' arrays, without dimensions, in bits."""
+    size = len(arrays)
+    kept = ffi.new("uint32_t[]", [place for level in places for place in level])
+    topology = ffi.new("struct coll_topology *", {"levels": len(places), "places": kept})
+    plan, info = ffi.new("struct coll_plan **"), ffi.new("struct coll_plan_info *")
+    kind = lib.COLL_ALL_REDUCE
+    assert not lib.coll_plan_make(kind, lib.COLL_HIERARCHICAL, 0, size, 0, topology, plan)
+    lib.coll_plan_get_info(plan[0], info)
+    lib.coll_plan_free(plan[0])
+    task = prover.hierarchical(places, size, info.segments).task("all_reduce", size)
+    parts = zip(*(np.array_split(array, task.segments) for array in arrays), strict=True)
+    order = task.order or prover.Task.canonical
+    return np.concatenate(
+        [
+            task.expressions.evaluate(order(task, segment), part, np.add)
+            for segment, part in enumerate(parts)
+        ]
+    )
 
 
 def with_topology(

@@ -12,7 +12,7 @@ import itertools
 import os
 import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Case:
         dead: ranks that are killed.
         cut: two hosts between which nothing passes from then on.
         gone: ranks that are not in the group after it; the dead, if nothing is cut.
+        scaled: a scaled sum, of a list of arrays.
     """
 
     hosts: str
@@ -56,10 +57,12 @@ class Case:
     dead: tuple[int, ...] = ()
     cut: str = ""
     gone: tuple[int, ...] = ()
+    scaled: bool = False
 
     def __str__(self) -> str:
         what = f"cut {self.cut}" if self.cut else f"dead {','.join(map(str, self.dead))}"
-        return f"{self.kind} {self.algorithm} {self.hosts} {what}"
+        scaled = "scaled " if self.scaled else ""
+        return f"{scaled}{self.kind} {self.algorithm} {self.hosts} {what}"
 
 
 class World:
@@ -132,27 +135,38 @@ def data_of(name: str) -> np.ndarray:
     return np.concatenate([half.astype(np.float32) for half in halves])
 
 
-def operate(group: collectives.Group, kind: str, algorithm: str) -> tuple[Any, ...]:
+def factor_of(name: str) -> float:
+    """By which all products are exact, so that half of it are integers still."""
+    return float(1 + int(name[1:]))
+
+
+def operate(group: collectives.Group, kind: str, algorithm: str, scaled: bool) -> tuple[Any, ...]:
     """What came of it, checked, and who took part in what came after."""
     names = [peer.name for peer in group.peers]
     given = data_of(group.name)
     array = given.copy()
     rooted: dict[str, Any] = {"root": ROOT} if kind in ("reduce", "broadcast") else {}
     blocks = uneven(len(names))
-    how = {"counts": blocks, "resize": True} if kind == "reduce_scatter" else rooted
+    how: dict[str, Any] = {"counts": blocks, "resize": True} if kind == "reduce_scatter" else rooted
+    passed: Any = array
+    if scaled:
+        how = {**how, "op": collectives.scaled_sum(factor_of(group.name))}
+        passed = np.split(array, [1, 1, COUNT // 7, COUNT // 2 + 1])
     try:
-        result = getattr(group, kind)(array, algorithm=algorithm, timeout=DEADLINE, **how)
+        result = getattr(group, kind)(passed, algorithm=algorithm, timeout=DEADLINE, **how)
     except collectives.PeerLost as error:
         assert array.tobytes() == given.tobytes(), "an operation that raised wrote to its input"
         outcome: tuple[Any, ...] = ("PeerLost", error.peer)
         group.sync(timeout=DEADLINE)
     else:
+        gets = kind != "reduce" or group.name == names[ROOT]
+        value = array if scaled and gets else result.value
         if kind == "reduce_scatter":
             check_block(result, names.index(group.name), blocks)
         else:
-            check(kind, result, group.name == names[ROOT] if rooted else True)
+            check(kind, value, result.contributors, gets, scaled)
         same = kind not in ("reduce", "reduce_scatter")
-        outcome = ("ok", result.contributors, zlib.crc32(result.value) if same else 0)
+        outcome = ("ok", result.contributors, zlib.crc32(value) if same else 0)
     left = mortals.go_on(group)
     return outcome, left, group.view.places
 
@@ -173,20 +187,27 @@ def check_block(result: collectives.Result, rank: int, blocks: list[int]) -> Non
     assert result.value[:whole].tobytes() == exact.tobytes()
 
 
-def check(kind: str, result: collectives.Result, gets: bool) -> None:
+def check(
+    kind: str, value: np.ndarray | None, contributors: Sequence[str], gets: bool, scaled: bool
+) -> None:
     """The result is that of the contributors that it names."""
-    inputs = [data_of(name) for name in result.contributors]
+    inputs = [data_of(name) for name in contributors]
+    if scaled:
+        factors = [np.float32(factor_of(name)) for name in contributors]
+        inputs = [x * factor for x, factor in zip(inputs, factors, strict=True)]
+    if not gets:
+        assert value is None
+        return
+    assert value is not None
     if kind == "broadcast":
-        assert result.value.tobytes() == inputs[0].tobytes()
+        assert value.tobytes() == inputs[0].tobytes()
     elif kind == "all_gather":
-        assert result.value.tobytes() == np.concatenate(inputs).tobytes()
-    elif gets:
-        whole, half = np.sum(inputs, axis=0), COUNT // 2
-        assert result.value[:half].tobytes() == whole[:half].tobytes()
-        # Sums of up to six floats of size 1 in another order: some units of the last place.
-        np.testing.assert_allclose(result.value[half:], whole[half:], atol=1e-5)
+        assert value.tobytes() == np.concatenate(inputs).tobytes()
     else:
-        assert result.value is None
+        whole, half = np.sum(inputs, axis=0), COUNT // 2
+        assert value[:half].tobytes() == whole[:half].tobytes()
+        # Sums of up to six floats of size 6 in another order: some units of the last place.
+        np.testing.assert_allclose(value[half:], whole[half:], atol=6e-5 if scaled else 1e-5)
 
 
 # ---- the tests -----------------------------------------------------------------------------------
@@ -206,6 +227,9 @@ MORE = [
     Case("abcabc", dead=(2, 5)),
     Case("aabbcc", cut="bc", gone=(4, 5)),
     Case("abc", cut="ab", gone=(1,)),
+    *(Case("aabb", dead=dead, scaled=True) for dead in ((0,), (1, 2), (2, 3))),
+    Case("aabbcc", cut="bc", gone=(4, 5), scaled=True),
+    Case("aabbcc", "reduce", dead=(4,), scaled=True),
     *(
         Case("aabbcc", kind, dead=dead)
         for kind in ("reduce", "reduce_scatter", "broadcast", "all_gather")
@@ -225,7 +249,7 @@ def test_survivors_have_the_same_bytes_whoever_dies_between_the_hosts(world, cas
     before = world.passed()
     try:
         for member in members:
-            member.start(operate, case.kind, case.algorithm)
+            member.start(operate, case.kind, case.algorithm, case.scaled)
         # Some of it is on its way, and most of it is not.
         until(lambda: world.passed() - before > 50_000, "nothing passes between the hosts")
         for rank in case.dead:
