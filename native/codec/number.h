@@ -26,11 +26,12 @@ COLL__INLINE float coll__power(int exponent)
 }
 
 /* The integer nearest to v, |v| <= 2^11. The sum with 1.5 * 2^23 has it in its last places; a sum with
- * 13 random bits is exact for what needs no rounding. */
+ * 12 random bits and a half of their last place stays below the next integer for what is one, or
+ * nearly: what a scale has made of one that can be represented. */
 COLL__INLINE int32_t coll__rounded(float v, uint32_t random, bool stochastic)
 {
     if (stochastic) {
-        const float up = v + (float)(int32_t)(random >> 19) * 0x1p-13f;
+        const float up = v + (float)(int32_t)(random >> 19 | 1) * 0x1p-13f;
         const int32_t cut = (int32_t)up;
         return cut - (up < (float)cut);
     }
@@ -79,8 +80,10 @@ COLL__INLINE uint32_t coll__narrow(const struct coll__small_float f, float v, ui
     const int32_t power = exponent > least ? exponent : least;
     const float places = coll__f32_of_bits((uint32_t)(((254 + f.mantissa) << 23) - power));
     const float count = coll__f32_of_bits((uint32_t)magnitude) * places;
-    const int32_t any = coll__rounded(count, random, stochastic) +
-                        ((power - least) >> (23 - f.mantissa));
+    const int32_t below = (power - least) >> (23 - f.mantissa); /* codes of lesser exponents */
+    /* Without a mantissa the count is not even where the code is. */
+    const int32_t odd = f.mantissa == 0 ? below & 1 : 0;
+    const int32_t any = coll__rounded(count - (float)odd, random, stochastic) + odd + below;
     int32_t code = any < f.most ? any : f.most;
     uint32_t sign = coll__f32_bits(v) >> 31 << f.sign;
 
