@@ -407,3 +407,57 @@ def test_a_rotation_is_one_and_spreads_outliers(size: int):
     assert np.square(decoded_ - x).sum() < 1e-4 * np.square(x).sum()
     other = fine.decode(fine.encode(x, rotation=SEED), x.size, rotation=SEED + 1)
     assert np.square(other - x).sum() > 0.1 * np.square(x).sum()
+
+
+# ---- top-k -------------------------------------------------------------------------------------
+
+
+def topk_unit(keep: int, x: np.ndarray) -> bytes:
+    keep, magnitudes = min(keep, x.size), np.abs(x)
+    size = (12 * keep + 7) // 8 + (2 * keep + 7) // 8
+    if not np.isfinite(x).all():
+        return np.uint16([0x7FC0, 0x7FC0]).tobytes() + bytes(size)
+    largest = np.argsort(-magnitudes, kind="stable")[:keep]
+    kept = np.sort(largest[magnitudes[largest] > 0])
+    of_kept = magnitudes[kept]
+    middle = of_kept.min() * f32(0.5) + of_kept.max() * f32(0.5) if kept.size else f32(0)
+    high = of_kept > middle
+    means = []
+    for which in (~high, high):
+        total = 0.0
+        for value in of_kept[which]:
+            total += float(value)
+        mean = f32(total / which.sum()) if which.any() else f32(0)
+        bits = torch.tensor(float(mean)).to(torch.bfloat16).view(torch.uint16).item()
+        means.append(min(bits, 0x7F7F))
+    codes = high + 2 * np.signbit(x[kept])
+    if kept.size == 0:
+        kept, codes = np.zeros(1, np.int64), np.signbit(x[:1]) * 2
+    missing = keep - kept.size
+    kept, codes = (np.append(a, np.repeat(a[-1], missing)) for a in (kept, codes))
+    return np.uint16(means).tobytes() + packed(kept, 12) + packed(codes, 2)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 41, 64, 1000, 4095, 4096])
+def test_the_greatest_are_kept_as_the_page_says(keep: int):
+    generator, codec = rng(), Codec("topk", keep=keep)
+    units = [
+        generator.standard_normal(4096),
+        np.round(generator.standard_normal(4096)),  # ties
+        generator.standard_normal(4096) * (generator.random(4096) < 0.005),  # zeros
+        np.zeros(4096),
+        generator.standard_normal(4096) * 2.0**-140,
+        generator.choice([F32_MAX, -F32_MAX], 4096),
+        np.where(generator.random(4096) < 1e-3, np.nan, 1),
+        np.where(np.arange(4096) == 4000, -np.inf, 1),
+        generator.standard_normal(777),
+    ]
+    x = np.concatenate(units).astype(f32)
+    want = b"".join(topk_unit(keep, x[i : i + 4096]) for i in range(0, x.size, 4096))
+    for isa in ISAS:
+        same(codec.encode(x, isa=isa), np.frombuffer(want, np.uint8), isa)
+    values = codec.decode(want, x.size)
+    kept = np.flatnonzero(values[:4096])
+    assert kept.size == keep
+    assert (np.sign(values[kept]) == np.sign(x[kept])).all()
+    assert np.isnan(values[6 * 4096 : 8 * 4096]).all()

@@ -271,6 +271,8 @@ def test_bf16_tensors_are_encoded_as_f32():
         (("f16", None, None, True), "codec f16: it is not rotated"),
         (("int8", None, None, 0, "up"), "codec int8: rounding is nearest or stochastic"),
         (("bf16", None, None, 0, "nearest", True), "codec bf16: it has no integers"),
+        (("topk", None, None, 0, "nearest", None, 0), "codec topk: keep is 1 to 4096 of each 4096"),
+        (("topk", None, None, 0, "stochastic"), "codec topk: it is not rounded stochastically"),
         (("int8", None, None, 0, "nearest", None, 5), "it keeps all elements, so keep must be 0"),
     ],
 )

@@ -71,6 +71,9 @@ static const struct format formats[COLL_CODEC_COUNT] = {
     [COLL_CODEC_MXFP4] = MICRO("mxfp4", 4, COLL_CODEC_STOCHASTIC),
     [COLL_CODEC_NVFP4] = NV("nvfp4", COLL_CODEC_STOCHASTIC),
     [COLL_CODEC_NVINT4] = NV("nvint4", BOTH),
+    [COLL_CODEC_TOPK] = {.name = "topk",
+                         .bits = 8,
+                         .unit = COLL__UNIT_MAX}, /* of sizes of its own */
 };
 
 /* NULL if there is none. */
@@ -155,12 +158,20 @@ static const struct coll__codec_kernels *kernels_for(uint32_t isa)
 
 /* ---- sizes -------------------------------------------------------------------------------------- */
 
+uint32_t coll__encoded_topk(uint32_t keep)
+{
+    return 4 + (keep * 12 + 7) / 8 + (keep * 2 + 7) / 8;
+}
+
 uint32_t coll__encoded_rest(const struct coll__codec *codec, uint32_t count)
 {
     const struct format *f = &formats[codec->given.format];
     const uint32_t block = codec->given.block;
     const uint32_t heads = block == 0 ? 0 : (count + block - 1) / block;
 
+    if (codec->given.keep > 0 && count > 0) {
+        return coll__encoded_topk(count < codec->given.keep ? count : codec->given.keep);
+    }
     return count == 0 ? 0 : f->unit_head + heads * f->head + (count * f->bits + 7) / 8;
 }
 

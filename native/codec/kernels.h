@@ -11,6 +11,8 @@ enum { COLL__UNIT_MAX = 4096, COLL__UNIT_BYTES_MAX = 8192, COLL__PIECE = 1024 };
 
 /* Bytes that the first `count` elements of a unit take. */
 uint32_t coll__encoded_rest(const struct coll__codec *codec, uint32_t count);
+/* Bytes that a unit takes of which `keep` elements are kept. */
+uint32_t coll__encoded_topk(uint32_t keep);
 /* The bits of their last byte that are used. */
 uint8_t coll__last_bits(const struct coll__codec *codec, uint32_t count);
 

@@ -27,6 +27,7 @@
 #include "codec/microscaling.h"
 #include "codec/nv.h"
 #include "codec/rotate.h"
+#include "codec/topk.h"
 
 /* ---- a piece of an array ------------------------------------------------------------------------ */
 
@@ -150,7 +151,8 @@ const struct coll__codec_kernels COLL__TABLE = {
                [COLL_CODEC_MXFP8_E5M2] = COLL__FORMAT(mxfp8_e5m2),
                [COLL_CODEC_MXFP4] = COLL__FORMAT(mxfp4),
                [COLL_CODEC_NVFP4] = COLL__FORMAT(nvfp4),
-               [COLL_CODEC_NVINT4] = COLL__FORMAT(nvint4)},
+               [COLL_CODEC_NVINT4] = COLL__FORMAT(nvint4),
+               [COLL_CODEC_TOPK] = COLL__FORMAT(topk)},
     .encode = encode,
     .decode = decode,
 };

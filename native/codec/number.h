@@ -78,7 +78,7 @@ COLL__INLINE uint32_t coll__narrow(const struct coll__small_float f, float v, ui
     const int32_t least = (128 - f.bias) << 23; /* normal number */
     const int32_t exponent = magnitude & COLL__INFINITY;
     const int32_t power = exponent > least ? exponent : least;
-    const float places = coll__f32_of_bits((uint32_t)(((254 + f.mantissa) << 23) - power));
+    const float places = coll__f32_of_bits(((uint32_t)(254 + f.mantissa) << 23) - (uint32_t)power);
     const float count = coll__f32_of_bits((uint32_t)magnitude) * places;
     const int32_t below = (power - least) >> (23 - f.mantissa); /* codes of lesser exponents */
     /* Without a mantissa the count is not even where the code is. */
