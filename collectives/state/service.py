@@ -14,18 +14,15 @@ import struct
 import time
 import uuid
 
-import zstandard
-
+from collectives import lossless
 from collectives._native.fetch import ANSWER_MAX, Answer, Server
 from collectives.state.content import CHUNK, ManifestError, digest_of
-from collectives.state.shared import SharedState
+from collectives.state.shared import SharedState, dtype_of
 
-LEVEL = 1
-"""Of zstandard: the fast end, since packing has to keep up with a link."""
 PACKED_HEADER = struct.Struct("<d")
-"""Before packed bytes: the seconds that packing took."""
-PACKED_MAX = PACKED_HEADER.size + CHUNK + (CHUNK >> 8) + 1024
-"""Bytes that a packed chunk has at most (zstandard's bound, and room)."""
+"""Before what ``lossless.pack`` made of a chunk: the seconds that it took."""
+PACKED_MAX = PACKED_HEADER.size + lossless.packed_max(CHUNK)
+"""Bytes that a packed chunk has at most."""
 
 _HEAD = struct.Struct("<BBQI")
 _RANGE, _MANIFEST, _BALLOT, _COPY = 1, 2, 3, 4
@@ -111,7 +108,7 @@ class Service:
     def _answer(self, peer: uuid.UUID, data: bytes, most: int) -> Answer | None:
         try:
             request = Request.decode(data)
-            content = self._content(request.name)
+            content, dtype = self._content(request.name)
         except (ValueError, KeyError):
             return None
         part = content[request.offset : request.offset + request.size]
@@ -119,23 +116,25 @@ class Service:
             return None
         if request.packed:
             began = time.monotonic()
-            packed = zstandard.ZstdCompressor(level=LEVEL).compress(part)
+            packed = lossless.pack(part, dtype)
             head = PACKED_HEADER.pack(time.monotonic() - began)
             return Answer(memoryview(head + packed), lent=False)
         if isinstance(request.name, bytes | None) or (self._quiet and not request.copied):
             return Answer(part, lent=True)
         return self._server.copy(part)
 
-    def _content(self, name: str | bytes | None) -> memoryview:
+    def _content(self, name: str | bytes | None) -> tuple[memoryview, str]:
+        """The bytes, and a tensor's dtype."""
         if name is None:
-            return memoryview(self._ballot)
+            return memoryview(self._ballot), ""
         if isinstance(name, bytes):
             if name != self._digest:
                 raise KeyError(name)
-            return memoryview(self._manifest)
+            return memoryview(self._manifest), ""
         if self._state is None or not self._state.complete:
             raise KeyError(name)
-        return self._state.view(name)
+        value = self._state[name]
+        return self._state.view(name), "" if isinstance(value, bytes) else dtype_of(value)
 
 
 def unpack(packed: memoryview, into: memoryview) -> float:
@@ -151,12 +150,7 @@ def unpack(packed: memoryview, into: memoryview) -> float:
         raise ManifestError("a packed chunk is too short")
     (seconds,) = PACKED_HEADER.unpack_from(packed)
     try:
-        reader = zstandard.ZstdDecompressor().stream_reader(packed[PACKED_HEADER.size :])
-        got = 0
-        while got < into.nbytes and (more := reader.readinto(into[got:])):
-            got += more
-        if got < into.nbytes or reader.read(1):
-            raise ManifestError("a packed chunk has another length than it should have")
-    except zstandard.ZstdError as error:
-        raise ManifestError(f"a packed chunk cannot be unpacked: {error}") from None
+        lossless.unpack(packed[PACKED_HEADER.size :], into)
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
     return float(seconds)

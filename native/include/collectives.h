@@ -213,6 +213,16 @@ COLL_API coll_status coll_decode_add_local(void *sum, const void *from, uint64_t
                                            const struct coll_codec *codec, uint64_t rotation,
                                            uint32_t isa);
 
+/* Lossless: the bytes of `count` floats of `width` bytes (2, 4 or 8), sorted by significance for a coder
+ * of bytes: `planes` has the most significant byte of each, then the next of each, and so on, of what
+ * the floats are after the sign was rotated behind the mantissa. No alignment is required; the arrays
+ * do not overlap. */
+COLL_API coll_status coll_planes_split(void *planes, const void *elements, uint64_t count,
+                                       uint32_t width);
+/* The reverse. */
+COLL_API coll_status coll_planes_merge(void *elements, const void *planes, uint64_t count,
+                                       uint32_t width);
+
 /* ---- plans: what an algorithm does, as data --------------------------------------------- */
 
 enum coll_step_kind {
