@@ -411,6 +411,24 @@ class Issuer:
         scratch.operation[0] = ffi.NULL  # it is taken once
         return self._work_type(operation, value, self.mine, self.mine.number, keep, scratch.root)
 
+    def refuse(self, tag: int | None, status: int, why: str) -> Work:
+        """Have the next operation of a tag end with an error, on all ranks.
+
+        Args:
+            tag: as in ``all_reduce``.
+            status: the core's number of the error.
+            why: its message.
+
+        Raises:
+            CollectiveError: the group is broken already, for all; the caller decides who is told.
+        """
+        mine = self.mine
+        operation = ffi.new("struct coll_operation **")
+        refused = lib.coll_refuse(mine.handle, self._tag(tag), status, why.encode(), operation)
+        if refused != _OK:
+            raise_status(refused, text(lib.coll_last_error()), peer=mine.culprit())
+        return self._work_type(operation[0], None, mine, mine.number, None, None)
+
     def _interrupted(self, scratch: Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
         if work is not None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from collectives import errors
-from collectives._native import ffi, lib
+from collectives._native import lib
 from collectives.issue import Issuer
 from collectives.step import Step
-from collectives.work import MERCY, Work
+from collectives.work import MERCY
 
 
 @contextlib.contextmanager
@@ -72,13 +72,7 @@ def _refuse(issuer: Issuer, error: BaseException) -> None:
     mine = issuer.mine
     if mine.closed:
         return
-    operation = ffi.new("struct coll_operation **")
     why = f"{mine.name!r} left a step by {type(error).__name__}; call sync() and go on"
-    status = lib.coll_refuse(
-        mine.handle, lib.COLL_UNTAGGED, lib.COLL_CANCELLED, why.encode(), operation
-    )
-    if status != lib.COLL_OK:
-        return  # it is broken already, for all
-    work = Work(operation[0], None, mine, mine.number, None, None)
     with contextlib.suppress(errors.CollectiveError):
+        work = issuer.refuse(None, lib.COLL_CANCELLED, why)
         work.wait(None if isinstance(error, Exception) else MERCY)
