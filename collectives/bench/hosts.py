@@ -26,6 +26,7 @@ from collectives.bench.ranks import BenchError
 from collectives.chaos import namespaces
 from collectives.chaos.profiles import Direction
 from collectives.chaos.wan import Wan
+from collectives.codec import Codec
 
 _PATIENCE = 120.0
 _COORDINATOR = "coordinator"
@@ -105,11 +106,18 @@ class Case:
         kind: as in ``COLLECTIVES``.
         algorithm: the plan; None: as the library chooses.
         bytes: of the buffer.
+        codec: that a reduction's payloads are encoded by; "": none.
     """
 
     kind: str
     algorithm: str | None
     bytes: int
+    codec: str = ""
+
+    @property
+    def encoded(self) -> int:
+        """Bytes of the whole buffer, encoded."""
+        return Codec(self.codec).encoded_bytes(self.bytes // 4) if self.codec else self.bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +294,22 @@ def _main(
         pipe.send(error)
 
 
+def _tolerance(pattern: Pattern, codec: Codec) -> float:
+    """How far a sum can be off: each input is encoded once, and the sum of what is left of them."""
+
+    def lost(block: np.ndarray) -> float:
+        return float(np.abs(codec.decode(codec.encode(block), len(block)) - block).max())
+
+    period = np.empty(codec.unit * pattern.period, np.float32)  # in every place of a unit
+    total = np.zeros_like(period)
+    most = 0.0
+    for rank in range(pattern.ranks):
+        pattern.fill(period, rank)
+        total += period
+        most += lost(period)
+    return 1.5 * (most + lost(total))  # what is encoded last is not the exact sum
+
+
 def _run(group: collectives.Group, case: Case, calls: int) -> _Answer:
     collective, rank, size = COLLECTIVES[case.kind], group.rank, group.size
     pattern = Pattern("float32", "sum" if collective.reduces else "none", size)
@@ -298,6 +322,9 @@ def _run(group: collectives.Group, case: Case, calls: int) -> _Answer:
     seconds: list[float] = []
     wrong, sent = 0, [0] * size
     options: dict[str, Any] = {"algorithm": case.algorithm} if case.algorithm else {}
+    if case.codec:
+        options["codec"] = case.codec
+    tolerance = _tolerance(pattern, Codec(case.codec)) if case.codec else 0.0
     if False not in collective.sides:  # what the root has is what all get
         source = target
     elif len(target):
@@ -315,7 +342,7 @@ def _run(group: collectives.Group, case: Case, calls: int) -> _Answer:
         work.wait()
         seconds.append(time.monotonic() - began)
         for part, piece in zip(outputs, target.reshape(max(1, len(outputs)), -1), strict=False):
-            wrong += pattern.count_wrong(piece, part)
+            wrong += pattern.count_wrong(piece, part, tolerance=tolerance)
         for use in work.telemetry().links:
             sent[names[use.peer]] += use.sent_bytes
     return _Answer(tuple(seconds), len(target) * calls, wrong, tuple(sent))

@@ -80,6 +80,15 @@ _ALL = (
     ),
     Scenario("far-4", "long links, four peers", _far("abcd"), _SMALL, True),
     Scenario("far-8", "long links, eight peers", _far("abcdefgh"), _SMALL, True),
+    Scenario(
+        "quantized",
+        "two peers, and what a codec saves",
+        Layout("ab", 1e9, mtu=65000),
+        tuple(
+            Case("all_reduce", "direct", 64 * _MIB, codec)
+            for codec in ("", "bf16", "mxint8", "int8", "mxfp4", "int4", "nvfp4", "e3m0")
+        ),
+    ),
     _several(1),
     _several(2),
     _several(4),
@@ -168,6 +177,7 @@ class Found:
         ]
         for row in self.rows:
             name = row.algorithm if row.case.algorithm else f"({row.algorithm})"
+            name += f" {row.case.codec}" if row.case.codec else ""
             lines.append(
                 f" {row.case.kind:>11} {name:>20} {row.case.bytes:>10}"
                 f" {row.seconds * 1e3:>7.1f} ms {row.predicted * 1e3:>7.1f} ms {row.ratio:>6.2f}x"
@@ -252,7 +262,7 @@ def _row(hosts: Hosts, case: Case, seconds: float, before: list[Row]) -> Row:
     algorithm = case.algorithm or plans.choose(
         case.kind, case.bytes, len(layout.hosts), places(layout)
     )
-    planned = crossing(case.kind, algorithm, case.bytes, layout)
+    planned = crossing(case.kind, algorithm, case.encoded, layout)
     way = max((way for way in planned if way[0] != way[1]), key=planned.__getitem__)
     within = way[0] * 2
     alike = (row.seconds for row in before if _place(row.case) == _place(case))
@@ -261,7 +271,7 @@ def _row(hosts: Hosts, case: Case, seconds: float, before: list[Row]) -> Row:
         algorithm=algorithm,
         calls=calls,
         seconds=median,
-        predicted=predicted(case.kind, algorithm, case.bytes, layout),
+        predicted=predicted(case.kind, algorithm, case.encoded, layout),
         ratio=next(alike, median) / median,
         planned=planned[way],
         sent=found.sent[way],

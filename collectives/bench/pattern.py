@@ -145,15 +145,23 @@ class Pattern:
         for piece in self._pieces(buffer):
             _spread(piece, numbers)
 
-    def count_wrong(self, buffer: Array, part: Part | None = None, calls: int = 1) -> int:
+    def count_wrong(
+        self, buffer: Array, part: Part | None = None, calls: int = 1, tolerance: float = 0.0
+    ) -> int:
         """Return how many elements are not what they have to be.
 
         Args:
             buffer: a result, or a piece of one.
             part: what it is; None: block 0 of all ranks.
             calls: reductions over all ranks that led to it, each on the last one's result.
+            tolerance: how far off an element may be; NaN is too far.
         """
         numbers = self._encode(self._result(part or Part(range(self.ranks), 0), calls))
+        if tolerance > 0:
+            return sum(
+                int(np.count_nonzero(~(np.abs(piece - _repeated(numbers, piece)) <= tolerance)))
+                for piece in self._pieces(buffer)
+            )
         wrong = 0
         for piece in self._pieces(buffer):
             whole = len(piece) // len(numbers) * len(numbers)
@@ -165,6 +173,12 @@ class Pattern:
     def _pieces(self, buffer: Array) -> list[Array]:
         step = max(1, _PIECE_ELEMENTS // self.period) * self.period
         return [buffer[i : i + step] for i in range(0, len(buffer), step)]
+
+
+def _repeated(numbers: Array, like: Array) -> Array:
+    out = np.empty_like(like)
+    _spread(out, numbers)
+    return out
 
 
 def _spread(piece: Array, numbers: Array) -> None:
