@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import collectives
+from collectives.codec import Codec
 from collectives.diloco import DiLoCo
 from crew import DEADLINE
 from test_deaths import crew_of
@@ -105,6 +107,70 @@ def test_the_survivors_finish_the_round_with_the_average_of_one_set_of_peers(
         assert (single, double) == (pytest.approx(expected), pytest.approx(expected))
         expected += average(left)
         assert first[2][1:] == (2, pytest.approx(expected), pytest.approx(expected))
+
+
+def train_coded(
+    group: collectives.Group, codec: Codec, fault: tuple[int, str, int] | None, journal: str
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Rounds in each of which a peer moves its parameters as it likes.
+
+    Returns:
+        The digests of the rounds; Θ at last, the residual, and all moves together.
+    """
+    module = nn.Linear(300, 100, bias=False)
+    nn.init.zeros_(module.weight)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    diloco = DiLoCo(
+        module, optimizer, group, inner_steps=1, outer_lr=1.0, outer_momentum=0.0, codec=codec
+    )
+    digests = []
+    moved = np.zeros((100, 300))
+    while diloco.round < ROUNDS:
+        generator = np.random.default_rng([diloco.round, *group.name.encode()])
+        move = generator.standard_normal((100, 300), np.float32)
+        if fault is not None and fault[0] == diloco.round + 1:
+            fd = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            group._fault_at(fault[1], group._native.last_operation() + fault[2], journal_fd=fd)
+        with torch.no_grad():
+            module.weight += torch.from_numpy(move)
+        moved += move
+        record = diloco.step()
+        assert record is not None
+        digests.append(record.digest)
+    state = diloco.state_dict()
+    owed = state["residuals"][0].numpy() if "residuals" in state else np.zeros(30_000)
+    diloco.load_state_dict(state)
+    assert diloco.digest() == digests[-1]
+    return digests, state["theta"]["weight"].numpy(), owed.reshape(100, 300), moved
+
+
+CODED = [Codec("int8"), Codec("e3m0", error_feedback=True)]
+
+
+@pytest.mark.parametrize("codec", CODED, ids=str)
+@pytest.mark.parametrize("phase", ["reduce_scatter", "all_gather", "tokens"])
+def test_the_survivors_of_a_quantized_round_hold_the_same_state(codec, phase, tmp_path):
+    journal = tmp_path / "journal"
+    with crew_of(3, modules=("torch",)) as crew:
+        *staying, victim = crew.members
+        for member in crew.members:
+            fault = (2, phase, 1) if member is victim else None
+            member.start(train_coded, codec, fault, str(journal))
+        assert victim.process.wait(DEADLINE) == -signal.SIGKILL
+        assert journal.read_text()
+        crew.members = staying
+        first, second = (member.result().get() for member in staying)
+        assert first[0] == second[0] and len(set(first[0])) == ROUNDS
+
+
+def test_with_error_feedback_rounds_lose_nothing():
+    with crew_of(2, modules=("torch",)) as crew:
+        for codec, most in ((Codec("int4", error_feedback=True), 1e-4), (Codec("int4"), np.inf)):
+            found = crew.get(train_coded, codec, None, "")
+            theta, moved = found[0][1], (found[0][3] + found[1][3]) / 2
+            owed = (found[0][2] + found[1][2]) / 2
+            off = np.abs(theta - owed - moved).max()  # pseudo-gradients point backwards
+            assert off < most and (most < 1 or off > 0.1)
 
 
 def share_again(

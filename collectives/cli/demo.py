@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collectives.cli._demo.messages import Fault, Settings
+from collectives.codec import Codec
 from collectives.errors import InvalidArgument, UnsupportedError
 from collectives.toy import text as texts
 
@@ -31,6 +32,12 @@ def demo(
         typer.Option(help="File to train on, instead of CPython's documentation.", metavar="FILE"),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the peers train: cpu or cuda.")] = "cpu",
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="What pseudo-gradients travel in: int8, e3m0, mxint8, ...", metavar="NAME"
+        ),
+    ] = None,
     json: Annotated[str | None, typer.Option(help="Write the report here.", metavar="PATH")] = None,
     png: Annotated[str, typer.Option(help="Draw the run here.", metavar="PATH")] = "demo.png",
     faults: Annotated[
@@ -49,7 +56,9 @@ def demo(
     from collectives.cli._demo.screen import LiveScreen, PlainScreen, summary
 
     fault = Fault.drawn(seed, peers, rounds) if faults else None
-    settings = Settings("", "", peers, rounds, seed, text=text, device=device, fault=fault)
+    settings = Settings(
+        "", "", peers, rounds, seed, text=text, device=device, fault=fault, codec=codec
+    )
     _check(settings)
     report = Report(rounds, settings.inner_steps, fault=fault)
     console = Console()
@@ -83,6 +92,8 @@ def demo(
 
 def _check(settings: Settings) -> None:
     """Refuse what cannot work before anything is started."""
+    if settings.codec is not None:
+        Codec.of(settings.codec)
     if settings.device not in ("cpu", "cuda"):
         raise InvalidArgument(f"--device {settings.device!r}; the demo trains on cpu or cuda")
     # Importing torch takes seconds, and the peers do it anyway: only ask whether it is there.

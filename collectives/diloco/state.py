@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class _Block:
+class Block:
     """Θ, v and Δ of all tensors whose outer copies have one dtype.
 
     Parameters come first, buffers after them: momentum exists for the parameters alone, while one
@@ -40,6 +40,7 @@ class _Block:
         self.theta = torch.zeros(total, dtype=dtype)
         self.delta = torch.zeros(total, dtype=dtype)
         self.momentum = torch.zeros(trained, dtype=dtype)
+        self.residual: Tensor | None = None
         self.theta_of = self._views(self.theta, parameters | buffers)
         self.delta_of = self._views(self.delta, parameters | buffers)
         self.momentum_of = self._views(self.momentum, parameters)
@@ -52,6 +53,11 @@ class _Block:
             views[name] = flat[offset : offset + tensor.numel()].view(tensor.shape)
             offset += tensor.numel()
         return views
+
+    def parts_of_delta(self) -> tuple[Tensor, Tensor]:
+        """That of the parameters, and that of the buffers."""
+        trained = self.momentum.numel()
+        return self.delta[:trained], self.delta[trained:]
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Name and module tensor of everything in the block."""
@@ -102,7 +108,7 @@ class OuterState:
         self._copied = {name: b for name, b in buffers.items() if not b.is_floating_point()}
         self.copied = torch.zeros(sum(b.nbytes for b in self._copied.values()), dtype=torch.uint8)
         self.blocks = [
-            _Block(dtype, mine, theirs)
+            Block(dtype, mine, theirs)
             for dtype in (torch.float32, torch.float64)
             for mine, theirs in [(_with_outer(trained, dtype), _with_outer(averaged, dtype))]
             if mine or theirs
@@ -117,6 +123,21 @@ class OuterState:
                     block.theta_of[name].copy_(tensor)
                 block.momentum.zero_()
         self.copied.copy_(self.pack_copied())
+
+    def keep_residuals(self) -> None:
+        """Have a residual for each block's parameters, for codecs with error feedback."""
+        for block in self.blocks:
+            block.residual = torch.zeros(block.momentum.numel(), dtype=torch.float32)
+
+    def residuals(self) -> list[Tensor]:
+        """Copies of what this peer's encodings have lost, by block; none without error feedback."""
+        return [block.residual.clone() for block in self.blocks if block.residual is not None]
+
+    def set_residuals(self, residuals: list[Tensor]) -> None:
+        """Go back to what ``residuals`` returned."""
+        mine = [block.residual for block in self.blocks if block.residual is not None]
+        for residual, earlier in zip(mine, residuals, strict=True):
+            residual.copy_(earlier)
 
     def copy_to_module(self) -> None:
         """Set the module's parameters and buffers to Θ."""
@@ -228,7 +249,9 @@ class OuterState:
         for block in self.blocks:
             theta |= {name: view.clone() for name, view in block.theta_of.items()}
             momentum |= {name: view.clone() for name, view in block.momentum_of.items()}
-        return {"theta": theta, "momentum": momentum, "copied": self.copied.clone()}
+        state = {"theta": theta, "momentum": momentum, "copied": self.copied.clone()}
+        residuals = self.residuals()
+        return {**state, "residuals": residuals} if residuals else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned; nothing changes if it does not fit.
@@ -246,6 +269,11 @@ class OuterState:
                 where = "the module" if name in loaded else "the saved state"
                 raise InvalidArgument(f"{name!r} of {part} is not in {where}")
             copies += [(view, loaded[name]) for name, view in mine.items()]
+        mine_owed = [block.residual for block in self.blocks if block.residual is not None]
+        owed = state.get("residuals", [torch.zeros_like(residual) for residual in mine_owed])
+        if len(owed) != len(mine_owed):
+            raise InvalidArgument("the saved state has residuals, and this codec keeps none")
+        copies += list(zip(mine_owed, owed, strict=True))
         for view, tensor in copies:
             if view.shape != tensor.shape:
                 raise InvalidArgument(

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from collectives.codec import Codec
 from collectives.diloco.round import Round
 from collectives.diloco.state import OuterState
 from collectives.errors import InvalidArgument, PeerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
+    from collectives.diloco.state import Block
     from collectives.group import Group
     from collectives.membership.view import Peer
     from collectives.work import Result
@@ -73,6 +75,10 @@ class DiLoCo:
         outer_lr: η. Not portable between problems; published configurations use 0.3 to 0.9.
         outer_momentum: β. Short runs (some tens of rounds) want less than the usual 0.9.
         nesterov: whether the outer step looks ahead along the momentum.
+        codec: what pseudo-gradients of parameters travel in, as in ``Group.all_reduce``, for
+            example ``"int8"`` or ``"e3m0"``. With ``error_feedback=True`` what this peer's encoding
+            has lost is added in the next round; it is this peer's own, and in ``state_dict``. None:
+            as they are.
 
     Attributes:
         last_round: record of the last round that this peer took part in, None before the first.
@@ -94,6 +100,7 @@ class DiLoCo:
         outer_lr: float = 0.7,
         outer_momentum: float = 0.9,
         nesterov: bool = True,
+        codec: str | Codec | None = None,
     ) -> None:
         if inner_steps < 1:
             raise InvalidArgument(f"inner_steps is {inner_steps}; it counts steps, 1 or more")
@@ -114,7 +121,10 @@ class DiLoCo:
         self._lr = outer_lr
         self._beta = outer_momentum
         self._nesterov = nesterov
+        self._codec = None if codec is None else Codec.of(codec)
         self._state = OuterState(module)
+        if self._codec is not None and self._codec.error_feedback:
+            self._state.keep_residuals()
         self._round = _NO_STATE
         self._inner_step = 0
         # A share that raised is owed: whoever waits for the state still waits.
@@ -224,7 +234,9 @@ class DiLoCo:
         return self._state.digest(max(self._round, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Θ, v, the shared buffers and the counters, as tensors on the CPU and numbers.
+        """Θ, v, the shared buffers, the counters and, with error feedback, what this peer owes.
+
+        Tensors on the CPU, and numbers.
 
         Save it with the module's and the inner optimizer's own state.
         """
@@ -253,10 +265,15 @@ class DiLoCo:
         """One round without the sync: everything that may fail comes before anything changes."""
         started = time.perf_counter()
         self._state.check_module()
-        average, wire_bytes = self._average()
-        copied = self._state.pack_copied()
-        if copied.numel():
-            wire_bytes += self.group.broadcast(copied, root=0).wire_bytes
+        owed = self._state.residuals()
+        try:
+            average, wire_bytes = self._average()
+            copied = self._state.pack_copied()
+            if copied.numel():
+                wire_bytes += self.group.broadcast(copied, root=0).wire_bytes
+        except BaseException:
+            self._state.set_residuals(owed)
+            raise
         self._state.apply(copied=copied, lr=self._lr, beta=self._beta, nesterov=self._nesterov)
         self._state.copy_to_module()
         self._round += 1
@@ -277,12 +294,27 @@ class DiLoCo:
         ones it is, and if it is in some only, they all begin again.
         """
         wire_bytes = 0
+        owed = self._state.residuals()
         while True:
             self._state.compute_delta()
-            results = [self.group.all_reduce(block.delta, op="avg") for block in self._state.blocks]
+            results = [result for block in self._state.blocks for result in self._reduce(block)]
             wire_bytes += sum(result.wire_bytes for result in results)
             if len({result.contributors for result in results}) == 1:
                 return results[0], wire_bytes
+            self._state.set_residuals(owed)
+
+    def _reduce(self, block: Block) -> Iterator[Result]:
+        """Average a block; where a codec is used, buffers are not among what it may change."""
+        if self._codec is None:
+            yield self.group.all_reduce(block.delta, op="avg")
+            return
+        trained, others = block.parts_of_delta()
+        if trained.numel():
+            yield self.group.all_reduce(
+                trained, op="avg", codec=self._codec, residual=block.residual
+            )
+        if others.numel():
+            yield self.group.all_reduce(others, op="avg")
 
     def _copy_from(self, source: Peer, tensor: Tensor) -> None:
         """Broadcast; the ranks may have changed in the call before."""
@@ -297,7 +329,8 @@ class DiLoCo:
     def _agree_on_source(self) -> Peer:
         """Whose state counts; raises on all peers alike if models or settings differ."""
         layout = self._state.layout()
-        described = repr((self.inner_steps, self._lr, self._beta, self._nesterov)).encode()
+        mine = self.inner_steps, self._lr, self._beta, self._nesterov, self._codec
+        described = repr(mine).encode()
         settings = int.from_bytes(hashlib.sha256(described).digest()[:8], "little") >> 2
         # A member may be lost in the call, and the ranks of the others change with that.
         peers, rank = self.group.peers, self.group.rank
@@ -313,8 +346,8 @@ class DiLoCo:
             )
         if settings_high != -settings_low:
             raise InvalidArgument(
-                "the peers' settings differ; inner_steps, outer_lr, outer_momentum and nesterov "
-                f"must be equal, and this peer, {self.group.name!r}, has "
-                f"{self.inner_steps}, {self._lr}, {self._beta} and {self._nesterov}"
+                "the peers' settings differ; inner_steps, outer_lr, outer_momentum, nesterov and "
+                f"codec must be equal, and this peer, {self.group.name!r}, has "
+                f"{self.inner_steps}, {self._lr}, {self._beta}, {self._nesterov} and {self._codec}"
             )
         return peers[_RANKS - 1 - best % _RANKS]

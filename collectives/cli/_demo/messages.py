@@ -60,6 +60,7 @@ class Settings:
         outer_momentum: β.
         sample_bytes: length of the text that rank 0 writes at the end.
         fault: who dies when; None: nobody.
+        codec: of the pseudo-gradients; None: they travel as they are.
         shard: whose part of the text a peer trains on that comes later; None: that of its rank.
     """
 
@@ -78,6 +79,7 @@ class Settings:
     outer_momentum: float = 0.7
     sample_bytes: int = 480
     fault: Fault | None = None
+    codec: str | None = None
     shard: int | None = None
 
 

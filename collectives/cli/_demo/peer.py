@@ -97,6 +97,7 @@ def train(settings: Settings, channel: TextIO) -> None:
             inner_steps=settings.inner_steps,
             outer_lr=settings.outer_lr,
             outer_momentum=settings.outer_momentum,
+            codec=settings.codec,
         )
         _send(
             channel,
