@@ -16,13 +16,15 @@ from collectives._native import lib
 from collectives._native.engine import (
     ALGORITHMS,
     KINDS,
+    LEVEL_PLANS,
+    TRANSPORTS,
     VISITS,
     Engine,
     EngineGroup,
     EnginePeer,
     Topology,
 )
-from collectives.errors import CollectiveError, InvalidArgument
+from collectives.errors import CollectiveError, InvalidArgument, UnsupportedError
 from collectives.membership.address import parse_address
 from collectives.membership.plane import (
     GivenUp,
@@ -35,7 +37,7 @@ from collectives.membership.plane import (
     Vetoed,
     ViewReady,
 )
-from collectives.membership.view import Choice, View
+from collectives.membership.view import Choice, LevelChoice, View
 
 logger = logging.getLogger("collectives.data_plane")
 
@@ -114,7 +116,7 @@ class EnginePlane:
             view.term,
             view.number,
             view.first_operation,
-            Topology(view.places, choices_of(view.table)),
+            Topology(view.places, choices_of(view.table), settings_of(view.levels)),
         )
 
     def discard(self) -> None:
@@ -178,6 +180,28 @@ def choices_of(table: Sequence[Choice]) -> tuple[tuple[int, int, int], ...]:
                 " know; use one release, or a table without it"
             )
     return tuple((KINDS[row.kind], row.bytes, ALGORITHMS[row.algorithm]) for row in table)
+
+
+def settings_of(levels: Sequence[LevelChoice]) -> tuple[tuple[int, int], ...]:
+    """What is said of the levels of a view, as the core takes it.
+
+    Raises:
+        UnsupportedError: a level has a codec.
+        CollectiveError: it names what this release does not know.
+    """
+    for number, level in enumerate(levels):
+        if level.codec != "none":
+            raise UnsupportedError(
+                f"the plan table has codec {level.codec!r} for level {number}, which this release"
+                " takes from calls alone: write none there, and pass codec= to the calls"
+            )
+        if level.plan not in LEVEL_PLANS or level.transport not in TRANSPORTS:
+            raise CollectiveError(
+                f"the plan table has plan {level.plan!r} over {level.transport!r} for level"
+                f" {number}, which this release does not know; use one release, or a table without"
+                " it"
+            )
+    return tuple((LEVEL_PLANS[level.plan], TRANSPORTS[level.transport]) for level in levels)
 
 
 def _prepare(group: EngineGroup, view: View, rank: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from collectives import blocks, errors
 from collectives.issue import STATE_TAG, Issuer
 from collectives.membership.view import Choice, View
-from collectives.topology import Table, network_of
+from collectives.topology import LevelRow, Table, network_of
 
 logger = logging.getLogger("collectives.tuning")
 
@@ -144,7 +144,8 @@ def _table(view: View, seen: dict[int, np.ndarray], local: bool) -> tuple[Choice
             links.latency * 1e6,
             links.bandwidth * 1e-9,
         )
-    rows = Table.of(network, view.size).rows
+    levels = tuple(LevelRow(one.plan, one.transport, one.codec) for one in view.levels)
+    rows = Table.of(network, view.size, levels=levels).rows
     return tuple(Choice(row.kind, row.bytes, row.algorithm) for row in rows)
 
 

@@ -20,8 +20,8 @@ from collectives._native.engine import EngineGroup, Topology
 
 
 def join(_: None, address: str, arguments: dict[str, Any], options: dict[str, Any]) -> int:
-    """``crew.join``, with ``places`` and ``choices`` among the arguments."""
-    with_topology(arguments.pop("places", ()), arguments.pop("choices", ()))
+    """``crew.join``, with ``places``, ``choices`` and ``settings`` among the arguments."""
+    with_topology(*(arguments.pop(name, ()) for name in ("places", "choices", "settings")))
     return crew.join(None, address, arguments, options)
 
 
@@ -47,10 +47,14 @@ def summed(places: Sequence[Sequence[int]], arrays: Sequence[np.ndarray]) -> np.
 
 
 def with_topology(
-    places: Sequence[Sequence[int]], choices: Sequence[tuple[int, int, int]] = ()
+    places: Sequence[Sequence[int]],
+    choices: Sequence[tuple[int, int, int]] = (),
+    settings: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Have the views of this process that are committed from now on be like that."""
-    topology = Topology(tuple(tuple(level) for level in places), tuple(choices))
+    topology = Topology(
+        tuple(tuple(level) for level in places), tuple(choices), tuple(map(tuple, settings))
+    )
     plain = getattr(EngineGroup, "_plain_commit", EngineGroup.commit)
 
     def commit(self: EngineGroup, *view: Any) -> None:

@@ -13,7 +13,15 @@ import pytest
 import collectives
 import levelled
 from collectives._native import lib
-from collectives._native.engine import ALGORITHMS, KINDS, Engine, EngineGroup, EnginePeer, Topology
+from collectives._native.engine import (
+    ALGORITHMS,
+    KINDS,
+    LEVEL_PLANS,
+    Engine,
+    EngineGroup,
+    EnginePeer,
+    Topology,
+)
 from collectives.errors import InvalidArgument, MismatchError, UnsupportedError
 from collectives.options import Options
 from crew import DEADLINE, Crew
@@ -120,10 +128,10 @@ def test_ranks_whose_tables_differ_are_told_who_would_run_what(
     assert "table" in said and "call sync()" in said
 
 
-def lie_elsewhere(group: collectives.Group, odd: int) -> str:
-    """One rank takes them to be in other groups than the others do."""
-    wrong, right = ((0, 0, 1),), ((0, 1, 1),)
-    levelled.with_topology(wrong if group.rank == odd else right)
+def lie_elsewhere(group: collectives.Group, odd: int, *wrong: Any) -> str:
+    """One rank takes them to be in other groups, or to speak to each other in another way."""
+    right = ((0, 1, 1),)
+    levelled.with_topology(*wrong) if group.rank == odd else levelled.with_topology(right)
     refused(group, "all_reduce", 3 + (group.rank == odd))  # so that a view is committed
     group.sync(timeout=DEADLINE)
     assert (group.all_reduce(np.ones(50_000), algorithm="ring").value == 3).all()
@@ -136,10 +144,12 @@ def lie_elsewhere(group: collectives.Group, odd: int) -> str:
 
 def test_ranks_whose_levels_differ_are_told_too():
     options = {"transport": "tcp", "bind": ("127.0.0.1",)}
+    other_plan = ((LEVEL_PLANS["auto"], 0), (LEVEL_PLANS["ring"], 0))
     with Crew(3, options, joiner="levelled:join") as crew:
-        (said,) = set(crew.get(lie_elsewhere, 1))
-    found = dict(re.findall(r"\(rank (\d)\) by hierarchical over levels #(\w{4})", said))
-    assert "1" in found and len(set(found.values())) == 2, said
+        for wrong in ((((0, 0, 1),),), (((0, 1, 1),), (), other_plan)):
+            (said,) = set(crew.get(lie_elsewhere, 1, *wrong))
+            found = dict(re.findall(r"\(rank (\d)\) by hierarchical over levels #(\w{4})", said))
+            assert "1" in found and len(set(found.values())) == 2, said
 
 
 @pytest.fixture(scope="module")

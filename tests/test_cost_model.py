@@ -19,6 +19,7 @@ from collectives.topology import (
     UNLIMITED,
     WAN,
     Level,
+    LevelRow,
     Network,
     Prediction,
     Row,
@@ -376,6 +377,58 @@ def test_bad_tables_say_what_is_wrong(rows: object, message: str) -> None:
     text = json.dumps({"format": "collectives plan table 1", "rows": rows})
     with pytest.raises(InvalidArgument, match=message):
         Table.from_json(rows if isinstance(rows, str) else text)
+
+
+LEVELS = (LevelRow("direct", "shm"), LevelRow("ring", "tcp", ""), LevelRow())
+
+
+def test_levels_go_to_files_with_the_rows_and_may_say_less() -> None:
+    table = Table((Row("all_reduce", 100, "whole"),), LEVELS)
+    assert Table.from_json(table.to_json()) == table
+    text = '{"format": "collectives plan table 1", "rows": [], "levels": [{"plan": "ring"}, {}]}'
+    assert Table.from_json(text) == Table((), (LevelRow("ring"), LevelRow()))
+
+
+@pytest.mark.parametrize(
+    ("level", "error", "message"),
+    [
+        ({"plan": "whole"}, InvalidArgument, "level 1 .*names 'whole'; known are auto, direct"),
+        ({"plan": 1}, InvalidArgument, "level 1 of the plan table names 1"),
+        ({"transport": "udp"}, InvalidArgument, "names 'udp'; known are auto, shm, tcp"),
+        (
+            {"codec": "mxint8"},
+            UnsupportedError,
+            "codec 'mxint8'; only calls have codecs yet: write",
+        ),
+        ({"kodek": "none"}, InvalidArgument, 'level 1 of the plan table is no {"plan"'),
+        (7, InvalidArgument, "level 1 of the plan table is no"),
+    ],
+)
+def test_bad_levels_say_what_is_wrong(level: object, error: type[Exception], message: str) -> None:
+    content = {"format": "collectives plan table 1", "rows": [], "levels": [{}, level]}
+    with pytest.raises(error, match=message):
+        Table.from_json(json.dumps(content))
+
+
+def test_there_are_no_more_levels_than_views_can_have() -> None:
+    with pytest.raises(InvalidArgument, match="has 10 levels; at most 9 can be"):
+        Table((), (LevelRow(),) * 10)
+
+
+def test_a_table_reckons_with_the_plans_of_its_levels() -> None:
+    # Eight hosts of one rank and one of two, whose ports are what everything waits for.
+    places = ((0, 0, 1, 2, 3, 4, 5, 6, 7),)
+    network = usual(places)
+    times = {
+        plan: Prediction(
+            plan_of("all_reduce", "hierarchical", 9, places, levels=("auto", plan)), network
+        ).seconds(1 << 30)
+        for plan in ("auto", "ring", "direct")
+    }
+    assert times["auto"] == times["ring"]
+    assert times["direct"] != times["ring"]
+    table = Table.of(network, 9, ["all_reduce"], (LevelRow(), LevelRow("direct")))
+    assert table.levels == (LevelRow(), LevelRow("direct"))
 
 
 def test_a_file_of_something_else_is_no_table() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import prover
 from collectives._native import ffi, lib
+from collectives._native.engine import LEVEL_PLANS
 from prover import (
     ALL_SEGMENTS,
     FROM_INPUT,
@@ -81,12 +82,15 @@ def make(
     root: int = 0,
     algorithm: Algorithm | None = RING,
     places: Sequence[Sequence[int]] | None = None,
+    levels: Sequence[str] = (),
 ) -> Plan:
     out = ffi.new("struct coll_plan **")
     number = lib.COLL_HIERARCHICAL if algorithm is None else NUMBERS[algorithm]
     flat = [place for level in places or () for place in level]
     kept = ffi.new("uint32_t[]", flat)
+    settings = ffi.new("struct coll_level[]", [(LEVEL_PLANS[name],) for name in levels])
     topology = ffi.new("struct coll_topology *", {"levels": len(places or ()), "places": kept})
+    topology.settings, topology.setting_count = settings, len(levels)
     given = ffi.NULL if places is None else topology
     assert lib.coll_plan_make(kind, number, rank, size, root, given, out) == lib.COLL_OK
     plan = ffi.gc(out[0], lib.coll_plan_free)
@@ -376,10 +380,14 @@ def levels_for(size: int) -> list[list[list[int]]]:
 
 
 def hierarchical(
-    kind: str, size: int, places: Sequence[Sequence[int]], root: int = 0
+    kind: str,
+    size: int,
+    places: Sequence[Sequence[int]],
+    root: int = 0,
+    levels: Sequence[str] = (),
 ) -> list[Plan]:
     number = getattr(lib, f"COLL_{kind.upper()}")
-    return [make(number, rank, size, root, None, places) for rank in range(size)]
+    return [make(number, rank, size, root, None, places, levels) for rank in range(size)]
 
 
 def prove_hierarchical(
@@ -411,7 +419,8 @@ def test_hierarchical_is_right_for_uneven_groups_of_up_to_three_levels(size: int
     every = every if size < 17 else chance.sample(every, 3)  # each proof takes longer, too
     for kind in HIERARCHICAL:
         # Each topology for all_reduce, some for the others; small groups get all.
-        for places in every if kind == "all_reduce" or size < 9 else chance.sample(every, 2):
+        some = every if kind == "all_reduce" or size < 9 else chance.sample(every, 2 - size // 17)
+        for places in some:
             root = chance.randrange(size) if kind in ROOTED else 0
             prove_hierarchical(kind, hierarchical(kind, size, places, root), places, root)
 
@@ -484,7 +493,60 @@ def test_hierarchical_is_right_for_any_levels(data: st.DataObject, size: int, le
         places.append([outer[group] for group in places[-1]])
     kind = data.draw(st.sampled_from(HIERARCHICAL))
     root = data.draw(st.integers(0, size - 1)) if kind in ROOTED else 0
-    prove_hierarchical(kind, hierarchical(kind, size, places, root), places, root)
+    plans = data.draw(st.lists(st.sampled_from(list(LEVEL_PLANS)), max_size=levels + 2))
+    prove_hierarchical(kind, hierarchical(kind, size, places, root, plans), places, root)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_hierarchical_is_right_with_any_plan_at_each_level(size: int) -> None:
+    chance = random.Random(size)
+    places = chance.choice(levels_for(size))
+    kind = chance.choice(HIERARCHICAL)
+    root = chance.randrange(size) if kind in ROOTED else 0
+    plans = [chance.choice(("direct", "ring")) for _ in range(len(places) + 1)]
+    prove_hierarchical(kind, hierarchical(kind, size, places, root, plans), places, root)
+
+
+def test_the_plan_of_a_level_says_who_sends_to_whom_there() -> None:
+    hosts = [0, 0, 0, 0, 1, 1, 2, 3, 4]
+
+    def receivers(levels: Sequence[str]) -> tuple[int, int]:
+        """To how many ranks one rank sends at most, of its own host and of others."""
+        most = [0, 0]
+        for plan in hierarchical("all_reduce", 9, [hosts], levels=levels):
+            for across in (0, 1):
+                to = {
+                    (step.segment, step.peer)
+                    for step in plan.steps
+                    if step.kind == SEND and (hosts[step.peer] != hosts[plan.rank]) == across
+                }
+                each = [len([1 for s, _ in to if s == segment]) for segment in range(plan.segments)]
+                most[across] = max(most[across], *each)
+        return most[0], most[1]
+
+    assert receivers(()) == receivers(("direct", "ring")) == (3, 1)
+    assert receivers(("ring", "ring")) == receivers(("ring",)) == (1, 1)
+    assert receivers(("auto", "direct")) == receivers(("auto", "direct", "ring")) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "status"),
+    [
+        ({"plan": 1 + lib.COLL_CHAIN}, "COLL_INVALID_ARGUMENT"),
+        ({"plan": U32}, "COLL_INVALID_ARGUMENT"),
+        ({"transport": 3}, "COLL_INVALID_ARGUMENT"),
+        ({"codec": {"format": lib.COLL_CODEC_MXINT8}}, "COLL_UNSUPPORTED"),
+    ],
+)
+def test_a_level_that_cannot_be_is_refused(setting: dict[str, object], status: str) -> None:
+    out = ffi.new("struct coll_plan **")
+    settings = ffi.new("struct coll_level[]", [{}, setting])
+    topology = ffi.new("struct coll_topology *", {"settings": settings, "setting_count": 2})
+    arguments = (lib.COLL_ALL_REDUCE, lib.COLL_RING, 0, 2, 0)
+    assert lib.coll_plan_make(*arguments, topology, out) == getattr(lib, status)
+    assert out[0] == ffi.NULL
+    topology.setting_count = lib.COLL_LEVELS_MAX + 2
+    assert lib.coll_plan_make(*arguments, topology, out) == lib.COLL_INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8])

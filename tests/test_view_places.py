@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import collectives
-from collectives.membership.view import Choice
+from collectives.membership.view import Choice, LevelChoice
+from collectives.topology import LevelRow, Table
 from crew import DEADLINE, Crew, Member
 from test_coordinator_restart import CoordinatorProcess, eventually, grow
 
@@ -153,6 +155,70 @@ def test_a_restarted_coordinator_knows_the_places_of_the_view(tmp_path):
         crew.get(to_whom)
         assert {shown[1:3] for shown in crew.get(placed)} == {(((1, 0),), ("attic", "lab"))}
         assert coordinator.group()["view"]["places"] == [[1, 0]]
+
+
+def bits(group: collectives.Group) -> tuple[bytes, tuple]:
+    array = np.random.default_rng(group.rank).standard_normal(COUNT)
+    group.all_reduce(array, timeout=DEADLINE)
+    return array.tobytes(), group.view.levels
+
+
+def test_levels_are_pinned_change_no_bits_and_survive_a_death():
+    found = []
+    for plans in (("direct", "direct"), ("ring", "ring"), ()):
+        levels = tuple(LevelRow(plan, "auto") for plan in plans)
+        coordinator = collectives.Coordinator("127.0.0.1:0", plans=Table(levels=levels))
+        with crew_at(coordinator, "lab", "attic", "lab", "attic", "lab") as crew:
+            ((array, pinned),) = set(crew.get(bits))
+            assert [level.plan for level in pinned] == list(plans)
+            kill(crew, 1)
+            ((after, pinned),) = set(crew.get(bits))
+            assert [level.plan for level in pinned] == list(plans)
+            found.append((array, after))
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("levels", "transport", "why"),
+    [
+        (
+            ("tcp",),
+            "auto",
+            "has tcp for level 0, and '.*' .rank [01]. is reached by shm there; let",
+        ),
+        (("shm",), "tcp", "has shm for level 0, and '.*' .rank [01]. is reached by tcp there; let"),
+        (("tcp", "shm"), "tcp", None),  # there is no second level here
+        (("shm",), "auto", None),
+    ],
+)
+def test_a_level_is_refused_a_transport_that_its_links_have_not(levels, transport, why):
+    table = Table(levels=tuple(LevelRow(transport=name) for name in levels))
+    with collectives.Coordinator("127.0.0.1:0", plans=table) as coordinator:
+        crew = Crew(2, {"transport": transport})
+        crew.coordinator = coordinator
+        if why is None:
+            with crew:
+                crew.get(bits)
+            return
+        with pytest.raises(AssertionError, match=f"UnsupportedError: the plan table {why}"):
+            crew.__enter__()
+
+
+def test_peers_refuse_a_codec_for_a_level():
+    level = LevelChoice(codec="mxint8")
+    with (
+        collectives.Coordinator("127.0.0.1:0", plans=Levels((level,))) as coordinator,
+        pytest.raises(collectives.UnsupportedError, match="codec 'mxint8' for level 0, which"),
+    ):
+        collectives.join(coordinator.address, timeout=DEADLINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """A table of a release that knows more."""
+
+    levels: tuple[LevelChoice, ...]
+    rows: tuple[Choice, ...] = ()
 
 
 def test_a_table_that_cannot_be_sent_is_refused():

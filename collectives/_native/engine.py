@@ -17,11 +17,12 @@ from collectives._native import ffi, lib
 from collectives.options import Options
 
 _ISA = {"auto": lib.COLL_ISA_AUTO, "scalar": lib.COLL_ISA_SCALAR, "avx2": lib.COLL_ISA_AVX2}
-_TRANSPORT = {
+TRANSPORTS: dict[str, int] = {
     "auto": lib.COLL_TRANSPORT_AUTO,
     "shm": lib.COLL_TRANSPORT_SHM,
     "tcp": lib.COLL_TRANSPORT_TCP,
 }
+"""What links can be made of (``enum coll_transport``), by name."""
 
 
 _PHASES = {
@@ -169,7 +170,7 @@ class Engine:
         c.connections = options.connections
         c.slice_bytes = options.slice_bytes or 0
         c.isa = _ISA[options.isa]
-        c.transport = _TRANSPORT[options.chosen_transport]
+        c.transport = TRANSPORTS[options.chosen_transport]
         c.no_checksums = not options.checksums
         c.no_agreement = not options.agreement
         c.no_detection = options.detection is None
@@ -210,6 +211,12 @@ ALGORITHMS: dict[str, int] = {
 }
 """How operations can be carried out (``enum coll_algorithm``), by name."""
 
+LEVEL_PLANS: dict[str, int] = {
+    "auto": 0,
+    **{name: 1 + ALGORITHMS[name] for name in ("direct", "ring")},
+}
+"""How those who meet at one level of a hierarchical operation speak to each other, by name."""
+
 KINDS: dict[str, int] = {
     text(lib.coll_kind_name(code)): code for code in range(lib.COLL_KIND_COUNT)
 }
@@ -224,10 +231,12 @@ class Topology:
         places: per level, the innermost first, the group of each rank; any numbers.
         choices: rows of a kind (``COLL_ALL_REDUCE`` ...), the bytes up to which it holds, and a
             number of ``ALGORITHMS``; the first row that fits an operation decides.
+        settings: per level, one of ``LEVEL_PLANS`` and one of ``TRANSPORTS``.
     """
 
     places: tuple[tuple[int, ...], ...] = ()
     choices: tuple[tuple[int, int, int], ...] = ()
+    settings: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +295,9 @@ def _topology(topology: Topology | None, size: int) -> tuple[Any, Any]:
     choices = ffi.new("struct coll_choice[]", list(topology.choices))
     c.levels, c.places = len(topology.places), places
     c.choice_count, c.choices = len(choices), choices
-    return c, (places, choices)
+    settings = ffi.new("struct coll_level[]", list(topology.settings))
+    c.setting_count, c.settings = len(settings), settings
+    return c, (places, choices, settings)
 
 
 class EngineGroup:

@@ -16,7 +16,7 @@ import typer
 from collectives.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collectives.topology import Row
+    from collectives.topology import Table
 
 _PLANS = "COLLECTIVES_PLANS"
 _LOOK = 0.5  # seconds between looks whether the coordinator ended by itself
@@ -72,17 +72,17 @@ def coordinator(
     secret = token if token is not None else os.environ.get(token_env)
     if secret is None and token_env != "COLLECTIVES_TOKEN":
         raise InvalidArgument(f"${token_env} holds no run token; set it, or leave out --token-env")
-    rows = _rows(plans or os.environ.get(_PLANS))
+    table = _table(plans or os.environ.get(_PLANS))
     with (
         stop_signal() as stopped,
         Coordinator(
-            bind, token=secret or None, journal=journal, force=force, plans=rows
+            bind, token=secret or None, journal=journal, force=force, plans=table
         ) as running,
     ):
         kind = "with a run token" if secret else "without a run token: anybody may join"
         typer.echo(f"coordinator at {running.listens_on}, {kind}")
-        if rows:
-            typer.echo(f"views get a plan table of {len(rows)} rows")
+        if table is not None:
+            typer.echo(f"views get a plan table of {len(table.rows)} rows")
         if running.state.term > 1:
             typer.echo(f"going on with run {running.state.run}, term {running.state.term}")
         elif force:
@@ -94,15 +94,15 @@ def coordinator(
         typer.echo("coordinator stopped")
 
 
-def _rows(path: str | None) -> tuple[Row, ...]:
-    """The rows of the plan table in a file; of none if there is no file."""
+def _table(path: str | None) -> Table | None:
+    """The plan table in a file; None if there is no file."""
     if not path:
-        return ()
+        return None
     from collectives.topology import Table
 
     try:
         text = Path(path).read_text(encoding="utf-8")
-        return Table.from_json(text).rows
+        return Table.from_json(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"cannot read the plan table {path}: {error}") from error
     except InvalidArgument as error:

@@ -107,4 +107,6 @@ def _levels(group: dict[str, Any]) -> list[str]:
         lines.append(f"level {level}: {' | '.join(', '.join(group) for group in groups.values())}")
     if view.get("table"):
         lines.append(f"plans: a table of {len(view['table'])} rows")
+    for number, (plan, transport, codec) in enumerate(view.get("levels", [])):
+        lines.append(f"at level {number}: plan {plan}, transport {transport}, codec {codec}")
     return lines

@@ -27,7 +27,17 @@ Key = tuple[Any, ...]
 _VOLATILE: Mapping[Any, frozenset[str]] = {
     CoordinatorState: frozenset(
         # Given at each start; with entries of their own; of the moment.
-        ("token", "timing", "force", "plans", "groups", "departed", "routes", "challenges")
+        (
+            "token",
+            "timing",
+            "force",
+            "plans",
+            "levels",
+            "groups",
+            "departed",
+            "routes",
+            "challenges",
+        )
     )
     | {"refused", "counter", "ticked"},
     Group: frozenset(

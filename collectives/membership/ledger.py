@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from collectives.membership.messages import Hello, Recollect, StatusQuery
 from collectives.membership.report import Epoch, Error, Report
-from collectives.membership.view import Choice, Peer, View
+from collectives.membership.view import Choice, LevelChoice, Peer, View
 from collectives.membership.wire import Message
 
 MAX_GROUPS = 4096
@@ -328,6 +328,7 @@ class CoordinatorState:
         refused: how much traffic was refused, by reason.
         force: one member's word is enough to restore a run.
         plans: the table of each view that is formed; empty: engines choose by themselves.
+        levels: of each view that is formed, as in ``View``.
     """
 
     run: uuid.UUID
@@ -344,6 +345,7 @@ class CoordinatorState:
     ticked: float | None = None
     force: bool = False
     plans: tuple[Choice, ...] = ()
+    levels: tuple[LevelChoice, ...] = ()
 
 
 # ---- events -----------------------------------------------------------------------------------

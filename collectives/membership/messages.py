@@ -43,10 +43,11 @@ import uuid
 from typing import ClassVar
 
 from collectives.membership.fields import Bytes, Flag, Int, ListOf, Text, Uuid
-from collectives.membership.view import Choice, View
+from collectives.membership.view import Choice, LevelChoice, View
 from collectives.membership.wire import (
     ADDRESSES,
     EPOCH,
+    LEVELS,
     MAX_NAME,
     MAX_PEERS,
     MAX_PROCESS,
@@ -337,12 +338,13 @@ class Abandon(OfView):
 
 @dataclasses.dataclass(frozen=True)
 class Commit(OfView):
-    """The prepared view is the group's view now; ``places`` and ``table`` are those of ``View``."""
+    """The prepared view is the group's; ``places``, ``table``, ``levels`` are those of ``View``."""
 
     kind: ClassVar[str] = "commit"
     first_operation: int = wire_field(U64)
     places: tuple[tuple[int, ...], ...] = wire_field(PLACES, ())
     table: tuple[Choice, ...] = wire_field(TABLE, ())
+    levels: tuple[LevelChoice, ...] = wire_field(LEVELS, ())
 
 
 @dataclasses.dataclass(frozen=True)

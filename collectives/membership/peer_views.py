@@ -106,6 +106,7 @@ def commit(turn: PeerTurn, message: messages.Commit) -> None:
         first_operation=message.first_operation,
         places=message.places,
         table=message.table,
+        levels=message.levels,
     )
     old = state.view
     turn.set(

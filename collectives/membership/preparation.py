@@ -38,7 +38,9 @@ def commit(turn: Turn, name: str, coming: Preparation) -> None:
     view = coming.view
     if speak_of_places(view.peers, coming.ready):
         places, odd = places_of(view.peers, coming.ready)
-        view = dataclasses.replace(view, places=places, table=turn.state.plans)
+        view = dataclasses.replace(
+            view, places=places, table=turn.state.plans, levels=turn.state.levels
+        )
         for sentence in odd:
             turn.because(sentence, name)
     turn.set_group(
@@ -61,7 +63,13 @@ def commit(turn: Turn, name: str, coming: Preparation) -> None:
 def commit_of(view: View) -> Commit:
     """The message that makes a prepared view the group's view."""
     return Commit(
-        view.group_id, view.term, view.number, view.first_operation, view.places, view.table
+        view.group_id,
+        view.term,
+        view.number,
+        view.first_operation,
+        view.places,
+        view.table,
+        view.levels,
     )
 
 

@@ -16,7 +16,7 @@ import time
 import types
 import uuid
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import zmq
 import zmq.asyncio
@@ -31,8 +31,8 @@ from collectives.membership.durable import UnreadableError, changes, durable, re
 from collectives.membership.fields import MalformedError
 from collectives.membership.journal import Journal, JournalError
 from collectives.membership.restart import resume
-from collectives.membership.view import Choice
-from collectives.membership.wire import MAX_TO_COORDINATOR, TABLE
+from collectives.membership.view import Choice, LevelChoice
+from collectives.membership.wire import LEVELS, MAX_TO_COORDINATOR, TABLE
 
 logger = logging.getLogger("collectives.coordinator")
 
@@ -62,6 +62,34 @@ class Row(Protocol):
         """What carries it out."""
 
 
+class Level(Protocol):
+    """What a level of a plan table has; see ``view.LevelChoice``."""
+
+    @property
+    def plan(self) -> str:
+        """Of hierarchical operations."""
+
+    @property
+    def transport(self) -> str:
+        """That its links have."""
+
+    @property
+    def codec(self) -> str:
+        """Of what passes there."""
+
+
+class Plans(Protocol):
+    """A plan table, as ``collectives.topology.Table``."""
+
+    @property
+    def rows(self) -> Iterable[Row]:
+        """The first that an operation fits decides."""
+
+    @property
+    def levels(self) -> Iterable[Level]:
+        """The innermost first."""
+
+
 class Coordinator:
     """The coordinator of a run, in a thread of this process.
 
@@ -74,9 +102,10 @@ class Coordinator:
         timing: its patience; the default suits a LAN.
         journal: file in which it keeps what a coordinator started after it must know; None: it
             keeps nothing, and a successor needs the word of a majority of the members.
-        plans: rows of a plan table (``kind``, ``bytes``, ``algorithm``; those of a
-            ``collectives.topology.Table``, for example): what carries out which operation in the
-            views that are formed from now on. None: each engine chooses, and all the same.
+        plans: a plan table (``collectives.topology.Table``), or its rows alone (``kind``,
+            ``bytes``, ``algorithm``): what carries out which operation in the views that are
+            formed from now on, and how the members of each level speak to each other. None: each
+            engine chooses, and all the same.
         force: without a journal to start from, restore a run by the word of one member. If the
             others can go on elsewhere, the group is split in two that both believe to be the
             whole.
@@ -100,18 +129,20 @@ class Coordinator:
         timing: ledger.Timing | None = None,
         journal: str | os.PathLike[str] | None = None,
         force: bool = False,
-        plans: Iterable[Row] | None = None,
+        plans: Plans | Iterable[Row] | None = None,
     ) -> None:
         if token == "":
             raise InvalidArgument("the run token is empty; give None for a run without one")
         self._bind = parse_address(bind)
+        rows, levels = _parts_of(() if plans is None else plans)
         self._state = ledger.CoordinatorState(
             run=uuid.uuid4(),
             seed=os.urandom(32),
             token=(token or "").encode(),
             timing=timing or ledger.Timing(),
             force=force,
-            plans=_table(plans or ()),
+            plans=rows,
+            levels=levels,
         )
         self.error: CollectiveError | None = None
         self._journal = None if journal is None else Journal(journal)
@@ -316,13 +347,20 @@ class Coordinator:
         self._state = decide(self._state, ledger.Refused(reason), time.monotonic()).state
 
 
-def _table(rows: Iterable[Row]) -> tuple[Choice, ...]:
+def _parts_of(
+    plans: Plans | Iterable[Row],
+) -> tuple[tuple[Choice, ...], tuple[LevelChoice, ...]]:
+    """The rows and the levels of a plan table."""
+    rows: Any = getattr(plans, "rows", plans)
+    levels: Any = getattr(plans, "levels", ())
     table = tuple(Choice(row.kind, row.bytes, row.algorithm) for row in rows)
+    named = tuple(LevelChoice(one.plan, one.transport, one.codec or "none") for one in levels)
     try:
         TABLE.encode(table)
+        LEVELS.encode(named)
     except MalformedError as error:
         raise InvalidArgument(f"the plan table {error}") from None
-    return table
+    return table, named
 
 
 def _monitor(socket: zmq.asyncio.Socket) -> zmq.asyncio.Socket:

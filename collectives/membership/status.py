@@ -91,6 +91,7 @@ def _view(view: View) -> dict[str, Any]:
         "size": view.size,
         "places": [list(level) for level in view.places],
         "table": [[row.kind, row.bytes, row.algorithm] for row in view.table],
+        "levels": [[level.plan, level.transport, level.codec] for level in view.levels],
     }
 
 

@@ -48,6 +48,21 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
+class LevelChoice:
+    """How those speak to each other who meet at one level of a view.
+
+    Attributes:
+        plan: of hierarchical operations at this level: ``"direct"``, ``"ring"`` or ``"auto"``.
+        transport: that its links have: ``"shm"``, ``"tcp"`` or ``"auto"``: any.
+        codec: of what passes there: ``"none"``, which leaves it to the calls; no other yet.
+    """
+
+    plan: str = "auto"
+    transport: str = "auto"
+    codec: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
 class View:
     """A group's members from one safe point to the next.
 
@@ -63,6 +78,8 @@ class View:
             level that says nothing is left out: all in one group, or each in its own.
         table: which algorithm an operation uses: that of the first row it fits, in this order; if
             it fits none, the engine's own choice.
+        levels: of each level of ``places``, and then of the one above, how those speak to each
+            other who meet there; those that are not named are left to the engine.
     """
 
     group: str
@@ -74,6 +91,7 @@ class View:
     first_operation: int = 1
     places: tuple[tuple[int, ...], ...] = ()
     table: tuple[Choice, ...] = ()
+    levels: tuple[LevelChoice, ...] = ()
 
     @property
     def size(self) -> int:
@@ -95,7 +113,7 @@ class View:
     def following(self, term: int, number: int, key: bytes, staying: Iterable[uuid.UUID]) -> View:
         """The view that a verdict issues, with those who stay, in this view's order.
 
-        It has their places and the table; so does the core's (``native/engine/judge.c``).
+        It has their places, the table and the levels; so does the core's (``engine/judge.c``).
         """
         kept = set(staying)
         ranks = [rank for rank, peer in enumerate(self.peers) if peer.id in kept]

@@ -11,7 +11,7 @@ import uuid
 from typing import Any, ClassVar
 
 from collectives.membership.fields import Bytes, Field, Flag, Int, ListOf, Record, Text, Uuid
-from collectives.membership.view import Choice, Peer, View
+from collectives.membership.view import Choice, LevelChoice, Peer, View
 
 VERSIONS = (1, 1)
 """Lowest and highest protocol version that this build speaks."""
@@ -61,8 +61,14 @@ CHOICE = Record(
     (NAME, U64, NAME), take=lambda row: (row.kind, row.bytes, row.algorithm), build=Choice
 )
 TABLE = ListOf(CHOICE, MAX_CHOICES)
+LEVEL = Record(
+    (NAME, NAME, NAME),
+    take=lambda level: (level.plan, level.transport, level.codec),
+    build=LevelChoice,
+)
+LEVELS = ListOf(LEVEL, MAX_LEVELS + 1)
 VIEW = Record(
-    (NAME, U32, U64, U64, ListOf(PEER, MAX_PEERS), Bytes(32, 32), U64, PLACES, TABLE),
+    (NAME, U32, U64, U64, ListOf(PEER, MAX_PEERS), Bytes(32, 32), U64, PLACES, TABLE, LEVELS),
     take=lambda view: (
         view.group,
         view.group_id,
@@ -73,6 +79,7 @@ VIEW = Record(
         view.first_operation,
         view.places,
         view.table,
+        view.levels,
     ),
     build=View,
     required=7,

@@ -19,7 +19,7 @@ from collectives.topology.network import (
     usual,
 )
 from collectives.topology.plans import Plan, algorithms, choose, plan_of
-from collectives.topology.table import UNLIMITED, Row, Table
+from collectives.topology.table import UNLIMITED, LevelRow, Row, Table
 
 __all__ = [
     "LAN",
@@ -29,6 +29,7 @@ __all__ = [
     "UNLIMITED",
     "WAN",
     "Level",
+    "LevelRow",
     "Network",
     "Plan",
     "Prediction",

@@ -14,7 +14,7 @@ from collectives.errors import UnsupportedError
 from collectives.topology.model import Graph, Prediction
 from collectives.topology.network import Network
 from collectives.topology.plans import Plan, algorithms, choose, limit, plan_of
-from collectives.topology.table import Table
+from collectives.topology.table import LevelRow, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Explanation:
         plan: of all ranks.
         bytes: of the larger of a rank's input and output.
         network: that was assumed.
+        levels: of the table, as far as there are such.
         reason: why it is this algorithm, as a sentence.
         seconds: that it takes by the model.
         bound: what these are the time of.
@@ -44,6 +45,7 @@ class Explanation:
     plan: Plan
     bytes: int
     network: Network
+    levels: tuple[LevelRow, ...]
     reason: str
     seconds: float
     bound: str
@@ -80,7 +82,9 @@ def explain(
     row = None if table is None else table.algorithm(kind, nbytes)
     usual = choose(kind, nbytes, size, network.places, local=network.local)
     chosen = algorithm or row or usual
-    plan = plan_of(kind, chosen, size, network.places, root)
+    levels = () if table is None else table.levels[: len(network.places) + 1]
+    plans = [level.plan for level in levels]
+    plan = plan_of(kind, chosen, size, network.places, root, plans)
     if nbytes > limit(chosen):
         able = ", ".join(name for name in known if nbytes <= limit(name))
         raise UnsupportedError(
@@ -92,7 +96,7 @@ def explain(
     others = []
     for name in known:
         if name != chosen and nbytes <= limit(name):
-            other = plan_of(kind, name, size, network.places, root)
+            other = plan_of(kind, name, size, network.places, root, plans)
             others.append(Alternative(name, Prediction(other, network).seconds(nbytes)))
     others.sort(key=lambda one: one.seconds or 0.0)
     others += [Alternative(name, None) for name in known if nbytes > limit(name)]
@@ -110,6 +114,7 @@ def explain(
         plan=plan,
         bytes=nbytes,
         network=network,
+        levels=levels,
         reason=f"{why}; {_verdict(made.seconds(nbytes), others)}",
         seconds=made.seconds(nbytes),
         bound=made.bound(nbytes),

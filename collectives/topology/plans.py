@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collectives._native import engine, ffi, lib
-from collectives._native.engine import ALGORITHMS
+from collectives._native.engine import ALGORITHMS, LEVEL_PLANS
 from collectives.errors import InvalidArgument, UnsupportedError
 
 Places = Sequence[Sequence[int]]
@@ -149,7 +149,14 @@ class Plan:
         return 1.0 if self.whole else 1.0 / parts
 
 
-def plan_of(kind: str, algorithm: str, size: int, places: Places = (), root: int = 0) -> Plan:
+def plan_of(
+    kind: str,
+    algorithm: str,
+    size: int,
+    places: Places = (),
+    root: int = 0,
+    levels: Sequence[str] = (),
+) -> Plan:
     """Return the plan of an operation.
 
     Args:
@@ -158,6 +165,7 @@ def plan_of(kind: str, algorithm: str, size: int, places: Places = (), root: int
         size: how many ranks.
         places: levels x size: in which group each rank is, the innermost level (hosts) first.
         root: of operations that have one.
+        levels: of each level its plan, one of ``LEVEL_PLANS``; of those that are left out "auto".
 
     Raises:
         InvalidArgument: an argument is none of these, or they do not fit together.
@@ -173,17 +181,26 @@ def plan_of(kind: str, algorithm: str, size: int, places: Places = (), root: int
     if not 0 <= root < size:
         raise InvalidArgument(f"root {root} is none of the ranks 0 to {size - 1}")
     check_places(places, size)
-    held, topology = _topology(places)
+    held, topology = _topology(
+        places, [_number(LEVEL_PLANS, name, "level plan") for name in levels]
+    )
     ranks = [_steps(*numbers, rank, size, root, topology) for rank in range(size)]
     del held  # it had to live until here
     steps = np.concatenate([steps for steps, _ in ranks])
     return _joined(kind, algorithm, size, ranks[0][1], steps, [len(steps) for steps, _ in ranks])
 
 
-def _topology(places: Places) -> tuple[Any, Any]:
-    """Return the places for the core, and what must live as long as they are used."""
+def _topology(places: Places, plans: Sequence[int] = ()) -> tuple[Any, Any]:
+    """Return what must live as long as the places are used, and these for the core."""
     flat = ffi.new("uint32_t[]", [group for level in places for group in level] or [0])
-    return flat, ffi.new("struct coll_topology *", {"levels": len(places), "places": flat})
+    settings = ffi.new("struct coll_level[]", [(plan,) for plan in plans])
+    topology = {
+        "levels": len(places),
+        "places": flat,
+        "settings": settings,
+        "setting_count": len(plans),
+    }
+    return (flat, settings), ffi.new("struct coll_topology *", topology)
 
 
 def _steps(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from collectives._native.engine import ALGORITHMS
-from collectives.errors import InvalidArgument
+from collectives._native import lib
+from collectives._native.engine import ALGORITHMS, LEVEL_PLANS, TRANSPORTS
+from collectives.errors import InvalidArgument, UnsupportedError
 from collectives.topology.model import Prediction
 from collectives.topology.network import Network
 from collectives.topology.plans import KINDS, algorithms, choose, limit, plan_of
@@ -40,21 +41,60 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class LevelRow:
+    """How those speak to each other who meet at one level: ranks of a host, hosts of a site ...
+
+    Attributes:
+        plan: of hierarchical operations: ``"direct"`` (all to one, and one to all), ``"ring"``
+            (from one to the next) or ``"auto"``: by how many they are.
+        transport: what the links of the level have to be: ``"shm"``, ``"tcp"`` or ``"auto"``: any.
+            Peers whose links are something else refuse the table.
+        codec: of what passes there: ``"none"`` or ``""``, which leaves it to the calls. There is
+            no other yet.
+    """
+
+    plan: str = "auto"
+    transport: str = "auto"
+    codec: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows in the order in which they are looked at; what none fits is left to the engine.
 
+    Attributes:
+        rows: which algorithm carries out what.
+        levels: the innermost first, and last the one of all; those that are left out, and those
+            that a view does not have, change nothing.
+
     Raises:
-        InvalidArgument: a row that no operation could be carried out by; the message says which.
+        InvalidArgument: a row that no operation could be carried out by, or a level that says what
+            is not known; the message says which.
+        UnsupportedError: a level has a codec.
     """
 
     rows: tuple[Row, ...] = ()
+    levels: tuple[LevelRow, ...] = ()
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
             _check(row, f"row {number}")
+        if len(self.levels) > lib.COLL_LEVELS_MAX + 1:
+            raise InvalidArgument(
+                f"the plan table has {len(self.levels)} levels; at most"
+                f" {lib.COLL_LEVELS_MAX + 1} can be"
+            )
+        for number, level in enumerate(self.levels):
+            _check_level(level, f"level {number}")
 
     @classmethod
-    def of(cls, network: Network, size: int, kinds: Iterable[str] | None = None) -> Table:
+    def of(
+        cls,
+        network: Network,
+        size: int,
+        kinds: Iterable[str] | None = None,
+        levels: tuple[LevelRow, ...] = (),
+    ) -> Table:
         """Return the table that the model gives for a network.
 
         It is worked out for powers of two, and where the choice differs between two of them.
@@ -64,10 +104,14 @@ class Table:
             size: how many they are.
             kinds: of which operations; None: all that can be done in several ways. For those that
                 have a root it is rank 0.
+            levels: that the table is to have, and its rows reckon with.
         """
         chosen = KINDS if kinds is None else kinds
         several = [kind for kind in chosen if len(algorithms(kind)) > 1]
-        return cls(tuple(row for kind in several for row in _rows(kind, network, size)))
+        plans = [level.plan for level in cls(levels=levels).levels]
+        return cls(
+            tuple(row for kind in several for row in _rows(kind, network, size, plans)), levels
+        )
 
     def algorithm(self, kind: str, nbytes: int) -> str | None:
         """Return how an operation is carried out; None: as the engine chooses."""
@@ -80,8 +124,14 @@ class Table:
             {**dataclasses.asdict(row), "bytes": None if row.bytes == UNLIMITED else row.bytes}
             for row in self.rows
         ]
-        lines = ",\n    ".join(json.dumps(row) for row in rows)
-        return f'{{\n  "format": "{_FORMAT}",\n  "rows": [\n    {lines}\n  ]\n}}\n'
+        parts = {"rows": rows}
+        if self.levels:
+            parts["levels"] = [dataclasses.asdict(level) for level in self.levels]
+        lines = [
+            f'  "{name}": [\n    ' + ",\n    ".join(map(json.dumps, part)) + "\n  ]"
+            for name, part in parts.items()
+        ]
+        return "{\n" + ",\n".join([f'  "format": "{_FORMAT}"', *lines]) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Table:
@@ -101,7 +151,13 @@ class Table:
         rows = content.get("rows")
         if not isinstance(rows, list):
             raise InvalidArgument('a plan table has a list of "rows"')
-        return cls(tuple(_row(row, f"row {number}") for number, row in enumerate(rows)))
+        levels = content.get("levels", [])
+        if not isinstance(levels, list):
+            raise InvalidArgument('the "levels" of a plan table are a list')
+        return cls(
+            tuple(_row(row, f"row {number}") for number, row in enumerate(rows)),
+            tuple(_level(level, f"level {number}") for number, level in enumerate(levels)),
+        )
 
 
 def _row(found: object, where: str) -> Row:
@@ -109,6 +165,26 @@ def _row(found: object, where: str) -> Row:
         raise InvalidArgument(f'{where} of the plan table is no {{"kind", "bytes", "algorithm"}}')
     most = UNLIMITED if found["bytes"] is None else found["bytes"]
     return Row(found["kind"], most, found["algorithm"])
+
+
+def _level(found: object, where: str) -> LevelRow:
+    names = {field.name for field in dataclasses.fields(LevelRow)}
+    if not isinstance(found, dict) or not found.keys() <= names:
+        raise InvalidArgument(f'{where} of the plan table is no {{"plan", "transport", "codec"}}')
+    return LevelRow(**found)
+
+
+def _check_level(level: LevelRow, where: str) -> None:
+    for name, names in ((level.plan, LEVEL_PLANS), (level.transport, TRANSPORTS)):
+        if not isinstance(name, str) or name not in names:
+            raise InvalidArgument(
+                f"{where} of the plan table names {name!r}; known are {', '.join(names)}"
+            )
+    if level.codec not in ("", "none"):
+        raise UnsupportedError(
+            f"{where} of the plan table has codec {level.codec!r}; only calls have codecs yet:"
+            " write none there, and pass codec= to the calls"
+        )
 
 
 def _check(row: Row, where: str) -> None:
@@ -133,11 +209,11 @@ def _check(row: Row, where: str) -> None:
         )
 
 
-def _rows(kind: str, network: Network, size: int) -> list[Row]:
+def _rows(kind: str, network: Network, size: int, levels: Sequence[str]) -> list[Row]:
     """Return the rows of one kind: the best algorithms, and where the next one becomes better."""
     made: dict[str, Prediction] = {}
     for name in algorithms(kind):
-        plan = plan_of(kind, name, size, network.places)
+        plan = plan_of(kind, name, size, network.places, levels=levels)
         made[name] = Prediction(plan, network)
 
     def best(nbytes: int, before: str = "") -> str:

@@ -50,15 +50,51 @@ coll_status coll__check_topology(const struct coll_topology *topology, uint32_t 
     coll_status status = coll__topology_check(topology, size);
     if (status == COLL_INVALID_ARGUMENT)
         return coll__error(status,
-                           "a topology has at most %d levels, each within the next, and at "
-                           "most %d choices",
+                           "a topology has at most %d levels, each within the next, at most %d "
+                           "choices, and for each level a plan, ring or direct, and a transport",
                            COLL_LEVELS_MAX, COLL_CHOICES_MAX);
+    if (status == COLL_UNSUPPORTED)
+        return coll__error(status,
+                           "a level of the topology has a codec; only calls have codecs yet");
     for (uint32_t i = 0; status == COLL_OK && i < topology->choice_count; i++) {
         const struct coll_choice *choice = &topology->choices[i];
         if (coll__check_algorithm(choice->kind, choice->algorithm, choice->bytes) != COLL_OK)
             status = COLL_INVALID_ARGUMENT;
     }
     return status;
+}
+
+/* The innermost level at which two ranks are in one group; that of all, if there is none. */
+static uint32_t level_of(const struct coll_topology *topology, uint32_t size, uint32_t a,
+                         uint32_t b)
+{
+    uint32_t level = 0;
+    while (level < topology->levels &&
+           topology->places[(size_t)level * size + a] != topology->places[(size_t)level * size + b])
+        level++;
+    return level;
+}
+
+coll_status coll__check_transports(const struct coll__view *view,
+                                   const struct coll_topology *topology)
+{
+    static const char *const names[] = {"auto", "shm", "tcp"};
+    for (uint32_t rank = 0; rank < view->size; rank++) {
+        const struct coll__link *link = view->members[rank].link;
+        const uint32_t level = level_of(topology, view->size, view->rank, rank);
+        const uint32_t wanted = level < topology->setting_count
+                                    ? topology->settings[level].transport
+                                    : COLL_TRANSPORT_AUTO;
+        if (!link || wanted == COLL_TRANSPORT_AUTO ||
+            link->transport->local == (wanted == COLL_TRANSPORT_SHM))
+            continue;
+        return coll__error(COLL_UNSUPPORTED,
+                           "the plan table has %s for level %u, and '%s' (rank %u) is reached by "
+                           "%s there; let the table say auto, or what it is",
+                           names[wanted], level, view->members[rank].name, rank,
+                           names[link->transport->local ? COLL_TRANSPORT_SHM : COLL_TRANSPORT_TCP]);
+    }
+    return COLL_OK;
 }
 
 /* `local`: all bytes go through memory. `levelled`: some ranks are nearer to each other than others.

@@ -284,7 +284,7 @@ struct coll__view {
     struct coll__planned *plans; /* made when they are needed; the last one used comes first */
     const struct coll__transport *local; /* of all links, if it moves bytes within the host */
     struct coll_topology *topology; /* NULL: no levels and no choices */
-    uint16_t levels; /* digest of its levels, never 0 */
+    uint16_t levels; /* digest of its levels and their settings, never 0 */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
     struct coll__member members[];
@@ -586,6 +586,9 @@ void coll__choose_plan(struct coll_operation *operation);
  * names what can. */
 coll_status coll__check_algorithm(uint32_t kind, uint32_t algorithm, uint64_t bytes);
 coll_status coll__check_topology(const struct coll_topology *topology, uint32_t size);
+/* Whether the links of a view are those that a topology has for its levels. */
+coll_status coll__check_transports(const struct coll__view *view,
+                                   const struct coll_topology *topology);
 
 /* issue.c */
 coll_status coll__issue(struct coll_group *group, const struct coll_call *call,

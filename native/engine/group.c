@@ -99,6 +99,7 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
     struct coll_topology *copy = NULL;
     if (topology) {
         COLL_TRY(coll__check_topology(topology, view->size));
+        COLL_TRY(coll__check_transports(view, topology));
         copy = coll__topology_copy(topology, view->size, NULL, view->size);
         if (!copy)
             return coll__error(COLL_NO_MEMORY, "no memory for a view's topology");

@@ -135,11 +135,13 @@ void coll__view_retire(struct coll__view *view)
 
 static uint16_t digest_levels(const struct coll_topology *topology, uint32_t size)
 {
-    const uint32_t levels = topology ? topology->levels : 0;
-    const uint32_t sum = levels == 0
-                             ? 0
-                             : coll__crc32c(levels, topology->places,
-                                            (size_t)levels * size * sizeof *topology->places);
+    uint32_t sum = 0;
+    if (topology) {
+        sum = coll__crc32c(topology->levels, topology->places,
+                           (size_t)topology->levels * size * sizeof *topology->places);
+        sum = coll__crc32c(sum, topology->settings,
+                           topology->setting_count * sizeof *topology->settings);
+    }
     const uint16_t folded = (uint16_t)(sum >> 16 ^ sum);
     return folded == 0 ? 1 : folded;
 }

@@ -259,6 +259,12 @@ enum coll_algorithm {
     COLL_ALGORITHM_COUNT = 8
 };
 
+enum coll_transport {
+    COLL_TRANSPORT_AUTO = 0, /* shared memory to peers on this host, TCP to others */
+    COLL_TRANSPORT_SHM = 1, /* nothing else: peers elsewhere are unreachable */
+    COLL_TRANSPORT_TCP = 2
+};
+
 #define COLL_LEVELS_MAX 8
 #define COLL_CHOICES_MAX 1024
 
@@ -268,6 +274,17 @@ struct coll_choice {
     uint32_t kind;
     uint64_t bytes;
     uint32_t algorithm;
+};
+
+/* How those speak to each other who meet at one level: at level 0 the ranks of an innermost group, at
+ * level k the groups of level k-1 that lie in one of level k; all groups of the last level meet at one
+ * level more. */
+struct coll_level {
+    uint32_t
+        plan; /* of hierarchical operations: 1 + COLL_DIRECT (all to one of them, and that one to
+                    * all) or 1 + COLL_RING (from one to the next); 0: by how many they are */
+    uint32_t transport; /* enum coll_transport: what the links between them have to be */
+    struct coll_codec codec; /* of what passes there: COLL_CODEC_NONE, as calls say; no other yet */
 };
 
 /* Who is near whom in a view, and what follows from that; the same on all its ranks.
@@ -284,6 +301,8 @@ struct coll_topology {
     const struct coll_choice
         *choices; /* the first row that fits; without one, the engine's default */
     uint32_t choice_count; /* COLL_CHOICES_MAX at most */
+    const struct coll_level *settings; /* of the innermost levels; the others are all 0 */
+    uint32_t setting_count; /* COLL_LEVELS_MAX + 1 at most; more than there are levels do no harm */
 };
 
 /* One step acts on one whole segment. The engine cuts it into slices; slice j of a SEND may start
@@ -346,12 +365,6 @@ COLL_API void coll_segment_range(uint64_t count, uint32_t segments, uint32_t i, 
 struct coll_engine;
 struct coll_group;
 struct coll_operation;
-
-enum coll_transport {
-    COLL_TRANSPORT_AUTO = 0, /* shared memory to peers on this host, TCP to others */
-    COLL_TRANSPORT_SHM = 1, /* nothing else: peers elsewhere are unreachable */
-    COLL_TRANSPORT_TCP = 2
-};
 
 /* Zero means the default everywhere. */
 struct coll_engine_options {
@@ -479,7 +492,8 @@ COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct c
  * that are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one.
  * `topology` (NULL: no levels and no choices) is copied, and holds in the views that verdicts issue,
  * too, for those who stay. COLL_INVALID_ARGUMENT, and nothing has changed: no such view was prepared,
- * levels that are not within each other, or a choice that no operation could be carried out by. */
+ * levels that are not within each other, or a choice that no operation could be carried out by.
+ * COLL_UNSUPPORTED, likewise: a level has a codec, or a transport that a link of it is not. */
 COLL_API coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
                                        uint64_t first_operation,
                                        const struct coll_topology *topology);

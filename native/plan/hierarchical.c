@@ -17,11 +17,12 @@
  * rank that is to have it. An all_reduce then goes the way back, where a broadcast and an all_gather
  * begin, whose roots are given; a reduce goes from the segment's root straight to that of the call.
  *
- * Among few, and at level 0, all send to the owner, and the owner to all. Among many it goes from one
- * to the next, by rank, and the owner is the last one of this chain and the first one back: links that
- * share something (an uplink, a port) have one sender each. The order of additions is the same: at each
- * level by rank, cyclically, beginning behind the owner, who adds what it has last. Without levels that
- * is the order of the ring.
+ * Either all send to the owner, and the owner to all (direct); or it goes from one to the next, by rank,
+ * and the owner is the last one of this chain and the first one back, so that over all segments it is a
+ * ring: links that share something (an uplink, a port) have one sender each. Which of the two it is at a
+ * level, the view may say; else it is a ring among many above level 0. The order of additions is the
+ * same: at each level by rank, cyclically, beginning behind the owner, who adds what it has last. Without
+ * levels that is the order of the ring.
  *
  * Nothing is overwritten too early in place: finished bytes reach a rank only after its own have been
  * taken by the owner that it sent them to.
@@ -31,7 +32,7 @@
 #include "plan/plan.h"
 
 enum {
-    FEW = 4,           /* ranks, above level 0: so many send to one */
+    FEW = 4,           /* ranks, above level 0: so many send to one, if the view does not say */
     SEGMENTS = 64,     /* to make all work exactly alike there may be so many */
     MOST = 1 << 14     /* ranks: the time to make a plan grows with the square */
 };
@@ -44,6 +45,7 @@ struct tree {
     uint32_t *begin;    /* [level * (size + 1) + group]: in members */
     uint32_t *owner;    /* [level * size + group]: of the segment at hand */
     uint32_t *turns;    /* [level * size + group]: how often one has been chosen to be it */
+    const struct coll_topology *topology; /* NULL: no levels */
     uint32_t *taking;   /* the ranks that take part at the level at hand, in order */
 };
 
@@ -84,7 +86,11 @@ static coll_status tree_make(struct tree *tree, uint32_t rank, uint32_t size,
                              const struct coll_topology *topology)
 {
     *tree = (struct tree){
-        .size = size, .rank = rank, .levels = (topology == NULL ? 0 : topology->levels) + 1};
+        .size = size,
+        .rank = rank,
+        .levels = (topology == NULL ? 0 : topology->levels) + 1,
+        .topology = topology,
+    };
     const size_t all = (size_t)tree->levels * size;
     struct place *sorted = calloc(size, sizeof *sorted);
     uint32_t *block = calloc(5 * all + tree->levels + size, sizeof *block);
@@ -172,7 +178,11 @@ static struct circle meet(struct tree *tree, uint32_t level)
     }
     circle.left = tree->taking[(circle.mine + circle.count - 1) % circle.count];
     circle.right = tree->taking[(circle.mine + 1) % circle.count];
-    circle.chain = level > 0 && circle.count > FEW;
+    const struct coll_topology *topology = tree->topology;
+    const uint32_t plan = topology != NULL && level < topology->setting_count
+                              ? topology->settings[level].plan
+                              : 0;
+    circle.chain = plan == 0 ? level > 0 && circle.count > FEW : plan == 1 + COLL_RING;
     return circle;
 }
 

@@ -14,18 +14,31 @@ static int by_place(const void *a, const void *b)
     return (one->inner > other->inner) - (one->inner < other->inner);
 }
 
+static coll_status check_setting(const struct coll_level *setting)
+{
+    if ((setting->plan != 0 && setting->plan != 1 + COLL_DIRECT &&
+         setting->plan != 1 + COLL_RING) ||
+        setting->transport > COLL_TRANSPORT_TCP)
+        return COLL_INVALID_ARGUMENT;
+    return setting->codec.format == COLL_CODEC_NONE ? COLL_OK : COLL_UNSUPPORTED;
+}
+
 coll_status coll__topology_check(const struct coll_topology *topology, uint32_t size)
 {
     if (topology->levels > COLL_LEVELS_MAX || topology->choice_count > COLL_CHOICES_MAX ||
         (topology->levels > 0 && topology->places == NULL) ||
-        (topology->choice_count > 0 && topology->choices == NULL))
+        (topology->choice_count > 0 && topology->choices == NULL) ||
+        topology->setting_count > COLL_LEVELS_MAX + 1 ||
+        (topology->setting_count > 0 && topology->settings == NULL))
         return COLL_INVALID_ARGUMENT;
-    if (topology->levels < 2)
-        return COLL_OK;
+    coll_status status = COLL_OK;
+    for (uint32_t level = 0; status == COLL_OK && level < topology->setting_count; level++)
+        status = check_setting(&topology->settings[level]);
+    if (topology->levels < 2 || status != COLL_OK)
+        return status;
     struct placed *placed = calloc(size, sizeof *placed);
     if (placed == NULL)
         return COLL_NO_MEMORY;
-    coll_status status = COLL_OK;
     for (uint32_t level = 0; level + 1 < topology->levels; level++) {
         const uint32_t *inner = topology->places + (size_t)level * size, *outer = inner + size;
         for (uint32_t rank = 0; rank < size; rank++)
@@ -44,17 +57,22 @@ struct coll_topology *coll__topology_copy(const struct coll_topology *topology, 
 {
     /* One block, the widest alignment first. */
     const size_t choices = topology->choice_count * sizeof *topology->choices;
+    const size_t settings = topology->setting_count * sizeof *topology->settings;
     const size_t places = (size_t)topology->levels * count * sizeof *topology->places;
-    struct coll_topology *copy = malloc(sizeof *copy + choices + places);
+    struct coll_topology *copy = malloc(sizeof *copy + choices + settings + places);
     if (copy == NULL)
         return NULL;
     struct coll_choice *choice = (struct coll_choice *)(copy + 1);
-    uint32_t *place = (uint32_t *)(choice + topology->choice_count);
+    struct coll_level *setting = (struct coll_level *)(choice + topology->choice_count);
+    uint32_t *place = (uint32_t *)(setting + topology->setting_count);
     *copy = *topology;
     copy->choices = choice;
+    copy->settings = setting;
     copy->places = place;
     if (choices > 0)
         memcpy(choice, topology->choices, choices);
+    if (settings > 0)
+        memcpy(setting, topology->settings, settings);
     for (uint32_t level = 0; level < topology->levels; level++)
         for (uint32_t i = 0; i < count; i++)
             *place++ = topology->places[(size_t)level * size + (ranks ? ranks[i] : i)];

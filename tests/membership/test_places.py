@@ -20,9 +20,10 @@ from collectives.membership.messages import Commit, Hello, Prepared, Recollect, 
 from collectives.membership.places import places_of
 from collectives.membership.report import decode_issued
 from collectives.membership.status import snapshot
-from collectives.membership.view import Choice, Peer, View
+from collectives.membership.view import Choice, LevelChoice, Peer, View
 
 TABLE = (Choice("all_reduce", 4096, "doubling"), Choice("all_reduce", 2**40, "ring"))
+LEVELS = (LevelChoice("ring", "shm"), LevelChoice(transport="tcp"))
 
 
 def peers_at(sites: str) -> tuple[Peer, ...]:
@@ -108,10 +109,10 @@ def test_places_are_a_hierarchy_of_what_the_peers_said(data):
 # ---- the coordinator ---------------------------------------------------------------------------
 
 
-def formed(hosts: str = "aabb", sites: str = "", plans=TABLE) -> Desk:
+def formed(hosts: str = "aabb", sites: str = "", plans=TABLE, levels=LEVELS) -> Desk:
     """A group whose members said on which hosts they are."""
     desk = Desk()
-    desk.state = dataclasses.replace(desk.state, plans=plans)
+    desk.state = dataclasses.replace(desk.state, plans=plans, levels=levels)
     for i in range(len(hosts)):
         desk.hello(i, len(hosts), site=sites[i] if sites else "")
     committed(desk, hosts)
@@ -129,13 +130,13 @@ def committed(desk: Desk, hosts: str) -> list:
 
 def test_all_members_are_told_the_places_and_the_table():
     desk = Desk()
-    desk.state = dataclasses.replace(desk.state, plans=TABLE)
+    desk.state = dataclasses.replace(desk.state, plans=TABLE, levels=LEVELS)
     for i in range(4):
         desk.hello(i, 4, site="lab" if i < 2 else "attic")
     commits = of(Commit, committed(desk, "abbc"))
     assert len(commits) == 4
     assert {commit.places for commit in commits} == {((0, 0, 1, 1),)}
-    assert {commit.table for commit in commits} == {TABLE}
+    assert {(commit.table, commit.levels) for commit in commits} == {(TABLE, LEVELS)}
     assert desk.group.view.places == ((0, 0, 1, 1),)
     assert [peer.site for peer in desk.group.view.peers] == ["lab", "lab", "attic", "attic"]
 
@@ -147,6 +148,7 @@ def test_status_shows_sites_places_the_table_and_a_host_at_two_sites():
         ["all_reduce", 4096, "doubling"],
         ["all_reduce", 2**40, "ring"],
     ]
+    assert picture["view"]["levels"] == [["ring", "shm", "none"], ["auto", "tcp", "none"]]
     assert [peer["site"] for peer in picture["peers"]] == ["x", "y", "y", "y"]
     assert any("it counts as two" in reason["text"] for reason in picture["reasons"])
 
@@ -161,20 +163,24 @@ def test_status_prints_who_is_beside_whom():
     assert "level 0: p0, p1 | p2, p3 | p4" in text
     assert "level 1: p0, p1 | p2, p3, p4" in text
     assert "plans: a table of 2 rows" in text
+    assert "at level 1: plan auto, transport tcp, codec none" in text
     assert "site" in text
-    assert "site" not in (flat := shown(formed("aaa", plans=()))), "there is none to show"
+    assert "site" not in (flat := shown(formed("aaa", plans=(), levels=()))), (
+        "there is none to show"
+    )
     assert "level" not in flat and "plans" not in flat
 
 
 def test_a_peer_that_knows_nothing_of_places_makes_the_view_flat():
     desk = Desk()
-    desk.state = dataclasses.replace(desk.state, plans=TABLE)
+    desk.state = dataclasses.replace(desk.state, plans=TABLE, levels=LEVELS)
     for i in range(3):
         desk.hello(i, 3)
     view = desk.group.preparing.view
     for i, nearby in enumerate([(0, 1), (0, 1), ()]):
         sent = desk.say(i, Prepared(desk.group.id, view.term, view.number, nearby))
-    assert {(commit.places, commit.table) for commit in of(Commit, sent)} == {((), ())}
+    commits = of(Commit, sent)
+    assert {(commit.places, commit.table, commit.levels) for commit in commits} == {((), (), ())}
 
 
 def test_after_a_verdict_the_others_keep_their_places_and_the_table():
@@ -185,7 +191,7 @@ def test_after_a_verdict_the_others_keep_their_places_and_the_table():
     view = desk.group.view
     assert [peer.name for peer in view.peers] == ["p0", "p2", "p3", "p4"]
     assert view.places == tuple((a, *rest) for a, _, *rest in before.places)
-    assert view.table == TABLE
+    assert (view.table, view.levels) == (TABLE, LEVELS)
     assert verdict.view == view
     _, *issued = decode_issued(verdict.data)
     assert before.following(*issued) == view, "who hears it from others knows the same"
@@ -207,11 +213,16 @@ def test_a_restarted_coordinator_keeps_places_and_table_of_the_view():
     new = restarted(old)
     assert new.group.view == old.group.view
     assert new.group.view.places and new.group.view.table == TABLE
-    assert new.state.plans == (), "those of the next views are given at each start"
+    assert new.group.view.levels == LEVELS
+    assert new.state.plans == new.state.levels == (), (
+        "those of the next views are given at each start"
+    )
     sent = back(new, 0, old, number=0)
     assert not of(Commit, sent)
     sent = new.say(0, Prepared(old.group.id, 1, old.group.view.number, (0, 1)))
-    assert [(c.places, c.table) for c in of(Commit, sent)] == [(old.group.view.places, TABLE)]
+    assert [(c.places, c.table, c.levels) for c in of(Commit, sent)] == [
+        (old.group.view.places, TABLE, LEVELS)
+    ]
 
 
 def test_without_its_memory_it_learns_them_from_the_members():

@@ -68,6 +68,11 @@ def lines(found: Explanation, rank: int | None = None) -> Iterator[str]:
         yield f"  {'links' if i == 0 else '':<8} {i:>2}  {_level(level)}"
     for i, groups in enumerate(network.places):
         yield f"  {'groups' if i == 0 else '':<8} {i:>2}  {_groups(groups)}"
+    for i, said in enumerate(found.levels):
+        yield (
+            f"  {'settings' if i == 0 else '':<8} {i:>2}  plan {said.plan}, transport"
+            f" {said.transport}, codec {said.codec or 'none'}"
+        )
     if found.alternatives:
         yield ""
         yield "alternatives"
@@ -173,6 +178,7 @@ def to_json(found: Explanation) -> str:
             for level in found.network.levels
         ],
         "places": found.network.places,
+        "settings": [dataclasses.asdict(level) for level in found.levels],
         "message_bytes": moved,
         "messages": [
             {
