@@ -8,8 +8,10 @@ in pairs, put together what each has seen, and agree on the table that the cost 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
+import math
 import time
 
 import numpy as np
@@ -21,8 +23,10 @@ from collectives.topology import LevelRow, Table, network_of
 
 logger = logging.getLogger("collectives.tuning")
 
-_SHORT, _LONG = 8, 256 << 10
-_REPEATS = {_SHORT: 5, _LONG: 2}
+_SIZES = _SHORT, _MIDDLE, _LONG = 8, 16 << 10, 256 << 10
+# Each is sent between all pairs before the next; the first of each kind tell most.
+_PASSES = (_SHORT, _MIDDLE, _LONG, _SHORT, _SHORT, _LONG, _SHORT, _SHORT)
+_SECONDS = 0.3  # that it may take, as long as one message does not take more
 _ROOM = 16 << 10  # for the table as it travels
 _OVERTIME = "the links were not measured in time; call sync() again"
 
@@ -74,31 +78,70 @@ def tune(issuer: Issuer, deadline: float) -> None:
 
 
 def _measured(issuer: Issuer, deadline: float) -> dict[int, np.ndarray]:
-    """What all members have seen: by bytes, seconds by [repeat, round, rank].
+    """What all members have seen: by bytes, seconds by [repeat, round, rank]; NaN: not measured.
 
     In each round every member has one partner, and no link is used by two pairs. Both send at
     once, and each sees for how long it waits after its own call; that the calls were not at one
     moment is in both, with opposite signs.
+
+    Members go by the slowest of them: after each exchange they agree on how long it has taken, and
+    leave out what would take too long by that.
     """
     mine = issuer.mine
     rounds = (mine.size - 1).bit_length()
-    shapes = {nbytes: (repeats, rounds, mine.size) for nbytes, repeats in _REPEATS.items()}
-    seen = np.zeros(sum(int(np.prod(shape)) for shape in shapes.values()))
-    at, views = 0, {}
-    for nbytes, shape in shapes.items():
-        end = at + int(np.prod(shape))
-        views[nbytes], at = seen[at:end].reshape(shape), end
+    seen = np.zeros((len(_PASSES), rounds, mine.size))
+    made = np.zeros((len(_PASSES), rounds, 1), bool)
     source, target = np.zeros(_LONG, np.uint8), np.zeros(_LONG, np.uint8)
-    for turn in range(rounds):
+    taken = np.zeros(1 + len(_SIZES))  # in all, and by one exchange of each size at most
+    _agree(issuer, taken, deadline)  # all are there: waiting for them is no measurement
+    begun = time.monotonic()
+    for (number, nbytes), turn in itertools.product(enumerate(_PASSES), range(rounds)):
+        if taken[0] + expected(taken[1:], nbytes) > _SECONDS:
+            continue
         partner = mine.rank ^ (1 << turn)
-        for nbytes, repeats in _REPEATS.items():
-            size = nbytes if partner < mine.size else 0
-            for repeat in range(repeats):
-                waited = _exchange(issuer, partner, source[:size], target[:size], deadline)
-                views[nbytes][repeat, turn, mine.rank] = waited
+        size = nbytes if partner < mine.size else 0
+        called = time.monotonic()
+        waited = _exchange(issuer, partner, source[:size], target[:size], deadline)
+        seen[number, turn, mine.rank] = waited
+        made[number, turn] = True
+        now = time.monotonic()
+        slot = 1 + _SIZES.index(nbytes)
+        taken[0], taken[slot] = now - begun, max(taken[slot], now - called)
+        _agree(issuer, taken, deadline)
     issuer.reduction(seen, "sum", None, None, _left(deadline), 0, reserved=STATE_TAG)
     issuer.blocking(seen)
-    return views
+    short = np.array(_PASSES) == _SHORT
+    if not made.all():
+        logger.warning(
+            "[%s @%d] measuring the links was cut short after %.2f s: of %d of %d sets of pairs the"
+            " latency is known, of %d the bandwidth; the rest is taken to be as usual",
+            mine.view.group,
+            mine.view.number,
+            taken[0],
+            made[short].any(axis=0).sum(),
+            rounds,
+            made[~short].any(axis=0).sum(),
+        )
+    seen[~np.broadcast_to(made, seen.shape)] = np.nan
+    return {size: seen[[one == size for one in _PASSES]] for size in _SIZES}
+
+
+def expected(slowest: np.ndarray, nbytes: int) -> float:
+    """How long an exchange should take, by the slowest of each of the three sizes; 0: none yet."""
+    short, middle, _ = slowest
+    known = slowest[_SIZES.index(nbytes)]
+    if known > 0 or nbytes == _SHORT:
+        return float(known)
+    if nbytes == _MIDDLE:
+        return float(short)
+    if middle == 0:
+        return math.inf  # it was too long already
+    return float(middle + max(0.0, middle - short) * (_LONG - _MIDDLE) / (_MIDDLE - _SHORT))
+
+
+def _agree(issuer: Issuer, taken: np.ndarray, deadline: float) -> None:
+    issuer.reduction(taken, "max", None, None, _left(deadline), 0, reserved=STATE_TAG)
+    issuer.blocking(taken)
 
 
 def _exchange(
@@ -153,7 +196,7 @@ def links_of(seen: dict[int, np.ndarray], size: int) -> tuple[list[list[float]],
     """Latencies (s) and rates (bytes/s) of the pairs that were measured, by rank; 0: was not.
 
     Args:
-        seen: seconds by [repeat, round, rank], for short and long messages.
+        seen: seconds by [repeat, round, rank], for messages of so many bytes; NaN: not measured.
         size: how many ranks.
     """
     latencies = [[0.0] * size for _ in range(size)]
@@ -163,12 +206,15 @@ def links_of(seen: dict[int, np.ndarray], size: int) -> tuple[list[list[float]],
             partner = rank ^ (1 << turn)
             if partner >= size:
                 continue
-            short, long = (
-                float((found[:, turn, rank] + found[:, turn, partner]).min()) / 2
-                for found in (seen[_SHORT], seen[_LONG])
-            )
+            times = {
+                nbytes: float(np.nanmin(both)) / 2
+                for nbytes, found in seen.items()
+                if not np.isnan(both := found[:, turn, rank] + found[:, turn, partner]).all()
+            }
+            short, most = times.get(_SHORT, 0.0), max(times, default=_SHORT)
+            long = times.get(most, 0.0)
             latencies[rank][partner] = max(0.0, short)
-            rates[rank][partner] = _LONG / (long - short) if long > short > 0 else 0.0
+            rates[rank][partner] = (most - _SHORT) / (long - short) if long > short > 0 else 0.0
     return latencies, rates
 
 

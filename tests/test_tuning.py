@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import logging
+import math
 import signal
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import collectives
-from collectives import tuning
+from collectives import incarnation, tuning
+from collectives.chaos import namespaces
+from collectives.chaos.profiles import Direction
+from collectives.chaos.wan import Wan
 from collectives.issue import STATE_TAG
 from collectives.membership.view import Peer, View
 from collectives.topology import Table
-from crew import DEADLINE, Crew
+from crew import DEADLINE, Crew, Member
+from far_hosts import needs_root
 from test_coordinator_restart import eventually, grow
 from test_rejoin import wait_until_stopped
 from test_view_places import RING, kill, peers_of
@@ -166,6 +175,97 @@ def test_who_is_interrupted_among_the_measurements_is_out_and_the_others_go_on(t
         interrupted.end()
 
 
+# ---- slow links ----------------------------------------------------------------------------------
+
+
+def tuned_far(
+    _: Any, address: str, group: str, me: str, size: int, namespace: str, host: str
+) -> tuple[list[int], list[str], Any, tuple]:
+    """Join from a host of the emulator; what was sent, said and found meanwhile."""
+    namespaces.enter(namespace)
+    incarnation.process_identity = lambda: ""  # the kernel knows of the processes of all hosts
+    sent: list[int] = []
+    said: list[str] = []
+    found: list[Any] = []
+    exchange, links_of = tuning._exchange, tuning.links_of
+
+    def exchanging(issuer, partner, source, *rest):
+        sent.append(source.size)
+        return exchange(issuer, partner, source, *rest)
+
+    def linking(*arguments):
+        found.append(links_of(*arguments))
+        return found[-1]
+
+    tuning._exchange, tuning.links_of = exchanging, linking
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    tuning.logger.addHandler(handler)
+    options = collectives.Options(bind=(host,), tune=True)
+    with collectives.join(
+        address, group=group, name=me, min_size=size, timeout=DEADLINE, options=options
+    ) as joined:
+        joined.barrier(timeout=DEADLINE)
+        return sent, said, found[0] if found else None, joined.view.table
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("direction", "sizes", "known"),
+    [
+        (Direction(rate=100e6, delay=0.15, queue=1 << 20), [8], 0),
+        (Direction(rate=1e6, delay=1e-3, queue=1 << 20), [8, 16 << 10, 8, 8, 8, 8], 1),
+        (Direction(rate=1e9, delay=1e-4, queue=1 << 20), list(tuning._PASSES), 1),
+    ],
+    ids=["far", "narrow", "near"],
+)
+def test_slow_links_are_measured_as_far_as_there_is_time(direction, sizes, known):
+    with contextlib.ExitStack() as stack:
+        wan = stack.enter_context(Wan(seed=1))
+        for name in "abz":
+            wan.host(name)
+        for way in itertools.permutations("ab", 2):
+            wan.shape(*way, direction)
+        coordinator = wan.namespace("z").run(
+            lambda: stack.enter_context(collectives.Coordinator(f"{wan.address('z')}:0"))
+        )
+        members = [Member(index) for index in range(2)]
+        for member in members:
+            stack.callback(member.end)
+            stack.callback(member.kill)
+        for member, host in zip(members, "ab", strict=True):
+            where = wan.namespace(host).path, wan.address(host)
+            member.start(tuned_far, coordinator.address, "far", f"on {host}", 2, *where)
+        found = [member.result().get() for member in members]
+    print(found)
+    assert found[0][3] == found[1][3] != (), "there is a table in any case"
+    sent, said, _, _ = found[0]
+    assert sent == found[1][0]
+    assert sent and sent == sizes[: len(sent)], "on a busy machine there is time for less"
+    if len(sent) < len(tuning._PASSES):
+        (line,) = said
+        known = known if 16 << 10 in sent else 0
+        assert f"of 1 of 1 sets of pairs the latency is known, of {known} the bandwidth" in line
+    else:
+        assert not said
+    ((latencies, rates),) = [links for _, _, links, _ in found if links is not None]
+    assert latencies[0][1] >= direction.delay
+    if len(sent) == len(sizes):
+        assert (rates[0][1] > 0) == known
+        assert rates[0][1] < 2 * direction.rate / 8
+
+
+def test_what_a_long_message_should_take_follows_from_shorter_ones():
+    def of(*slowest: float) -> list[float]:
+        return [tuning.expected(np.array(slowest), nbytes) for nbytes in (8, 16 << 10, 256 << 10)]
+
+    assert of(0, 0, 0) == [0, 0, math.inf], "the first is always sent"
+    assert of(0.3, 0, 0) == [0.3, 0.3, math.inf]
+    assert of(0.001, 0.1, 0) == pytest.approx([0.001, 0.1, 0.1 + 0.099 * 15], rel=0.01)
+    assert of(0.2, 0.1, 0) == [0.2, 0.1, 0.1], "who came late is no rate"
+    assert of(0.001, 0.1, 0.2) == [0.001, 0.1, 0.2]
+
+
 def test_measuring_takes_a_moment():
     began = time.monotonic()
     with Crew(4, TUNED) as crew:
@@ -201,6 +301,17 @@ def test_what_both_of_a_pair_have_seen_is_latency_and_rate_whoever_called_first(
 def test_what_is_no_time_at_all_was_not_measured():
     seen = {8: np.zeros((5, 1, 2)), 256 << 10: np.zeros((2, 1, 2))}
     assert tuning.links_of(seen, 2) == ([[0.0] * 2] * 2, [[0.0] * 2] * 2)
+
+
+def test_the_rate_is_that_of_the_longest_that_was_sent():
+    never, short = np.full((2, 1, 2), np.nan), np.full((2, 1, 2), 1e-3)
+    short[1] = np.nan
+    middle = short + (16384 - 8) / 1e6
+    latencies, rates = tuning.links_of({8: short, 16 << 10: middle, 256 << 10: never}, 2)
+    assert latencies == [[0, pytest.approx(1e-3)], [pytest.approx(1e-3), 0]]
+    assert rates == [[0, pytest.approx(1e6)], [pytest.approx(1e6), 0]]
+    assert tuning.links_of({8: short, 16 << 10: never, 256 << 10: never}, 2)[1] == [[0.0] * 2] * 2
+    assert tuning.links_of({8: never, 16 << 10: never, 256 << 10: never}, 2)[0] == [[0.0] * 2] * 2
 
 
 def test_a_view_is_untuned_while_all_want_a_table_and_it_has_none():
