@@ -243,9 +243,10 @@ static bool all_drained(const void *argument)
     const struct coll__view *view = argument;
     struct coll_group *group = view->group;
     if (group->committed != view || group->broken != COLL_OK)
-        return true;
-    /* Whoever lacks a result can still be supplied with it while we are there. */
-    if (!coll__tags_retain_nothing(group))
+        return true; /* whom to wait for has changed */
+    /* Whoever lacks a result can still be supplied with it while we are there; and that something
+     * stands which proves itself to nobody else yet (a barrier) only our report would tell. */
+    if (!coll__tags_told(group))
         return false;
     for (uint32_t rank = 0; rank < view->size; rank++) {
         const struct coll__link *link = view->members[rank].link;
@@ -288,7 +289,8 @@ coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns)
         view->goodbye_said = true;
         uint64_t until = coll__now() + timeout_ns;
         coll__drive_until(group->engine, all_drained, view, until);
-        status = all_drained(view) ? COLL_OK : COLL_IN_PROGRESS;
+        const bool stayed = group->committed == view || !group->committed;
+        status = stayed && all_drained(view) ? COLL_OK : COLL_IN_PROGRESS;
         coll__view_release(view);
     }
     coll__unlock(group->engine);

@@ -450,7 +450,8 @@ void coll__tag_hear(struct coll__tag *tag, uint32_t rank, uint64_t watermark);
 void coll__tags_enter(struct coll_group *group, uint64_t first);
 void coll__tags_tick(struct coll_group *group);
 void coll__tags_free(struct coll_group *group);
-bool coll__tags_retain_nothing(const struct coll_group *group);
+/* Whether all who stay are known to have settled what is settled here. */
+bool coll__tags_told(const struct coll_group *group);
 
 /* operation.c */
 struct coll_operation *coll__operation_find(struct coll_group *group, const struct coll__tag *order,

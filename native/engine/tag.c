@@ -35,6 +35,8 @@ struct coll__tag *coll__tag_find(struct coll_group *group, uint32_t tag, enum co
     made->settled = made->told = view->first_operation - 1;
     made->retained_tail = &made->retained;
     if (heard) {
+        for (uint32_t rank = 0; rank < view->size; rank++)
+            heard[rank] = made->settled;
         heard[view->rank] = UINT64_MAX;
         made->heard = heard;
         made->ranks = view->size;
@@ -206,8 +208,8 @@ void coll__tags_enter(struct coll_group *group, uint64_t first)
         } else if (tag->ranks < view->size) {
             tag->ranks = 0; /* nothing is released any more */
         }
-        if (tag->ranks)
-            tag->heard[view->rank] = UINT64_MAX;
+        for (uint32_t rank = 0; rank < tag->ranks; rank++)
+            tag->heard[rank] = rank == view->rank ? UINT64_MAX : first > 0 ? first - 1 : 0;
         if (first > 0) {
             release_upto(tag, UINT64_MAX);
             tag->following = first;
@@ -230,11 +232,16 @@ void coll__tags_tick(struct coll_group *group)
             coll__tell_watermark(tag, group->committed);
 }
 
-bool coll__tags_retain_nothing(const struct coll_group *group)
+bool coll__tags_told(const struct coll_group *group)
 {
-    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next)
+    const struct coll__view *view = group->committed;
+    for (const struct coll__tag *tag = group->tags; tag; tag = tag->next) {
         if (tag->retained)
             return false;
+        for (uint32_t rank = 0; tag->heard && rank < tag->ranks; rank++)
+            if (!view->members[rank].goodbye && tag->heard[rank] < tag->settled)
+                return false;
+    }
     return true;
 }
 

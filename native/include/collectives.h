@@ -524,7 +524,8 @@ COLL_API uint64_t coll_group_last_operation(struct coll_group *group);
  * them. Nothing is sent, and nothing ends by it. */
 COLL_API coll_status coll_group_idle(struct coll_group *group, uint64_t wait_ns);
 /* Say goodbye to the peers of the view (once) and wait (at most timeout_ns) until they have all that
- * this peer owes them. */
+ * this peer owes them, and those who stay have settled what it has. COLL_IN_PROGRESS: they have not
+ * yet, or a round has changed the view: call it again. */
 COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns);
 /* Release the group and its links. Outstanding operations end with COLL_CLOSED. */
 COLL_API void coll_group_close(struct coll_group *group);

@@ -29,6 +29,7 @@ class Checks:
         self.outcomes: dict[Key, dict[Process, tuple]] = {}
         self.seen_at: dict[tuple[Key, uuid.UUID], tuple[int, int]] = {}
         self.syncs: dict[tuple[int, int, int], tuple] = {}
+        self.gracefully: dict[Process, View] = {}
         self.synced = self.succeeded = self.raised = self.retried = self.placed = 0
 
     # -- as it happens --
@@ -119,11 +120,18 @@ class Checks:
         self.liveness()
 
     def agreement(self) -> None:
-        """G1: one outcome among the members of the newest view in which one came about."""
+        """G1: one outcome among the members of the newest view in which one came about, and those
+        who left when the others needed nothing of them any more."""
         views = {(v.term, v.number): v for v in self.views.values()}
         for key, found in self.outcomes.items():
             newest = views[max(self.seen_at[key, p.id] for p in found)]
-            counted = {p.name: o for p, o in found.items() if newest.rank_of(p.id) is not None}
+            stayed = {p for p in found if newest.rank_of(p.id) is not None}
+            left = {
+                p
+                for p, view in self.gracefully.items()
+                if p in found and any(view.rank_of(q.id) is not None for q in stayed)
+            }
+            counted = {p.name: outcome for p, outcome in found.items() if p in stayed | left}
             assert len(set(counted.values())) <= 1, f"operation {key} of view {newest.number}: " + (
                 "; ".join(f"{name}: {outcome}" for name, outcome in counted.items())
             )

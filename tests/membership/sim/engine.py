@@ -82,6 +82,12 @@ class Engine:
         self.seal_state.sealed = 1
         self.end_all(self.broken)
 
+    def flushed(self) -> bool:
+        """Whether the others need nothing of this peer; ``all_drained``, as nobody says goodbye."""
+        if self.broken is not None:
+            return True
+        return not any(tag.retained or min(tag.heard) < tag.settled for tag in self.tags.values())
+
     # -- operations --
 
     def issue(self, tag_number: int, call: Call) -> Operation:

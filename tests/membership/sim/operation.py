@@ -144,7 +144,7 @@ class Tag:
         self.operations: list[Operation] = []
         self.ahead: set[int] = set()
         self.retained: dict[int, tuple[int, Any]] = {}
-        self.heard = [0] * view.size
+        self.heard = [self.settled] * view.size
         self.heard[rank] = _FOREVER
 
     def settle(self, operation: Operation) -> None:
@@ -162,7 +162,7 @@ class Tag:
 
     def enter(self, view: View, rank: int, first: int) -> None:
         """Another view: by a sync if ``first`` is not 0, else by a verdict."""
-        self.heard = [0] * view.size
+        self.heard = [max(0, first - 1)] * view.size
         self.heard[rank] = _FOREVER
         if first:
             self.retained, self.ahead = {}, set()

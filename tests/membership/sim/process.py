@@ -204,9 +204,11 @@ class Process:
 
     def leave(self, until: float) -> None:
         """Leave, once the others need nothing any more or have had their time."""
-        if self.world.now < until and any(tag.retained for tag in self.engine.tags.values()):
+        if self.world.now < until and not self.engine.flushed():
             self.soon(lambda: self.leave(until), 0.1)
             return
+        if self.engine.flushed() and self.engine.view is not None:
+            self.world.checks.gracefully[self] = self.engine.view
         self.left = True
         self.world.faults.blame(self, "a peer of its unit left")
         self.step(peer.CallLeave())
