@@ -17,6 +17,8 @@ KINDS = {
     "gather": Kind(retained=False, root=0, gathers=True, repeatable=False),
     "small raise": Kind(retained=True, repeatable=False),
     "raise": Kind(retained=False, repeatable=False),
+    "pair": Kind(retained=False, pair=(0, 1)),
+    "back": Kind(retained=False, pair=(1, 0)),
 }
 
 
@@ -24,6 +26,11 @@ def any_faults(total: int) -> Faults:
     """So many in all, at most two of a kind, and one round for no reason."""
     each = min(2, total)
     return Faults(each, each, each, each, min(1, total), total)
+
+
+def leaving(total: int) -> Faults:
+    """One or two leave beside so many faults."""
+    return any_faults(total)._replace(leaves=2, total=total + 1)
 
 
 def of(
@@ -49,6 +56,10 @@ QUICK = (
     of(3, "small", "small", faults=1),
     of(3, "small", "large", faults=Faults(deaths=1), name="a death"),
     of(4, "small", faults=1),
+    of(3, "pair", faults=1),
+    of(3, "pair", "small", faults=1),
+    of(3, "barrier", faults=Faults(leaves=1), name="a leave"),
+    of(3, "small", "gather", faults=Faults(leaves=1), name="a leave"),
 )
 
 TWO_DEATHS = Faults(deaths=2)
@@ -82,4 +93,22 @@ FULL = (
     of(3, "small", "large", faults=2),
     of(3, "large", "small", faults=2),
     of(3, "large", "large", faults=2),
+    of(2, "pair", faults=4),
+    of(3, "pair", faults=3),
+    of(2, "pair", "pair", faults=3),
+    of(2, "pair", "back", faults=3),
+    of(3, "pair", "back", faults=2),
+    of(3, "pair", "small", faults=2),
+    of(3, "small", "pair", faults=2),
+    of(3, "large", "pair", faults=1),
+    of(3, "pair", "large", faults=1),
+    of(3, "pair", "barrier", faults=1),
+    of(4, "pair", faults=2),
+    of(3, "small", faults=leaving(2), name="any 2 faults and a leave"),
+    of(3, "large", faults=leaving(1), name="any fault and a leave"),
+    of(3, "barrier", faults=leaving(1), name="any fault and a leave"),
+    of(3, "gather", faults=leaving(1), name="any fault and a leave"),
+    of(3, "pair", faults=leaving(1), name="any fault and a leave"),
+    of(3, "small", "barrier", faults=Faults(leaves=2), name="two leaves"),
+    of(4, "barrier", faults=Faults(leaves=2), name="two leaves"),
 )

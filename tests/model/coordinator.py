@@ -14,6 +14,7 @@ from model.peers import Step, number_of, outstanding
 from model.rules import Decision, Rules, Told
 from model.state import (
     ALIVE,
+    LEFT,
     Configuration,
     Coordinator,
     Disagreement,
@@ -54,7 +55,7 @@ def notice(state: State) -> Iterator[Step]:
 
 
 def evict(state: State) -> Iterator[Step]:
-    """For no reason; a leave is the same, of a peer that wishes it."""
+    """For no reason."""
     faults = state.faults.less("evictions")
     if faults is None:
         return
@@ -62,6 +63,21 @@ def evict(state: State) -> Iterator[Step]:
     for p in survivors_of(state):
         without = coordinator._replace(gone=coordinator.gone | 1 << p)
         yield f"peer {p} is evicted, but lives", _with(state, _opened(without), faults)
+
+
+def let_go(state: State) -> Iterator[Step]:
+    """Who leaves goes, but not before a round that is open, unless nobody else is in it."""
+    coordinator = state.coordinator
+    staying = members_of(coordinator.members & ~coordinator.gone)
+    leaving = [p for p in staying if state.peers[p].leaving and state.peers[p].life == ALIVE]
+    if coordinator.open and len(leaving) < len(staying):
+        return
+    for p in leaving:
+        without = coordinator._replace(gone=coordinator.gone | 1 << p)
+        after = _with(state, _opened(without))
+        peers = list(after.peers)
+        peers[p] = peers[p]._replace(life=LEFT)
+        yield f"peer {p} has left", after._replace(peers=tuple(peers))
 
 
 def open_round(rules: Rules, state: State) -> Iterator[Step]:
@@ -143,7 +159,7 @@ def _check_stands(
         if not config.ops[number - 1].may_idle or not all(number in found for found in complete):
             continue
         for p in members_of(state.coordinator.members):
-            if state.peers[p].issued < number:
+            if config.ops[number - 1].takes_part(p) and state.peers[p].issued < number:
                 raise Disagreement(f"operation {number} stands, which peer {p} never issued")
 
 
@@ -156,10 +172,11 @@ def _decided(state: State, reports: tuple[tuple[int, Told], ...], decision: Deci
         for entry in told[1]
         if entry[1] != core.SETTLED and entry[0] not in dict(stands)
     }
-    for p, _ in reports:
+    left = [p for p in members_of(coordinator.members) if state.peers[p].leaving]
+    for p in {p for p, _ in reports} | set(left):
         peer = state.peers[p]
-        for k in range(peer.issued if peer.life == ALIVE else 0):
-            settled = peer.ops[k].agree[0] == core.SETTLED
+        for k in range(peer.issued if peer.life == ALIVE or peer.leaving else 0):
+            settled = peer.ops[k].agree[0] == core.SETTLED and not peer.ops[k].error
             if settled and number_of(peer, k) in fallen:
                 raise Disagreement(
                     f"the verdict discards operation {k + 1}, of which peer {p} told success"

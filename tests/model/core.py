@@ -49,6 +49,13 @@ def issue(op: Agree, retained: bool) -> Agree:
 
 
 @functools.cache
+def issue_pair(op: Agree, sends: bool) -> Agree:
+    agree = _load(op)
+    lib.coll__agree_issue_pair(agree, sends)
+    return _store(agree)
+
+
+@functools.cache
 def complete(op: Agree) -> Agree:
     agree = _load(op)
     lib.coll__agree_complete(agree)

@@ -14,6 +14,7 @@ from model.state import (
     GONE,
     LEFT,
     TOKEN,
+    Configuration,
     Coordinator,
     Disagreement,
     Faults,
@@ -42,7 +43,7 @@ def _sorted(found: set[tuple[str, int] | None]) -> str:
     return " and ".join(f"{one[0]} {one[1]}" for one in sorted(filter(None, found)))
 
 
-def check(state: State, survivors: list[int]) -> bool:
+def check(config: Configuration, state: State, survivors: list[int]) -> bool:
     """Whether all survivors have been told of everything.
 
     Raises:
@@ -50,7 +51,7 @@ def check(state: State, survivors: list[int]) -> bool:
     """
     ended = True
     for k, void in enumerate(state.coordinator.void):
-        found = {outcome(state.peers[p].ops[k]) for p in survivors}
+        found = {outcome(state.peers[p].ops[k]) for p in survivors if config.ops[k].takes_part(p)}
         if None in found:
             found.remove(None)
             ended = False
@@ -62,26 +63,28 @@ def check(state: State, survivors: list[int]) -> bool:
     return ended
 
 
-def forget(rules: Rules, state: State, issued: bool = False) -> State | None:
+def forget(config: Configuration, rules: Rules, state: State) -> State | None:
     """The state without what cannot matter; None: all survivors know all, nothing can change.
-
-    Args:
-        issued: what the dead had issued matters until a verdict leaves them out.
 
     Raises:
         Disagreement: it breaks a rule.
     """
+    # What the dead had issued matters until a verdict leaves them out.
+    issued = any(kind.may_idle for kind in config.ops)
     survivors = survivors_of(state)
-    if check(state, survivors):
+    if check(config, state, survivors):
         return None
     peers = state.peers
     heeding = {p: peers[p].members for p in survivors if progresses(rules, peers[p])}
     tidied = []
     for p, peer in enumerate(peers):
         if p in survivors:
-            tidied.append(_tidy(rules, peers, peer))
+            tidied.append(_tidy(config, rules, peers, peer))
+        elif peer.leaving and state.coordinator.members >> p & 1:
+            tidied.append(_left(rules, peer))  # what it was told of counts in the verdict
         elif peer.life != GONE and any(members >> p & 1 for members in heeding.values()):
-            tidied.append(_left(rules, peer) if peer.life == LEFT else _tidy(rules, peers, peer))
+            left = peer.life == LEFT
+            tidied.append(_left(rules, peer) if left else _tidy(config, rules, peers, peer))
         else:
             unnoticed = state.coordinator.members & ~state.coordinator.gone & 1 << p
             gone = _gone(peer, int(bool(peer.dead and unnoticed)))
@@ -89,7 +92,7 @@ def forget(rules: Rules, state: State, issued: bool = False) -> State | None:
                 gone = gone._replace(issued=peer.issued)
             tidied.append(gone)
     coordinator = state.coordinator
-    done = _done(tidied, coordinator)
+    done = _done(config, tidied, coordinator)
     if done:
         for p in survivors:
             tidied[p] = tidied[p]._replace(
@@ -129,10 +132,11 @@ def _left(rules: Rules, peer: Peer) -> Peer:
         peer.base,
         ops,
         (),
+        peer.leaving,
     )
 
 
-def _tidy(rules: Rules, peers: tuple[Peer, ...], peer: Peer) -> Peer:
+def _tidy(config: Configuration, rules: Rules, peers: tuple[Peer, ...], peer: Peer) -> Peer:
     ops = list(peer.ops)
     heeds = progresses(rules, peer)
     for k, op in enumerate(ops):
@@ -140,7 +144,8 @@ def _tidy(rules: Rules, peers: tuple[Peer, ...], peer: Peer) -> Peer:
         if op.error and phase in (core.ABSENT, core.SETTLED):
             ops[k] = Op(NOTHING, 0, error=op.error)
         elif phase == core.SETTLED:
-            kept = op.kept and not _known_everywhere(rules, peers, peer, number_of(peer, k))
+            number = number_of(peer, k)
+            kept = op.kept and not _known_everywhere(config, rules, peers, peer, number)
             ops[k] = Op(DONE.agree, op.attempt, kept=int(kept))
         elif not heeds and op.agree[1]:
             ops[k] = op._replace(agree=(phase, 0, 0, 0))  # tokens mean nothing any more
@@ -156,24 +161,27 @@ def _tidy(rules: Rules, peers: tuple[Peer, ...], peer: Peer) -> Peer:
     return peer._replace(ops=tuple(ops), inbox=tuple(inbox))
 
 
-def _known_everywhere(rules: Rules, peers: tuple[Peer, ...], peer: Peer, number: int) -> bool:
+def _known_everywhere(
+    config: Configuration, rules: Rules, peers: tuple[Peer, ...], peer: Peer, number: int
+) -> bool:
     """Whether all members of its view have a watermark that lets it release a result."""
     return all(
-        peers[q].life != GONE and watermark_of(rules, peers[q]) >= number
+        peers[q].life != GONE and watermark_of(config, rules, peers[q]) >= number
         for q in members_of(peer.members)
     )
 
 
-def _done(peers: list[Peer], coordinator: Coordinator) -> dict[int, Op]:
+def _done(config: Configuration, peers: list[Peer], coordinator: Coordinator) -> dict[int, Op]:
     """Operations that have ended for all, and equally: how does not matter."""
-    staying = [peers[p] for p in members_of(coordinator.members & ~coordinator.gone)]
-    if any(peer.life != ALIVE for peer in staying):
+    staying = members_of(coordinator.members & ~coordinator.gone)
+    if any(peers[p].life != ALIVE for p in staying):
         return {}
     done = {}
     for k in range(len(coordinator.void)):
-        if all(peer.ops[k].error for peer in staying):
+        parties = [peers[p] for p in staying if config.ops[k].takes_part(p)]
+        if all(peer.ops[k].error for peer in parties):
             done[k] = FAILED
-        elif all(peer.ops[k].agree[0] == core.SETTLED for peer in staying):
+        elif all(peer.ops[k].agree[0] == core.SETTLED for peer in parties):
             done[k] = DONE
     return done
 

@@ -14,6 +14,8 @@ from model.state import Configuration, Faults, Kind
 SMALL = Kind(retained=True)
 LARGE = Kind(retained=False)
 FROM_2 = Kind(retained=True, root=2)
+BARRIER = Kind(retained=False, empty=True)
+PAIR = Kind(retained=False, pair=(0, 1))
 TO_2 = Kind(retained=False, root=2, gathers=True, repeatable=False)
 
 
@@ -174,10 +176,86 @@ class IdleCounts(Rules):
 
     def decide(self, reports, order, lost, too_few, broken) -> Decision:
         busy = tuple(
-            (peer, (settled, tuple((*entry[:5], False) for entry in entries), vetoes))
+            (peer, (settled, tuple((*e[:5], False, *e[6:]) for e in entries), vetoes))
             for peer, (settled, entries, vetoes) in reports
         )
         return super().decide(busy, order, lost, too_few, broken)
+
+
+class LeavesAtOnce(Rules):
+    """Who leaves waits for nobody to be told of what it was told of."""
+
+    name = "a leave that waits for nobody"
+
+    def may_leave(self, settled: int, others: tuple[int, ...]) -> bool:
+        return True
+
+
+class SenderSettles(Rules):
+    """A send returns when it is sent."""
+
+    name = "a send that waits for no token"
+
+    def issue_pair(self, op: core.Agree, sends: bool) -> core.Agree:
+        issued = super().issue_pair(op, sends)
+        return core.told(issued) if sends else issued
+
+
+class SenderCounts(Rules):
+    """A pair's operation stands if all of the two that survive are complete."""
+
+    name = "a verdict that trusts a sender"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        stands, error = super().decide(reports, order, lost, too_few, broken)
+        sent = {
+            entry[0]
+            for _, told in reports
+            for entry in told[1]
+            if entry[6] and entry[1] == core.COMPLETE
+        }
+        more = tuple((number, -1) for number in sorted(sent - set(dict(stands))))
+        return stands + more, error
+
+
+class ReceiverIsForgotten(Rules):
+    """What the receiver has settled is not looked for in its watermark."""
+
+    name = "a verdict that overlooks a receiver's watermark"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        deaf = tuple(
+            (peer, (tuple((pair, 0 if pair else mark) for pair, mark in settled), *rest))
+            for peer, (settled, *rest) in reports
+        )
+        return super().decide(deaf, order, lost, too_few, broken)
+
+
+class PairsAmongAll(Rules):
+    """What two do is numbered and judged with what all do."""
+
+    name = "a pair in the order of all"
+
+    def decide(self, reports, order, lost, too_few, broken) -> Decision:
+        alike = tuple(
+            (
+                peer,
+                (
+                    tuple((pair, mark) for pair, mark in settled if not pair),
+                    tuple((*entry[:6], ()) for entry in entries),
+                    tuple((number, ()) for number, _ in vetoes),
+                ),
+            )
+            for peer, (settled, entries, vetoes) in reports
+        )
+        return super().decide(alike, order, lost, too_few, broken)
+
+
+class PairsFailAlone(Rules):
+    """The error of two breaks the group for them alone."""
+
+    name = "an error of two that breaks the group for these only"
+    breaks_all = False
 
 
 def _of(*ops: Kind, peers: int = 2, **faults: int) -> Configuration:
@@ -202,5 +280,11 @@ MUTANTS: tuple[tuple[Rules, Configuration], ...] = (
     (OneCompleteStands(), _of(LARGE, rounds=1)),
     (SettledFalls(), _of(LARGE, rounds=1)),
     (IdleCounts(), _of(TO_2, peers=3, deaths=1)),
+    (LeavesAtOnce(), _of(BARRIER, peers=3, leaves=1)),
+    (SenderSettles(), _of(PAIR, vetoes=1)),
+    (SenderCounts(), _of(PAIR, rounds=1)),
+    (ReceiverIsForgotten(), _of(PAIR, rounds=1)),
+    (PairsAmongAll(), _of(PAIR, peers=3, rounds=1)),
+    (PairsFailAlone(), _of(PAIR, SMALL, peers=3, vetoes=1)),
     (RootlessRaises(), _of(SMALL, FROM_2, peers=3, deaths=1, vetoes=1)),
 )

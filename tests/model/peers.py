@@ -22,7 +22,9 @@ from model.state import (
     State,
     Verdict,
     members_of,
+    orders_of,
     outstanding,
+    skip,
     survivors_of,
 )
 
@@ -52,9 +54,14 @@ def progresses(rules: Rules, peer: Peer) -> bool:
     return rules.fence(peer.seal, *peer.seal[:2]) == core.NOW
 
 
-def watermark_of(rules: Rules, peer: Peer) -> int:
+def watermark_of(
+    config: Configuration, rules: Rules, peer: Peer, order: tuple[int, ...] = ()
+) -> int:
+    """Of one order; the numbers of an order may have gaps here."""
     oldest = last = 0
     for k in range(peer.issued):
+        if config.ops[k].pair != order:
+            continue
         if outstanding(peer.ops[k]):
             oldest = oldest or number_of(peer, k)
         else:
@@ -68,20 +75,27 @@ def watermark_of(rules: Rules, peer: Peer) -> int:
 def issue(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[Step]:
     peer = state.peers[p]
     k = peer.issued
-    if k == len(peer.ops):
+    if k == len(peer.ops) or peer.leaving:
         return
-    op = _issued(config, peer, k) if not peer.broken else peer.ops[k]._replace(error=peer.broken)
-    after = with_op(peer, k, op)._replace(issued=k + 1)
+    if peer.broken:
+        op = peer.ops[k]._replace(error=peer.broken)
+    else:
+        op = _issued(config, rules, peer, k, p)
+    after = skip(config, with_op(peer, k, op)._replace(issued=k + 1), p)
     if rules.rootless_raises and op.veto:
         op = peer.ops[k]._replace(error=PEER_LOST)
         after = with_op(after, k, op)._replace(broken=PEER_LOST)
     yield f"peer {p} issues operation {k + 1}", with_peer(state, p, after)
 
 
-def _issued(config: Configuration, peer: Peer, k: int) -> Op:
+def _issued(config: Configuration, rules: Rules, peer: Peer, k: int, p: int) -> Op:
     kind, op = config.ops[k], peer.ops[k]
+    root = kind.root_for(p)
     # Who finds that the root has gone does not raise by itself either: it vetoes.
-    rootless = kind.root >= 0 and not peer.members >> kind.root & 1
+    rootless = root >= 0 and not peer.members >> root & 1
+    if kind.pair:
+        agree = rules.issue_pair(op.agree, p == kind.pair[0])
+        return _settle(config, k, op._replace(agree=agree, veto=op.veto or int(rootless)))
     return op._replace(agree=core.issue(op.agree, kind.retained), veto=op.veto or int(rootless))
 
 
@@ -100,7 +114,7 @@ def complete(config: Configuration, state: State, p: int) -> Iterator[Step]:
         if any(other != k for other in made_of):
             raise Disagreement(f"peer {p} makes a result of operations {made_of}")
         after = _settle(config, k, op._replace(agree=core.complete(op.agree)))
-        yield f"peer {p} completes operation {k + 1}", _send(state, p, k, after)
+        yield f"peer {p} completes operation {k + 1}", _send(config, state, p, k, after)
 
 
 def _contributed(other: Peer, peer: Peer, number: int, op: Op) -> int | None:
@@ -119,10 +133,10 @@ def _settle(config: Configuration, k: int, op: Op) -> Op:
     return op._replace(veto=0, supplier=-1, kept=int(config.ops[k].retained))
 
 
-def _send(state: State, p: int, k: int, op: Op) -> State:
+def _send(config: Configuration, state: State, p: int, k: int, op: Op) -> State:
     """Put the operation back, and send the tokens that are due."""
     peer = state.peers[p]
-    members = members_of(peer.members)
+    members = config.ops[k].pair or members_of(peer.members)
     agree, tokens = core.send(op.agree, members.index(p), len(members))
     state = with_peer(state, p, with_op(peer, k, op._replace(agree=agree)))
     for round_, rank in tokens:
@@ -154,7 +168,7 @@ def hear(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[
             before = with_peer(state, p, peer._replace(inbox=rest))
             after = _settle(config, k, op._replace(agree=core.hear(op.agree, what)))
             text = f"peer {p} hears token {what} of operation {number}"
-            yield text, _send(before, p, k, after)
+            yield text, _send(config, before, p, k, after)
         elif op.agree[0] == core.AWAITING:
             after = _settle(config, k, op._replace(agree=core.supplied(op.agree), attempt=what))
             text = f"peer {p} is supplied with operation {number} of attempt {what}"
@@ -239,18 +253,25 @@ def seal(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[
 
 
 def _report(config: Configuration, rules: Rules, peer: Peer, p: int) -> Told:
-    settled = watermark_of(rules, peer)
+    settled = tuple(
+        (order, watermark_of(config, rules, peer, order))
+        for order in orders_of(config)
+        if not order or p in order
+    )
     entries = []
     vetoes = []
     for k in range(peer.issued):
         op, kind, number = peer.ops[k], config.ops[k], number_of(peer, k)
+        if not kind.takes_part(p):
+            continue
         phase = op.agree[0]
-        above = not kind.retained and number > settled
+        above = not kind.retained and number > dict(settled)[kind.pair]
         if outstanding(op) or (phase == core.SETTLED and not op.error and (op.kept or above)):
-            entry = number, phase, kind.retained, kind.repeatable, kind.root, kind.is_idle(p)
+            root, idle = kind.root_for(p), kind.is_idle(p)
+            entry = number, phase, kind.retained, kind.repeatable, root, idle, kind.pair
             entries.append(entry)
         if op.veto:
-            vetoes.append(number)
+            vetoes.append((number, kind.pair))
     return settled, tuple(entries), tuple(vetoes)
 
 
@@ -261,16 +282,17 @@ def take(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[
             continue
         size = len(members_of(verdict.members))
         died = verdict.members != peer.members
+        concerned = rules.breaks_all or any(outstanding(op) for op in peer.ops)
         after = peer._replace(
             seal=core.seal_open(peer.seal, *verdict.view),
             members=verdict.members,
-            broken=peer.broken or verdict.error,
-            base=rules.base(peer.base, watermark_of(rules, peer), died),
+            broken=peer.broken or (verdict.error if concerned else 0),
+            base=rules.base(peer.base, watermark_of(config, rules, peer), died),
         )
         stands = dict(verdict.stands)
         ops = []
         for k, op in enumerate(peer.ops):
-            if op.error or op.agree[0] == core.SETTLED:
+            if op.error or op.agree[0] == core.SETTLED or not config.ops[k].takes_part(p):
                 ops.append(op)
             elif k >= peer.issued:
                 attempt = rules.attempt(verdict.view[1], op.attempt)
@@ -283,7 +305,7 @@ def take(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[
         after = after._replace(ops=tuple(ops))
         for k, (op, before) in enumerate(zip(ops, peer.ops, strict=True)):
             if op.agree[0] == core.ABSENT and before.agree[0] != core.ABSENT and not op.error:
-                after = with_op(after, k, _issued(config, after, k))
+                after = with_op(after, k, _issued(config, rules, after, k, p))
         yield f"peer {p} takes the verdict of round {verdict.epoch}", with_peer(state, p, after)
 
 
@@ -311,6 +333,37 @@ def leave(state: State, p: int) -> Iterator[Step]:
     peer = state.peers[p]
     ops = tuple(op if op.agree[0] == core.SETTLED else op._replace(error=OUT) for op in peer.ops)
     yield f"peer {p} is told that it is out", with_peer(state, p, peer._replace(life=LEFT, ops=ops))
+
+
+def part(config: Configuration, rules: Rules, state: State, p: int) -> Iterator[Step]:
+    """It leaves: its calls are over, and what it has sent has come.
+
+    Who leaves, too, needs nothing; what it was told of is over.
+    """
+    peer = state.peers[p]
+    faults = state.faults.less("leaves")
+    if faults is None or peer.leaving or not progresses(rules, peer):
+        return
+    if any(outstanding(op) or op.kept for op in peer.ops):
+        return
+    members = members_of(peer.members)
+    for q in members:
+        for kind, term, view, number, round_ in state.peers[q].inbox:
+            k = of_number(peer, number)
+            circle = (k is not None and config.ops[k].pair) or members
+            sender = circle[(circle.index(q) - (1 << round_)) % len(circle)]
+            if kind == TOKEN and (term, view) == peer.seal[:2] and sender == p:
+                return
+    others = [state.peers[q] for q in members if q != p and not state.peers[q].leaving]
+    told = tuple(
+        watermark_of(config, rules, other) if other.seal[:2] == peer.seal[:2] else -1
+        for other in others
+    )
+    if peer.broken or rules.may_leave(watermark_of(config, rules, peer), told):
+        yield (
+            f"peer {p} leaves",
+            with_peer(state, p, peer._replace(leaving=1))._replace(faults=faults),
+        )
 
 
 def die(state: State, p: int) -> Iterator[Step]:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import functools
 import uuid
 
-from collectives.membership.report import Entry, Error, Report, Standing, Veto
+from collectives.membership.report import Entry, Error, Order, Pair, Report, Standing, Veto
 from collectives.membership.verdict import judge
 from model import core
 from model.core import Epoch, Seal
 
-Entries = tuple[tuple[int, int, bool, bool, int, bool], ...]
-"""(number, standing, retained, repeatable, root or -1, idle) of each operation in a report."""
-Told = tuple[int, Entries, tuple[int, ...]]
-"""A report: watermark, entries, numbers of the vetoed operations."""
+PeerOrder = tuple[int, ...]
+"""(sender, receiver), or () of what all call."""
+Entries = tuple[tuple[int, int, bool, bool, int, bool, PeerOrder], ...]
+"""(number, standing, retained, repeatable, root or -1, idle, order) of each operation in a
+report."""
+Settled = tuple[tuple[PeerOrder, int], ...]
+Told = tuple[Settled, Entries, tuple[tuple[int, PeerOrder], ...]]
+"""A report: watermarks, entries, and (number, order) of the vetoed operations."""
 Decision = tuple[tuple[tuple[int, int], ...], int]
 """A verdict: (number, supplier or -1) of each that stands, and the error of all else or 0."""
 
@@ -36,6 +40,7 @@ class Rules:
     resumes_quietly = False
     asks_once = False
     rootless_raises = False
+    breaks_all = True
 
     def close(self, seal: Seal, epoch: Epoch) -> Seal | None:
         """The group is sealed in the round; None: its Seal is refused."""
@@ -63,6 +68,15 @@ class Rules:
     def watermark(self, oldest: int, following: int, last: int) -> int:
         """Numbers from 1; ``last`` is the last that is settled, for the mutant."""
         return core.watermark(oldest, following)
+
+    def issue_pair(self, op: core.Agree, sends: bool) -> core.Agree:
+        """A send, which is complete as soon as it is issued, or a receive."""
+        issued = core.issue_pair(op, sends)
+        return core.complete(issued) if sends else issued
+
+    def may_leave(self, settled: int, others: tuple[int, ...]) -> bool:
+        """Whether one who wants to go does; watermarks of its own, and of those who stay."""
+        return all(other >= settled for other in others)
 
     def judgement(self, phase: int, stands: bool, error: int) -> int:
         """What a verdict says of an operation that is outstanding here."""
@@ -99,10 +113,10 @@ def _name(peer: int) -> uuid.UUID:
 def _report(told: Told, order: tuple[int, ...]) -> Report:
     settled, entries, vetoes = told
     return Report(
-        {0: settled},
+        {_order(pair): watermark for pair, watermark in settled},
         tuple(
             Entry(
-                0,
+                _order(pair),
                 number,
                 Standing(standing),
                 retained,
@@ -110,10 +124,14 @@ def _report(told: Told, order: tuple[int, ...]) -> Report:
                 order.index(root) if root in order else None,
                 idle,
             )
-            for number, standing, retained, repeatable, root, idle in entries
+            for number, standing, retained, repeatable, root, idle, pair in entries
         ),
-        tuple(Veto(0, number, VETOED + number, None, "") for number in vetoes),
+        tuple(Veto(_order(pair), number, VETOED + number, None, "") for number, pair in vetoes),
     )
+
+
+def _order(pair: PeerOrder) -> Order:
+    return Pair(0, _name(pair[0]), _name(pair[1])) if pair else 0
 
 
 @functools.cache

@@ -19,7 +19,8 @@ class Kind(NamedTuple):
     """What an operation is: ``root`` is a peer or -1.
 
     One that is ``empty`` moves nothing (a barrier), so that who issues it is complete. One that
-    ``gathers`` moves everything to the root, so that all others are.
+    ``gathers`` moves everything to the root, so that all others are. Of a ``pair`` the first sends
+    to the second, and nobody else calls it.
     """
 
     retained: bool
@@ -27,6 +28,14 @@ class Kind(NamedTuple):
     root: int = -1
     empty: bool = False
     gathers: bool = False
+    pair: tuple[int, ...] = ()
+
+    def takes_part(self, peer: int) -> bool:
+        return not self.pair or peer in self.pair
+
+    def root_for(self, peer: int) -> int:
+        """Without whom the peer cannot go on, or -1."""
+        return self.pair[1 - self.pair.index(peer)] if self.pair else self.root
 
     @property
     def may_idle(self) -> bool:
@@ -41,13 +50,16 @@ class Kind(NamedTuple):
         """Of whom the peer's result is made; these must have issued it."""
         if self.is_idle(peer):
             return 0
+        if self.pair:
+            return 1 << self.pair[0] if peer == self.pair[1] else 0
         if self.gathers:
             return members
         return members & 1 << self.root if self.root >= 0 and not self.retained else members
 
 
 class Faults(NamedTuple):
-    """How many of each there may be, and of all together. ``rounds``: for no reason at all."""
+    """How many of each there may be, and of all together. ``rounds``: for no reason at all;
+    ``leaves``: they are no fault, but none has to come."""
 
     deaths: int = 0
     evictions: int = 0
@@ -55,6 +67,7 @@ class Faults(NamedTuple):
     vetoes: int = 0
     rounds: int = 0
     total: int = 9
+    leaves: int = 0
 
     def less(self, kind: str) -> Faults | None:
         left = getattr(self, kind)
@@ -99,6 +112,7 @@ class Peer(NamedTuple):
     base: int  # what a mutant subtracts from numbers
     ops: tuple[Op, ...]
     inbox: tuple[Frame, ...]
+    leaving: int = 0  # it has called leave(), and the others need nothing of it any more
 
 
 class Coordinator(NamedTuple):
@@ -138,6 +152,12 @@ class Disagreement(Exception):
 
 
 @functools.cache
+def orders_of(config: Configuration) -> tuple[tuple[int, ...], ...]:
+    """In which operations are numbered: those of pairs, and () for what all call."""
+    return tuple(sorted({kind.pair for kind in config.ops} | {()}))
+
+
+@functools.cache
 def members_of(mask: int) -> tuple[int, ...]:
     """By rank."""
     return tuple(peer for peer in range(mask.bit_length()) if mask >> peer & 1)
@@ -164,7 +184,16 @@ def outstanding(op: Op) -> bool:
 
 def initial(config: Configuration) -> State:
     everybody = (1 << config.peers) - 1
-    op = Op(core.fresh(config.peers), 1)
-    peer = Peer(ALIVE, 0, (1, 1, core.NO_EPOCH, 0), everybody, 0, 0, 0, (op,) * len(config.ops), ())
+    ops = (Op(core.fresh(config.peers), 1),) * len(config.ops)
+    peer = Peer(ALIVE, 0, (1, 1, core.NO_EPOCH, 0), everybody, 0, 0, 0, ops, ())
     coordinator = Coordinator(1, (1, 1), everybody, 0, 0, 0, 0, (0,) * len(config.ops))
-    return State((peer,) * config.peers, coordinator, Messages(), config.faults)
+    peers = (skip(config, peer, p) for p in range(config.peers))
+    return State(tuple(peers), coordinator, Messages(), config.faults)
+
+
+def skip(config: Configuration, peer: Peer, p: int) -> Peer:
+    """Go on to what it calls next: of what two others do it knows nothing."""
+    issued = peer.issued
+    while issued < len(peer.ops) and not config.ops[issued].takes_part(p):
+        issued += 1
+    return peer if issued == peer.issued else peer._replace(issued=issued)

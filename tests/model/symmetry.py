@@ -1,9 +1,9 @@
 """States that differ in the names of peers only are taken for one.
 
-Tokens go from rank r to r + 2^i, so the peers of a view may be rotated; where no operation has
-tokens they may be permuted at will. A root keeps its name. The verdict names the first
-holder of a result, by rank, as its supplier: which is first is left open in the same way
-(``orders``), so that no choice is lost.
+Tokens go from rank r to r + 2^i, so the peers of a view may be rotated; where no operation of all
+has tokens they may be permuted at will. A root keeps its name, and so do two of a pair. The
+verdict names the first holder of a result, by rank, as its supplier: which is first is left open in
+the same way (``orders``), so that no choice is lost.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ Rest = tuple[object, ...]
 def orders(config: Configuration) -> tuple[Order, ...]:
     """Peer p is called ``order[p]`` instead."""
     everybody = tuple(range(config.peers))
-    if all(kind.retained for kind in config.ops):
+    if all(kind.retained or kind.pair for kind in config.ops):
         found = list(itertools.permutations(everybody))
     else:
         found = [everybody[by:] + everybody[:by] for by in everybody]
     roots = {kind.root for kind in config.ops if kind.root >= 0}
+    roots.update(*(kind.pair for kind in config.ops))
     return tuple(order for order in found if all(order[root] == root for root in roots))
 
 

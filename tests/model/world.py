@@ -42,6 +42,7 @@ class World:
             elif rules.errors_are_told:
                 yield from peers.leave(state, p)
         yield from coordinator.notice(state)
+        yield from coordinator.let_go(state)
         yield from coordinator.open_round(rules, state)
         yield from coordinator.decide(config, rules, self.names.orders, state)
 
@@ -51,13 +52,14 @@ class World:
         for p in survivors_of(state):
             yield from peers.die(state, p)
             yield from peers.veto(self.rules, state, p)
+            yield from peers.part(self.config, self.rules, state, p)
         yield from coordinator.evict(state)
         yield from coordinator.open_idly(state)
         yield from coordinator.restart(self.rules, state)
 
     def after(self, step: Step) -> State | None:
         """The state as it is kept; None: an end, nothing can go wrong any more."""
-        return forget(self.rules, step[1], any(kind.may_idle for kind in self.config.ops))
+        return forget(self.config, self.rules, step[1])
 
     def undecided(self, state: State) -> str:
         """Who still waits, in words."""
@@ -65,6 +67,6 @@ class World:
             f"peer {p} for operation {k + 1}"
             for p in survivors_of(state)
             for k, op in enumerate(state.peers[p].ops)
-            if outstanding(op) or k >= state.peers[p].issued
+            if (outstanding(op) or k >= state.peers[p].issued) and self.config.ops[k].takes_part(p)
         ]
         return ", ".join(waiting)
