@@ -30,7 +30,11 @@ COMBINE = {
     "prod": np.multiply,
     "min": np.minimum,
     "max": np.maximum,
+    "band": np.bitwise_and,
+    "bor": np.bitwise_or,
+    "bxor": np.bitwise_xor,
 }
+OF_BOOLS = {"sum": "bor", "prod": "band"}
 
 # ---- settings ----------------------------------------------------------------------------------
 
@@ -61,6 +65,7 @@ def test_sizes_that_make_no_sense_are_refused(text: str) -> None:
         ({"compare": ("nccl",)}, "cannot compare with nccl"),
         ({"compare": ("gloo",), "op": "avg"}, "Gloo has no avg"),
         ({"compare": ("mpi",), "dtype": "float16"}, "Open MPI has no float16"),
+        ({"compare": ("gloo",), "dtype": "bool"}, "Gloo has no bool"),
         ({"operation": "all_reduce_scatter"}, "unknown operation 'all_reduce_scatter'"),
         ({"operation": "all_gather"}, "all_gather needs 'none'"),
         ({"op": "none"}, "all_reduce needs a reduction"),
@@ -81,6 +86,9 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, object], mess
         ({"dtype": "float"}, "unknown dtype"),
         ({"op": "mean"}, "unknown op"),
         ({"dtype": "int8", "op": "prod", "ranks": 9}, "cannot hold"),
+        ({"dtype": "float16", "op": "band"}, "no band of float16"),
+        ({"dtype": "bfloat16", "op": "bxor"}, "no bxor of bfloat16"),
+        ({"dtype": "bool", "op": "avg"}, "no avg of bool"),
         ({"dtype": "float64", "sizes": (4,)}, "less than one element"),
         ({"operation": "reduce_scatter", "sizes": (64, 7)}, "7 bytes .* for each of 2 ranks"),
     ],
@@ -124,19 +132,42 @@ def filled(pattern: Pattern, count: int) -> list[np.ndarray]:
     return buffers
 
 
-@pytest.mark.parametrize("op", COMBINE)
-@pytest.mark.parametrize("dtype", NUMPY_DTYPES)
+def has(dtype: str, op: str) -> bool:
+    return op != "avg" if dtype == "bool" else "float" not in dtype or not op.startswith("b")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "op"), [(dtype, op) for dtype in NUMPY_DTYPES for op in COMBINE if has(dtype, op)]
+)
 def test_a_right_result_has_no_wrong_element_however_often_in_place(dtype: str, op: str) -> None:
+    does = OF_BOOLS.get(op, op) if dtype == "bool" else op
     for ranks in (1, 2, 3, 5):
         pattern = Pattern(dtype, op, ranks)
         values = filled(pattern, 300)
         calls = min(pattern.chain(), 200)
         for call in range(1, calls + 1):
-            values = [combine(op, values)] * ranks
+            values = [combine(does, values)] * ranks
             assert np.all(np.isfinite(values[0].astype(np.float64)))
             assert pattern.count_wrong(values[0], calls=call) == 0
-        backwards = combine(op, filled(pattern, 300)[::-1])
+        backwards = combine(does, filled(pattern, 300)[::-1])
         assert pattern.count_wrong(backwards) == 0
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 6])
+@pytest.mark.parametrize("op", ["band", "bor", "bxor"])
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "uint64", "bool"])
+def test_most_of_a_wrong_bitwise_reduction_is_seen(dtype: str, op: str, ranks: int) -> None:
+    count = 10_000
+    pattern = Pattern(dtype, op, ranks)
+    inputs = filled(pattern, count)
+    for rank in range(ranks):
+        missing = combine(op, inputs[:rank] + inputs[rank + 1 :])
+        most = count / (3 * (ranks + 1)) if dtype == "bool" else 2 * count / 3
+        assert pattern.count_wrong(missing) > most, rank
+        another = [*inputs[:rank], inputs[(rank + 1) % ranks], *inputs[rank + 1 :]]
+        assert pattern.count_wrong(combine(op, another)) > most
+        if op == "bxor":
+            assert pattern.count_wrong(combine(op, [*inputs, inputs[rank]])) > count / 3
 
 
 def test_bfloat16_is_exact_too() -> None:
@@ -155,7 +186,7 @@ def test_bfloat16_is_exact_too() -> None:
 
 
 @given(
-    dtype=st.sampled_from(NUMPY_DTYPES),
+    dtype=st.sampled_from([name for name in NUMPY_DTYPES if name != "bool"]),
     ranks=st.integers(2, 6),
     count=st.integers(1, 20_000),
     data=st.data(),

@@ -74,8 +74,8 @@ class BenchConfig:
         ranks: how many processes take part.
         sizes: bytes of the buffer, which is the larger of input and output; one row each.
         dtype: a name of `pattern.DTYPES`.
-        op: reduction: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"`` or ``"max"``; ``"none"`` if the
-            operation does not reduce.
+        op: reduction: ``"sum"``, ``"avg"``, ``"prod"``, ``"min"``, ``"max"``, ``"band"``,
+            ``"bor"`` or ``"bxor"``; ``"none"`` if the operation does not reduce.
         transport: ``"shm"`` or ``"tcp"`` between ranks on one host, for ours and MPI (Gloo has TCP
             only); ``"auto"``: as they choose.
         connections: TCP connections per pair of ranks (ours; Gloo has one).
@@ -154,6 +154,8 @@ class BenchConfig:
         for name in self.compare:
             if self.op == "avg":
                 raise InvalidArgument(f"{PEERS[name]} has no avg; compare with --op sum")
+            if self.dtype == "bool":
+                raise InvalidArgument(f"{PEERS[name]} has no bool; compare with --dtype uint8")
         if "mpi" in self.compare and self.dtype in ("float16", "bfloat16"):
             raise InvalidArgument(f"{PEERS['mpi']} has no {self.dtype}; compare with gloo")
 

@@ -133,8 +133,8 @@ class Gloo:
 
         config = self._config
         given, to = tensor(source), tensor(target)
-        names = {"sum": "SUM", "prod": "PRODUCT", "min": "MIN", "max": "MAX"}
-        op = getattr(dist.ReduceOp, names[config.op]) if config.collective.reduces else None
+        name = {"prod": "PRODUCT"}.get(config.op, config.op.upper())
+        op = getattr(dist.ReduceOp, name) if config.collective.reduces else None
         # New names since torch 2.13, where the old ones warn.
         reduce_scatter, all_gather = (
             getattr(dist, new, None) or getattr(dist, old)
@@ -238,6 +238,8 @@ def enter(name: str, rank: int, start: Start) -> Library:
 
 def typed(storage: Array, dtype: str) -> Any:
     """Return the array as users have it: NumPy, but torch for what NumPy does not know."""
+    if dtype == "bool":
+        return storage.view(np.bool_)
     if dtype != "bfloat16":
         return storage
     import torch

@@ -3,7 +3,9 @@
 Each rank contributes small integers that differ between ranks and between blocks at every element,
 so that a contribution that is missing, doubled, of the wrong rank or of the wrong block changes the
 result, and that differ along the buffer, so that bytes in the wrong place do too. All sums stay
-where the dtype is exact, so the check is for equal bits, whatever the order of the additions.
+where the dtype is exact, so the check is for equal bits, whatever the order of the additions. For
+``band`` and ``bor`` each has one bit that differs from the others, which is another one for each
+rank as long as there are enough.
 
 The numbers repeat with a prime period: no power of two, and so no slice, is a multiple of it, and
 a buffer of any length is filled and checked a small block at a time.
@@ -37,8 +39,12 @@ DTYPES: dict[str, tuple[str, int, float]] = {
     "uint16": ("<u2", (1 << 16) - 1, 0.0),
     "uint32": ("<u4", (1 << 32) - 1, 0.0),
     "uint64": ("<u8", 1 << 53, 0.0),
+    "bool": ("u1", 1, 0.0),
 }
-OPS = ("sum", "avg", "prod", "min", "max", "none")
+OPS = ("sum", "avg", "prod", "min", "max", "band", "bor", "bxor", "none")
+_BITWISE = {"band": np.bitwise_and, "bor": np.bitwise_or, "bxor": np.bitwise_xor}
+# A sum of bools is true where one of them is, a product where all are.
+_OF_BOOLS = {"sum": "bor", "max": "bor", "prod": "band", "min": "band"}
 
 _PERIODS = (8191, 127, 31, 7, 3)
 # By so much the numbers of one rank or block are shifted against the next: no period divides it.
@@ -65,6 +71,10 @@ class Pattern:
             raise InvalidArgument(f"unknown dtype {self.dtype!r}; known are {', '.join(DTYPES)}")
         if self.op not in OPS:
             raise InvalidArgument(f"unknown op {self.op!r}; known are {', '.join(OPS)}")
+        if self.op in _BITWISE and DTYPES[self.dtype][2]:
+            raise InvalidArgument(f"there is no {self.op} of {self.dtype}; take an integer or bool")
+        if self.dtype == "bool" and self.op == "avg":
+            raise InvalidArgument("there is no avg of bool; take another op, or an integer")
         if self._largest(_PERIODS[-1]) > self._exact:
             raise InvalidArgument(
                 f"{self.dtype} cannot hold an exact {self.op} over {self.ranks} ranks; "
@@ -77,6 +87,10 @@ class Pattern:
 
     def _largest(self, period: int) -> int:
         """Return the largest number that occurs on the way to a result."""
+        if self.dtype == "bool" or self.op in ("band", "bor"):
+            return self._bits
+        if self.op == "bxor":
+            return int((1 << period.bit_length()) - 1)
         if self.op == "sum":
             return self.ranks * period
         if self.op == "avg":
@@ -84,6 +98,16 @@ class Pattern:
         if self.op == "prod":
             return int(2**self.ranks)
         return period
+
+    @property
+    def _bits(self) -> int:
+        """All bits that a number may have, so that it is exact and is not negative."""
+        return (1 << max(1, self._exact.bit_length() - 1)) - 1
+
+    @property
+    def _does(self) -> str:
+        """What the op comes to."""
+        return _OF_BOOLS.get(self.op, self.op) if self.dtype == "bool" else self.op
 
     @property
     def period(self) -> int:
@@ -97,6 +121,14 @@ class Pattern:
 
     def _numbers(self, rank: int, block: int) -> NDArray[np.float64]:
         base = (np.arange(self.period) + _SHIFT * (rank + self.ranks * block)) % self.period
+        if self._does in ("band", "bor"):
+            # Of bools about every third result is made what it is by one rank alone.
+            rare = base % (self.ranks + 1) == 0
+            bit = rare if self.dtype == "bool" else 1 << base % self._bits.bit_length()
+            return (bit if self._does == "bor" else self._bits ^ bit).astype(np.float64)
+        if self.dtype == "bool":
+            # As good as chance, so that no two ranks have nearly the same (Knuth, 6.4).
+            return (base * 2654435761 >> 16 & 1).astype(np.float64)
         if self.op == "prod":
             base &= 1
         scale = self.ranks if self.op == "avg" else 1
@@ -106,6 +138,9 @@ class Pattern:
         inputs = np.stack([self._numbers(rank, part.block) for rank in part.ranks])
         if self.op == "none":
             return np.asarray(inputs[0])
+        if self._does in _BITWISE:
+            whole = _BITWISE[self._does].reduce(inputs.astype(np.int64), axis=0)
+            return np.asarray(whole, np.float64)
         if self.op == "sum":
             return np.asarray(inputs.sum(axis=0) * float(self.ranks) ** (calls - 1))
         if self.op == "avg":
@@ -125,9 +160,9 @@ class Pattern:
 
         A wrong element in any of them is still wrong in the last, for sums.
         """
-        if self.op == "prod":
+        if self._does in ("prod", "bxor"):
             return 1
-        if self.op != "sum" or self.ranks == 1:
+        if self._does != "sum" or self.ranks == 1:
             return _LONGEST_CHAIN
         largest, limit = float(self._largest(self.period)), float(self._exact)
         if self.ranks & (self.ranks - 1) == 0:

@@ -31,7 +31,7 @@ def _measure(
         str, typer.Option(help="FIRST:LAST[:FACTOR] or a list with commas, in bytes, K, M, G.")
     ] = "1K:256M",
     dtype: Annotated[str, typer.Option(help="Type of the elements.")] = "float32",
-    op: Annotated[str, typer.Option(help="sum, avg, prod, min or max.")] = "sum",
+    op: Annotated[str, typer.Option(help="sum, avg, prod, min, max, band, bor or bxor.")] = "sum",
     transport: Annotated[
         str, typer.Option(help="Between ranks on one host: shm, tcp or auto.")
     ] = "auto",
