@@ -11,9 +11,9 @@ INLINE void ends(const float *x, uint32_t block, float *low, float *high)
 {
     int32_t least = INT32_MAX, most = INT32_MIN;
 
-    for (uint32_t i = 0; i < block; i += RUN) {
+    for (uint32_t i = 0; i < block; i += RUN, x += RUN) {
         int32_t run_least = INT32_MAX, run_most = INT32_MIN;
-        for (uint32_t j = i; j < i + RUN; j++) {
+        for (uint32_t j = 0; j < RUN; j++) {
             const int32_t key = (int32_t)coll__order_f32(coll__f32_bits(x[j]));
             run_least = key < run_least ? key : run_least;
             run_most = key > run_most ? key : run_most;
@@ -53,10 +53,14 @@ INLINE void uint8_encode_all(const struct coll_codec *codec, const float *from, 
             continue;
         }
         const float low = head[0], factor = 1.0f / head[1];
-        for (uint32_t j = i; j < i + block; j++) {
-            const float v = coll__clamp((from[j] - low) * factor, 0, STEPS);
-            *to++ = (uint8_t)coll__rounded(v, word(random, j, stochastic), stochastic);
+        const float *x = from + i;
+        const uint32_t *words = stochastic ? random + i : NULL;
+        COLL__INDEPENDENT
+        for (uint32_t j = 0; j < block; j++) {
+            const float v = coll__clamp((x[j] - low) * factor, 0, STEPS);
+            to[j] = (uint8_t)coll__rounded(v, word(words, j, stochastic), stochastic);
         }
+        to += block;
     }
 }
 ENCODER(uint8)
@@ -102,10 +106,14 @@ INLINE void uint8_zero_encode_all(const struct coll_codec *codec, const float *f
         }
         *to = (uint8_t)coll__rounded(coll__clamp(-low * factor, 0, STEPS), 0, false);
         const float zero = (float)*to++;
-        for (uint32_t j = i; j < i + block; j++) {
-            const float v = coll__clamp(from[j] * factor + zero, 0, STEPS);
-            *to++ = (uint8_t)coll__rounded(v, word(random, j, stochastic), stochastic);
+        const float *x = from + i;
+        const uint32_t *words = stochastic ? random + i : NULL;
+        COLL__INDEPENDENT
+        for (uint32_t j = 0; j < block; j++) {
+            const float v = coll__clamp(x[j] * factor + zero, 0, STEPS);
+            to[j] = (uint8_t)coll__rounded(v, word(words, j, stochastic), stochastic);
         }
+        to += block;
     }
 }
 ENCODER(uint8_zero)

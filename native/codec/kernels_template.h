@@ -33,11 +33,11 @@
 
 COLL__TARGET static void fill_words(uint64_t key, uint64_t first, uint32_t count, uint32_t *words)
 {
-    for (uint32_t i = 0; i < count; i += COLL__SEED_RUN) {
+    for (uint32_t i = 0; i < count; i += COLL__SEED_RUN, words += COLL__SEED_RUN) {
         const uint64_t seed = coll__seed(key, first + i);
         const uint32_t low = (uint32_t)seed, high = (uint32_t)(seed >> 32);
         for (uint32_t j = 0; j < COLL__SEED_RUN; j++) {
-            words[i + j] = coll__word(low, high, j);
+            words[j] = coll__word(low, high, j);
         }
     }
 }

@@ -10,10 +10,13 @@
 INLINE void butterflies(float *x, uint32_t size, uint32_t distance)
 {
     for (uint32_t i = 0; i < size; i += 2 * distance) {
-        for (uint32_t j = i; j < i + distance; j++) {
-            const float a = x[j], b = x[j + distance];
-            x[j] = a + b;
-            x[j + distance] = a - b;
+        float *one = x + i, *other = one + distance;
+        COLL__INDEPENDENT
+        COLL__ROLLED
+        for (uint32_t j = 0; j < distance; j++) {
+            const float a = one[j], b = other[j];
+            one[j] = a + b;
+            other[j] = a - b;
         }
     }
 }
@@ -71,13 +74,14 @@ INLINE void hadamard(float *x, uint32_t count, uint32_t size)
 INLINE void with_signs(float *to, const float *from, uint32_t count, float factor, uint64_t key,
                        uint64_t first)
 {
-    for (uint32_t i = 0; i < count; i += 32) {
+    for (uint32_t i = 0; i < count; i += 32, from += 32, to += 32) {
         const uint64_t seed = coll__seed(key, first + i);
         const uint32_t signs = (uint32_t)(i % COLL__SEED_RUN == 0 ? seed : seed >> 32);
+        COLL__INDEPENDENT
         for (uint32_t j = 0; j < 32; j++) {
             const uint32_t sign = signs << (31 - j) & 0x80000000u;
-            const float value = coll__f32_of_bits(coll__f32_bits(from[i + j]) ^ sign) * factor;
-            to[i + j] = coll__f32_canonical(value);
+            const float by = coll__f32_of_bits(coll__f32_bits(factor) ^ sign);
+            to[j] = coll__f32_canonical(from[j] * by);
         }
     }
 }
