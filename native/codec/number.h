@@ -77,13 +77,14 @@ COLL__INLINE uint32_t coll__narrow(const struct coll__small_float f, float v, ui
     const int32_t magnitude = f.nan == 0 || given < COLL__INFINITY ? given : 0;
     const int32_t least = (128 - f.bias) << 23; /* normal number */
     const int32_t exponent = magnitude & COLL__INFINITY;
-    const int32_t power = exponent > least ? exponent : least;
-    const float places = coll__f32_of_bits(((uint32_t)(254 + f.mantissa) << 23) - (uint32_t)power);
-    const float count = coll__f32_of_bits((uint32_t)magnitude) * places;
-    const int32_t below = (power - least) >> (23 - f.mantissa); /* codes of lesser exponents */
-    /* Without a mantissa the count is not even where the code is. */
-    const int32_t odd = f.mantissa == 0 ? below & 1 : 0;
-    const int32_t any = coll__rounded(count - (float)odd, random, stochastic) + odd + below;
+    const uint32_t power = (uint32_t)(exponent > least ? exponent : least);
+    const float places = coll__f32_of_bits(((uint32_t)(254 + f.mantissa) << 23) - power);
+    const uint32_t below = (power >> (23 - f.mantissa)) - ((uint32_t)least >> (23 - f.mantissa));
+    const float exact = coll__f32_of_bits((uint32_t)magnitude) * places;
+    /* Without a mantissa the count 2 is even, and its code may be odd: a tie is then made less. */
+    const uint32_t less = f.mantissa == 0 ? below & 1 : 0;
+    const float count = coll__f32_of_bits(coll__f32_bits(exact) - less);
+    const int32_t any = (int32_t)((uint32_t)coll__rounded(count, random, stochastic) + below);
     int32_t code = any < f.most ? any : f.most;
     uint32_t sign = coll__f32_bits(v) >> 31 << f.sign;
 

@@ -110,6 +110,7 @@ INLINE void encode_integers(const float *x, uint32_t count, int bits, float fact
 {
     uint8_t packed[RUN], *codes = bits == 8 ? to : packed;
     COLL__INDEPENDENT
+    COLL__ROLLED
     for (uint32_t i = 0; i < count; i++) {
         const float v = coll__clamp(x[i] * factor, least, most);
         codes[i] = (uint8_t)coll__rounded(v, word(random, i, stochastic), stochastic);
@@ -125,6 +126,7 @@ INLINE void decode_integers(const uint8_t *from, uint32_t count, int bits, float
     const int unused = 32 - bits;
     unpack(from, count, bits, unpacked);
     COLL__INDEPENDENT
+    COLL__ROLLED
     for (uint32_t i = 0; i < count; i++) {
         const int32_t code = (int32_t)((uint32_t)codes[i] << unused) >> unused;
         put(to + i, (float)code * factor, sum);
@@ -150,6 +152,7 @@ INLINE void encode_floats(const struct coll__small_float f, const float *x, uint
 {
     uint8_t packed[RUN], *codes = f.sign == 7 ? to : packed;
     COLL__INDEPENDENT
+    COLL__ROLLED
     for (uint32_t i = 0; i < count; i++) {
         codes[i] = (uint8_t)coll__narrow(f, x[i] * factor, word(random, i, stochastic), stochastic);
     }
@@ -163,6 +166,7 @@ INLINE void decode_floats(const struct coll__small_float f, const uint8_t *from,
     const uint8_t *codes = f.sign == 7 ? from : unpacked;
     unpack(from, count, f.sign + 1, unpacked);
     COLL__INDEPENDENT
+    COLL__ROLLED
     for (uint32_t i = 0; i < count; i++) {
         put(to + i, coll__widen(f, codes[i]) * factor, sum);
     }
