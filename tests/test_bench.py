@@ -535,10 +535,13 @@ def test_every_kernel_is_measured_and_every_element_of_it_is_checked() -> None:
     found = kernels.measure(out_of_cache=1 << 20, rounds=1)
     assert len(found.dtypes) == 12
     assert all([*row] == ["sum", "prod", "min", "max", "division"] for row in found.dtypes.values())
-    speeds = [s for row in (*found.dtypes.values(), found.others) for s in row.values()]
+    assert len(found.codecs) == len(kernels.CODECS)
+    assert all([*row] == ["encode", "decode and add"] for row in found.codecs.values())
+    rows = (*found.dtypes.values(), *found.codecs.values(), found.others)
+    speeds = [s for row in rows for s in row.values()]
     assert all(speed.cached > 0 and speed.memory > 0 for speed in speeds)
     assert found.wrong == 0
-    assert len([*found.lines()]) == 12 + len(found.others) + 3
+    assert len([*found.lines()]) == 12 + len(found.others) + len(found.codecs) + 5
 
 
 def test_a_kernel_that_is_wrong_is_counted() -> None:

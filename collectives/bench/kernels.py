@@ -1,9 +1,10 @@
 """The kernels alone, on one core: GB/s in L2 and out of cache, beside what copies reach.
 
-Traffic is what a kernel reads and writes. Reductions are measured in place, where no line is read
-only to be overwritten. The memory speed is what a copy past the caches reaches; it is taken right
-before each sample out of cache, so that a share of it means something on a busy machine too. Every
-element is compared with what the scalar kernel makes of it.
+Traffic is what a kernel reads and writes; of codecs, the f32 alone that are encoded or decoded.
+Reductions are measured in place, where no line is read only to be overwritten. The memory speed is
+what a copy past the caches reaches; it is taken right before each sample out of cache, so that a
+share of it means something on a busy machine too. Every element is compared with what the scalar
+kernel makes of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from collectives._native import ffi, lib
+from collectives.codec import NAMES, Codec
 
 OPS = ("sum", "prod", "min", "max")
 IN_L2 = 96 << 10
@@ -25,6 +27,11 @@ _DIVISOR = 3
 _PERIOD = 4096  # elements, after which the arrays repeat
 _AUTO, _SCALAR = lib.COLL_ISA_AUTO, lib.COLL_ISA_SCALAR
 _F32, _SUM = lib.COLL_F32, lib.COLL_SUM
+CODECS = (
+    *(Codec(name) for name in NAMES),
+    Codec("int8", rounding="stochastic"),
+    *(Codec(name, hadamard=True) for name in ("int8", "int4", "e3m0", "mxfp4", "nvfp4", "nvint4")),
+)
 _KINDS = {lib.COLL_F64: "f8", lib.COLL_F32: "f4", lib.COLL_F16: "f2", lib.COLL_BF16: "f4"}
 
 
@@ -47,15 +54,16 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """What `measure` found: for each element type its operations, and copies and the like."""
+    """What `measure` found: for each element type, and each codec, its operations; copies."""
 
     dtypes: dict[str, dict[str, Speed]]
+    codecs: dict[str, dict[str, Speed]]
     others: dict[str, Speed]
 
     @property
     def wrong(self) -> int:
         """Elements that are not those of the scalar kernel."""
-        rows = [*self.dtypes.values(), self.others]
+        rows = [*self.dtypes.values(), *self.codecs.values(), self.others]
         return sum(speed.wrong for row in rows for speed in row.values())
 
     def lines(self) -> Iterator[str]:
@@ -66,6 +74,10 @@ class Kernels:
             yield f"{dtype:<5}" + "".join(f"   {speed.cell()}" for speed in row.values())
         for name, speed in self.others.items():
             yield f"{name:<40} {speed.cell()}"
+        yield "GB/s of f32 on one core, likewise"
+        yield f"{'codec':<24}{'encode':>19}{'decode and add':>19}"
+        for name, row in self.codecs.items():
+            yield f"{name:<24}" + "".join(f"   {speed.cell()}" for speed in row.values())
         yield f"{self.wrong} elements wrong"
 
 
@@ -78,11 +90,14 @@ def measure(out_of_cache: int = 64 << 20, rounds: int = 5) -> Kernels:
     """
     # Those that have all of the arithmetic.
     names = [ffi.string(lib.coll_dtype_name(i)).decode() for i in range(lib.COLL_BOOL)]
-    found = Kernels({name: {} for name in names}, {})
+    labels = {_label(codec): codec for codec in CODECS}
+    found = Kernels({name: {} for name in names}, {name: {} for name in labels}, {})
     cached, memory = _Arrays(IN_L2), _Arrays(out_of_cache)
     for _ in range(rounds):
         for dtype, name in enumerate(names):
             _sample(found.dtypes[name], _kernels(cached, dtype), _kernels(memory, dtype))
+        for label, codec in labels.items():
+            _sample(found.codecs[label], _codec(cached, codec), _codec(memory, codec))
         _sample(found.others, _others(cached), _others(memory))
     return found
 
@@ -193,6 +208,45 @@ def _kernels(arrays: _Arrays, dtype: int) -> Iterator[_Case]:
     for name in OPS:
         yield case(name, 3, functools.partial(reduce, getattr(lib, f"COLL_{name.upper()}")))
     yield case("division", 2, divide)
+
+
+def _label(codec: Codec) -> str:
+    rotated = f" hadamard {codec.hadamard}" if codec.hadamard else ""
+    return codec.name + rotated + (" stochastic" if codec.rounding == "stochastic" else "")
+
+
+def _encode(codec: Any, to: Any, source: Any, count: int, isa: int) -> object:
+    return lib.coll_encode_local(to, source, 0, count, _F32, codec, 1, 2, isa)
+
+
+def _decode_add(codec: Any, total: Any, source: Any, count: int, isa: int) -> object:
+    return lib.coll_decode_add_local(total, source, 0, count, _F32, codec, 1, isa)
+
+
+def _codec(arrays: _Arrays, codec: Codec) -> Iterator[_Case]:
+    """Encoding, and decoding onto a sum."""
+    arrays.fill(_F32)
+    arrays.restore()
+    struct, count = codec.struct(), arrays.size // 4
+    encoded, added = _expected(codec, arrays.size)
+    output, a = arrays.slot[: codec.encoded_bytes(count)], _at(arrays.a)
+    encode = functools.partial(_encode, struct, _at(output), a, count, _AUTO)
+    yield _Case("encode", arrays, arrays.size, encode, [output], encoded)
+    add = functools.partial(_decode_add, struct, a, _at(output), count, _AUTO)
+    yield _Case("decode and add", arrays, arrays.size, add, [arrays.a], added)
+
+
+@functools.cache
+def _expected(codec: Codec, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the scalar kernels make of arrays of so many bytes: one period of it, if it has one."""
+    seeded = codec.hadamard or codec.rounding == "stochastic"
+    arrays = _Arrays(size if seeded else 4 * _PERIOD)
+    arrays.fill(_F32)
+    count, added = arrays.size // 4, arrays.fresh.copy()
+    encoded = np.empty(codec.encoded_bytes(count), np.uint8)
+    _encode(codec.struct(), _at(encoded), _at(arrays.fresh), count, _SCALAR)
+    _decode_add(codec.struct(), _at(added), _at(encoded), count, _SCALAR)
+    return encoded, added.view(np.uint32)
 
 
 def _others(arrays: _Arrays) -> Iterator[_Case]:

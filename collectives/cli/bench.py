@@ -251,7 +251,10 @@ def overhead_command() -> None:
 
 @app.command("kernels")
 def kernels_command() -> None:
-    """Measure reduction, checksum and copy on one core. Exit status 1 if an element was wrong."""
+    """Measure reduction, codecs, checksum and copy on one core.
+
+    Exit status 1 if an element was wrong.
+    """
     from collectives.bench import kernels
 
     result = kernels.measure()
