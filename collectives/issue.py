@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from collectives import errors
 from collectives._native import ffi, lib
@@ -19,7 +19,7 @@ from collectives.arrays import Buffer, buffer_of, dtype_name, is_list
 from collectives.codec import Codec
 from collectives.incarnation import Incarnation
 from collectives.step import Step
-from collectives.work import FROM_ANY, SLICE_NS, Result, Work, contributors_of, make_result
+from collectives.work import FROM_ANY, SLICE_NS, Later, Result, Work, contributors_of, make_result
 
 OPS: dict[str, int] = {
     "sum": lib.COLL_SUM,
@@ -424,10 +424,23 @@ class Issuer:
         """
         mine = self.mine
         operation = ffi.new("struct coll_operation **")
-        refused = lib.coll_refuse(mine.handle, self._tag(tag), status, why.encode(), operation)
+        order = _UNTAGGED if tag is None else tag
+        refused = lib.coll_refuse(mine.handle, order, status, why.encode(), operation)
         if refused != _OK:
             raise_status(refused, text(lib.coll_last_error()), peer=mine.culprit())
         return self._work_type(operation[0], None, mine, mine.number, None, None)
+
+    def mismatch(self, tag: int | None, why: str) -> NoReturn:
+        """Raise a MismatchError that the core could not find, on all ranks.
+
+        Those that find nothing raise it at their next call of the tag.
+        """
+        try:
+            self.refuse(tag, lib.COLL_MISMATCH, why).wait()
+        except errors.CollectiveError as error:  # others may have been quicker
+            self.mine.has_failed(error)
+            raise
+        raise errors.CollectiveError(why)
 
     def _interrupted(self, scratch: Scratch, interrupt: BaseException) -> None:
         work = self._take(scratch, None, None)
@@ -466,7 +479,10 @@ class Issuer:
             self._pending = {other for other in self._pending if not other.done()}
             self._pending.add(work)
         if self.step is not None:
-            self.step.started(work, reduces=scratch.call.kind in REDUCTIONS)
+            reduces = scratch.call.kind in REDUCTIONS or (
+                isinstance(value, Later) and value.reduces
+            )
+            self.step.started(work, reduces)
         return work
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from collectives import blocks, packing
+from collectives import blocks, packing, sparse
 from collectives._native import lib
 from collectives.blocks import Common
 from collectives.codec import Codec
@@ -66,7 +66,8 @@ class Operations:
             codec: what travels is encoded by it, the same on all ranks: a name, such as
                 ``"mxint8"``, or a ``collectives.Codec``; of sums and averages of floats. What is
                 added is float32. All get the same bits, near those that they get without it: see
-                ``docs/codecs.md``. None: nothing is lost.
+                ``docs/codecs.md``. None: nothing is lost. ``Codec("topk", keep=...)`` is gathered
+                and not reduced on its way: for a few members, and a few of many elements.
             residual: with ``Codec(..., error_feedback=True)``: a float32 array with an element for
                 each of the input, in one piece, zeros at first. What this rank's encoding loses is
                 in it when the operation has succeeded, and is added to what is encoded next time.
@@ -96,7 +97,10 @@ class Operations:
             codec=codec,
             residual=residual,
         )
-        result = issuer.blocking(array if out is None else out)
+        value = array if out is None else out
+        if (made := sparse.codec_of(codec)) is not None:
+            value = sparse.all_reduce(issuer, array, value, op, tag, made, residual)
+        result = issuer.blocking(value)
         if issuer.step is not None:
             issuer.step.reduced(result)
         return result
@@ -125,7 +129,8 @@ class Operations:
                 Waiting raises what ``all_reduce`` raises.
             InvalidArgument, UnsupportedError: nothing was sent.
         """
-        self._issuer.reduction(
+        issuer = self._issuer
+        issuer.reduction(
             array,
             op,
             out,
@@ -136,7 +141,10 @@ class Operations:
             codec=codec,
             residual=residual,
         )
-        return self._issuer.issue(array if out is None else out, (array, out, residual))
+        value = array if out is None else out
+        if (made := sparse.codec_of(codec)) is not None:
+            value = sparse.all_reduce(issuer, array, value, op, tag, made, residual)
+        return issuer.issue(value, (array, out, residual))
 
     def broadcast(
         self,

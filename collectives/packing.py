@@ -144,12 +144,7 @@ class _Call:
             for name, head in heads.items()
         )
         why = f"ranks called different things: {calls}; every rank must make the same calls"
-        try:
-            refused = self._issuer.refuse(self._common.tag, lib.COLL_MISMATCH, why)
-        except CollectiveError as error:  # others were quicker
-            self._issuer.mine.has_failed(error)
-            raise
-        refused.wait()
+        self._issuer.mismatch(self._common.tag, why)
 
     def result(self, value: Any) -> Result:
         """What both came to."""

@@ -101,8 +101,22 @@ def _elements(value: Any) -> int:
     return int(value.size if isinstance(value, np.ndarray) else value.numel())
 
 
+class Later:
+    """A value that follows from what has come, when an operation has succeeded.
+
+    Attributes:
+        reduces: whether something of every contributor is in each part of it.
+    """
+
+    reduces = False
+
+    def of(self, contributors: tuple[str, ...]) -> Any:
+        """The value, of these; the same if it is asked again."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class Packed:
+class Packed(Later):
     """A result with a block of each member of ``names``: less of it is there if some were lost."""
 
     array: Any
@@ -195,7 +209,7 @@ def make_result(
 ) -> Result:
     """A Result from the core's ``struct coll_info``."""
     return Result(
-        value.of(names) if isinstance(value, Packed) else value,
+        value.of(names) if isinstance(value, Later) else value,
         names,
         info.view,
         info.retries,

@@ -22,6 +22,12 @@ enum { PIECE = COLL__CODING_PIECE }; /* elements that are worked on at once, in 
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
+static bool gathered(const struct coll_call *call)
+{
+    return call->codec->format == COLL_CODEC_TOPK && call->kind == COLL_ALL_GATHER &&
+           call->dtype == COLL_U8;
+}
+
 coll_status coll__coding_check(const struct coll_call *call)
 {
     const struct coll_codec *given = call->codec;
@@ -30,6 +36,9 @@ coll_status coll__coding_check(const struct coll_call *call)
         return call->residual ? coll__error(COLL_INVALID_ARGUMENT, "a residual without a codec")
                               : COLL_OK;
     COLL_TRY(coll__codec_open(given, COLL_ISA_SCALAR, &codec));
+    /* Encoded and decoded by the caller; all ranks know that the others do it, too. */
+    if (gathered(call))
+        return COLL_OK;
     if (!coll__reduces(call->kind))
         return coll__error(COLL_UNSUPPORTED, "a %s takes no codec; reductions do",
                            coll_kind_name(call->kind));
@@ -66,6 +75,8 @@ coll_status coll__coding_open(struct coll_operation *operation, const struct col
 {
     struct coll_engine *engine = operation->engine;
     const uint32_t isa = engine->host.options.isa;
+    if (gathered(call))
+        return COLL_OK;
     struct coll__coding *coding = coll__take_zeroed(engine, sizeof *coding);
     if (!coding)
         return COLL_NO_MEMORY;

@@ -637,7 +637,8 @@ struct coll_call {
     double factor; /* COLL_SCALED_SUM: of this rank's input; see coll_scale_local */
     /* Reductions by COLL_SUM, COLL_AVG and COLL_SCALED_SUM of floats: what travels is encoded, what is
      * added is f32. Equal on all ranks; NULL: nothing is. Where the view has levels, a hierarchical plan
-     * encodes what goes between the groups of the outermost one. */
+     * encodes what goes between the groups of the outermost one. An all_gather of bytes that the callers
+     * have encoded as top-k takes it, too, and does nothing with it but compare the ranks'. */
     const struct coll_codec *codec;
     /* With a codec, error feedback: f32, one for each element of the input, zeros at first; NULL: none.
      * What this rank's encoding of it has lost in the last call is added to what it encodes in this one.
