@@ -4,6 +4,8 @@
 #   make demo        run the main job: four peers train a small model together
 #   make test        run the tests                    (TESTS=tests/test_x.py for some of them)
 #   make test-full   the tests that take longer: whole products, thousands of histories
+#   make test-arm64  the kernels of an arm64 build, emulated, against those of this machine (Debian:
+#                    apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 #   make histories   10,000 random histories of the control plane (COLLECTIVES_SEED: from where on)
 #   make soak        random faults in real runs for 20 minutes (COLLECTIVES_SEED: from where on)
 #   make model       explore every history of a few peers: the agreement, for half an hour
@@ -48,7 +50,7 @@ BENCH_TRANSPORTS ?= shm tcp
 # Two `make build` at once (two terminals, one checkout) must not share a build folder's log.
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
-.PHONY: demo test test-full histories soak model bench bench-peers lint build format wheel test-wheel
+.PHONY: demo test test-full test-arm64 histories soak model bench bench-peers lint build format wheel test-wheel
 .PHONY: sanitize fuzz clean
 .DELETE_ON_ERROR:
 
@@ -124,7 +126,7 @@ lint: build $(STAMPS)/lint
 format: $(STAMPS)/lint
 	@$(VENV)/bin/ruff check --fix --quiet . || true
 	@$(VENV)/bin/ruff format --quiet .
-	@find native transport tests/fuzz -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
+	@find native transport tests/fuzz tests/arm64 -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
 
 wheel: $(STAMPS)/build
 	@tools/check_system.sh $(PY)
@@ -148,6 +150,9 @@ test-full: build $(STAMPS)/test
 	@COLLECTIVES_TEST_FULL=1 $(PY) -m pytest -p no:cacheprovider tests/test_bit_identity.py
 	@$(PY) -m pytest -p no:cacheprovider -m full --ignore tests/packaging tests
 	@$(MAKE) histories
+
+test-arm64: build $(STAMPS)/test
+	@$(PY) -m pytest -p no:cacheprovider -rs -m full tests/arm64
 
 # MODEL="large broadcast" for the configurations whose names hold these words, without mutants.
 model: build $(STAMPS)/test
