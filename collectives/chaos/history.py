@@ -194,9 +194,11 @@ def _call(life: Life, presence: Presence | None, seen: View | None, line: Line) 
         group=get("group", ""),
         tag=get("tag"),
         count=get("count"),
+        counts=tuple(get("counts") or ()) or None,
         dtype=get("dtype"),
         redop=get("redop"),
         root=get("root"),
+        to=get("to"),
         in_place=bool(get("in_place", False)),
         atomic=bool(get("atomic", True)),
         timeout=get("timeout"),
@@ -215,7 +217,8 @@ def _end(call: Call, line: Line) -> None:
         contributors = get("contributors")
         call.contributors = None if contributors is None else tuple(contributors)
         call.result, call.in_view, call.seconds = get("digest"), get("view"), get("seconds")
-        call.retries = get("retries") or 0
+        call.retries, call.own = get("retries") or 0, get("own")
+        call.ranges = tuple((a, b, tuple(who)) for a, b, who in get("ranges") or ())
     else:
         call.error, call.peer, call.after = line.fields["error"], get("peer"), get("digest")
         call.unknown, call.message = bool(get("unknown", False)), get("message", "")

@@ -1,6 +1,7 @@
 """Which calls are one operation, and who was in a run with whom: what most checkers start from.
 
-An operation is known by its group, its tag and its number, which no death resets. Only in a
+An operation is known by its group, its tag and its number, which no death resets; a send and its
+receive by who sends to whom, too, which nobody knows of a receive from any that raised. Only in a
 *lineage*, though: if all members of a run die, the next run begins anew. Members that ever shared a
 view are of one lineage.
 """
@@ -15,6 +16,16 @@ from collectives.chaos.history import History
 from collectives.chaos.journal import View
 from collectives.chaos.records import Call, Life, Seen
 
+Key = tuple[int | None, tuple[str, str] | None, int]
+"""Of an operation: its tag, the pair if it is of one, and its number."""
+
+
+def key_of(call: Call) -> Key | None:
+    """Which operation of its lineage a call is, None: that is not known."""
+    if call.number is None or (call.to and call.pair is None):
+        return None
+    return call.tag, call.pair, call.number
+
 
 @dataclasses.dataclass(slots=True)
 class Operation:
@@ -22,6 +33,7 @@ class Operation:
 
     lineage: Lineage
     tag: int | None
+    pair: tuple[str, str] | None
     number: int
     calls: list[Call]
     _survivors: list[Call] | None = None
@@ -30,6 +42,8 @@ class Operation:
     def name(self) -> str:
         """For people."""
         tag = "" if self.tag is None else f" of tag {self.tag}"
+        if self.pair is not None:
+            return f"transfer {self.number} from {self.pair[0]} to {self.pair[1]}{tag}"
         return f"{self.calls[0].op} {self.number}{tag}"
 
     @property
@@ -73,14 +87,14 @@ class Lineage:
     Attributes:
         views: all that were seen, by (term, number), each with who saw it when, the first first.
         lives: by member id.
-        operations: by tag and number.
+        operations: by what ``key_of`` says.
         views_after: by id of a call that raised, what its caller saw when it met the others again.
     """
 
     group: str
     views: dict[tuple[int, int], list[Seen]]
     lives: dict[str, Life]
-    operations: dict[tuple[int | None, int], Operation]
+    operations: dict[Key, Operation]
     views_after: dict[int, View] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -143,10 +157,10 @@ def _operations(life: Life, lineage_of: dict[tuple[str, str], Lineage]) -> None:
     syncs = [call for call in life.calls if call.op == "sync" and call.returned]
     began = [call.t for call in syncs]
     for call in life.calls:
-        if call.presence is None or call.number is None or call.ended is None:
+        key = key_of(call)
+        if call.presence is None or key is None or call.ended is None:
             continue
         lineage = lineage_of[call.group, call.presence.id]
-        key = (call.tag, call.number)
         operation = lineage.operations.get(key)
         if operation is None:
             operation = lineage.operations[key] = Operation(lineage, *key, [])

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
+
 from collectives._native import ffi, lib
 from collectives._native.engine import check, text
 from collectives.chaos import journal as journals
@@ -32,8 +35,9 @@ from collectives.work import Result, Work
 _WARM = 40
 """Calls after which a process holds what it needs, and anything more is a leak."""
 _EMPTY = (lib.COLL_BARRIER, lib.COLL_SYNC)
-_ALIKE = (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST, lib.COLL_ALL_GATHER)
-"""What has the same result on all ranks: of others only the input's digest is written down."""
+_PAIRS = (lib.COLL_SEND, lib.COLL_RECV)
+_ALIKE = (lib.COLL_ALL_REDUCE, lib.COLL_BROADCAST, lib.COLL_ALL_GATHER, *_PAIRS)
+"""What has the same result on all ranks that have one; of others each has its own."""
 _REDUCTIONS = {**{code: name for name, code in OPS.items()}, SCALED_SUM: "scaled_sum"}
 _DTYPES = {
     code: ffi.string(lib.coll_dtype_name(code)).decode()
@@ -137,7 +141,9 @@ class Recorder:
         )
 
 
-_NOTHING: dict[str, Any] = dict.fromkeys(("number", "digest", "contributors", "view", "retries"))
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    ("number", "digest", "own", "contributors", "ranges", "view", "retries")
+)
 
 
 def line_of(view: View) -> journals.View:
@@ -155,7 +161,37 @@ def _digest_of_value(value: Any) -> str:
         import torch
 
         value = value.detach().contiguous().flatten().view(torch.uint8).numpy()
-    return journals.digest(value)
+    return journals.digest(np.ascontiguousarray(value))
+
+
+def _digest_of_result(value: Any) -> str | None:
+    """Of its elements in their order, however they lie; None: it has none."""
+    if not isinstance(value, list | tuple):
+        value = [value]
+    bits = xxhash.xxh3_64()
+    for array in value:
+        if array is None:
+            return None
+        if hasattr(array, "detach"):
+            import torch
+
+            array = array.detach().contiguous().flatten().view(torch.uint8).numpy()
+        packed: Any = np.ascontiguousarray(array)
+        bits.update(packed)
+    return bits.hexdigest()
+
+
+def _elements(pointer: Any, count: int, strides: Any, size: int) -> Any:
+    """An array in memory, as numpy sees it; the elements are bytes."""
+    if not count:
+        return np.empty(0, f"V{size}")
+    first = np.frombuffer(ffi.buffer(ffi.cast("char *", pointer), size), f"V{size}")
+    if strides:
+        shape = [strides.shape[i] for i in range(strides.dims)]
+        steps = [strides.strides[i] for i in range(strides.dims)]
+    else:
+        shape, steps = [count], [size]
+    return np.lib.stride_tricks.as_strided(first, shape, steps, writeable=False)
 
 
 class RecordedWork(Work):
@@ -191,39 +227,47 @@ class _Call:
         raises = call.flags & lib.COLL_NO_REPEAT or (
             call.kind in BLOCKS and not call.flags & lib.COLL_RESIZE
         )
-        # Of what is not in one piece there is no digest, nor of what a factor belongs to.
-        whole = not call.input_strides and not call.inputs and call.op != SCALED_SUM
-        self._input = call.input, given[0] * element if whole else 0
-        alike = call.kind in _ALIKE and not call.output_strides and not call.outputs
-        self._output = call.output, result[0] * element if alike else 0
+        self._input: list[Any] = []
+        # What a factor belongs to is not known by its digest.
+        if element and given[0] and call.op != SCALED_SUM and call.kind != lib.COLL_RECV:
+            for i in range(call.input_arrays if call.inputs else 0):
+                one = call.inputs[i]
+                self._input.append(_elements(one.data, one.count, one.strides, element))
+            if not call.inputs:
+                self._input = [_elements(call.input, given[0], call.input_strides, element)]
+        self._moves, self._alike = moves, call.kind in _ALIKE
+        on_failure = "resume" if call.flags & lib.COLL_RESUME else "raise" if raises else "retry"
+        sizes = [part for part in (call.counts, call.counts_from) if part]
+        counts = [part[rank] for part in sizes for rank in range(mine.size)]
+        to = None
+        if call.kind in _PAIRS:
+            to = mine.names[call.root if call.kind == lib.COLL_SEND else mine.rank]
         self.fields: dict[str, Any] = {
             "group": mine.view.group,
             "op": text(lib.coll_kind_name(call.kind)),
             "tag": None if call.tag == lib.COLL_UNTAGGED else call.tag,
             "count": call.count if moves else None,
+            "counts": counts or None,
             "dtype": _DTYPES[call.dtype] if moves else None,
             "redop": _REDUCTIONS[call.op] if call.kind in REDUCTIONS else None,
             "root": root,
+            "to": to,
             "in_place": moves and call.input == call.output and call.inputs == call.outputs,
             "atomic": not call.flags & lib.COLL_NOT_ATOMIC,
             "timeout": call.timeout_ns * 1e-9,
-            "on_failure": "raise" if raises else "retry",
+            "on_failure": on_failure,
             "blocking": blocking,
             "digest": self.input(),
         }
 
     def input(self) -> str | None:
         """The digest of what it takes."""
-        return self._digest(*self._input)
+        return _digest_of_result(self._input) if self._input else None
 
-    def output(self) -> str | None:
-        """The digest of what it gives."""
-        return self._digest(*self._output)
-
-    def _digest(self, pointer: Any, size: int) -> str | None:
-        if not size:
-            return None
-        return journals.digest(ffi.buffer(ffi.cast("char *", pointer), size))
+    def output(self, value: Any) -> dict[str, str | None]:
+        """The digest of what it gives: where all that have a result have the same, or its own."""
+        found = _digest_of_result(value) if self._moves else None
+        return {"digest": found, "own": None} if self._alike else {"digest": None, "own": found}
 
 
 class RecordingIssuer(Issuer):
@@ -296,11 +340,13 @@ class RecordingIssuer(Issuer):
         return work
 
     def _returned(self, n: int, result: Result, call: _Call, number: int | None) -> None:
+        ranges = [[one.begin, one.end, list(one.contributors)] for one in result.ranges]
         self.recorder.returned(
             n,
             number=number,
-            digest=call.output(),
+            **call.output(result.value),
             contributors=list(result.contributors),
+            ranges=ranges if len(ranges) > 1 else None,
             view=result.view,
             retries=result.retries,
             seconds=result.seconds,
@@ -406,7 +452,18 @@ class RecordedGroup(Group):
 
 def _bare(timeout: float | None, application: Application) -> dict[str, Any]:
     """The fields of a call that moves nothing of the program's."""
-    fields = ("tag", "count", "dtype", "redop", "root", "in_place", "digest", "on_failure")
+    fields = (
+        "tag",
+        "count",
+        "dtype",
+        "redop",
+        "root",
+        "to",
+        "in_place",
+        "digest",
+        "on_failure",
+        "counts",
+    )
     limit = application.options.timeout if timeout is None else timeout
     return {**dict.fromkeys(fields), "timeout": limit, "blocking": True}
 

@@ -57,6 +57,12 @@ class Call:
     Attributes:
         timeout: seconds; None: the call had none.
         ended: None: it neither returned nor raised.
+        counts: of blocks of different sizes; those that come after those that go, if they differ.
+        root: the name of the root; of a send and a receive, of the sender: "" from any.
+        to: of a send and a receive, the name of the receiver.
+        result: digest of what all have the same of.
+        own: digest of a result that is this rank's own.
+        ranges: elements that have contributors of their own, where not all have the same.
         error: class of what it raised, None: it returned, or has not ended.
         in_view: number of the view in which the operation ended; of a return only.
         seen: the newest view that the caller had seen when it called.
@@ -71,9 +77,11 @@ class Call:
     group: str
     tag: int | None
     count: int | None
+    counts: tuple[int, ...] | None
     dtype: str | None
     redop: str | None
     root: str | int | None
+    to: str | None
     in_place: bool
     atomic: bool
     timeout: float | None
@@ -86,7 +94,9 @@ class Call:
     end_line: int = 0
     number: int | None = None
     result: str | None = None
+    own: str | None = None
     contributors: tuple[str, ...] | None = None
+    ranges: tuple[tuple[int, int, tuple[str, ...]], ...] = ()
     in_view: int | None = None
     retries: int = 0
     seconds: float | None = None
@@ -100,6 +110,12 @@ class Call:
     def returned(self) -> bool:
         """Whether it succeeded."""
         return self.ended is not None and self.error is None
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """Who sends to whom; None: it is no send or receive, or one from nobody that is known."""
+        sender = self.contributors[0] if self.op == "recv" and self.contributors else self.root
+        return (str(sender), self.to) if self.to and sender else None
 
     @property
     def lines(self) -> tuple[str, ...]:

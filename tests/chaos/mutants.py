@@ -67,6 +67,31 @@ def a_wrong_value(run: Lines) -> None:
     run.of("p1.0").append({"t": ns(10), "k": "wrong", "work": 15, "what": "sum is 7, not 15"})
 
 
+def other_ranges(run: Lines) -> None:
+    (line,) = [one for one in run.all("p1.0", "return") if one.get("ranges")]
+    line["ranges"][0][2].remove("p3")
+
+
+def something_else_received(run: Lines) -> None:
+    made = run.all("p1.0", "call", op="recv")[-1]
+    run.one("p1.0", "return", n=made["n"])["digest"] = OTHER
+
+
+def sent_and_not_received(run: Lines) -> None:
+    made = run.all("p1.0", "call", op="recv")[-1]
+    error = {"error": "PeerLost", "peer": "p9", "unknown": False, "message": "", "digest": None}
+    run.one("p1.0", "return", n=made["n"]).update({"k": "raise", **error})
+
+
+def more_received_than_sent(run: Lines) -> None:
+    run.all("p1.0", "call", op="recv")[-1]["count"] = 999
+
+
+def same_inputs_other_bits_of_its_own(run: Lines) -> None:
+    made = run.all("p1.0", "call", op="reduce_scatter")[-1]
+    run.one("p1.0", "return", n=made["n"])["own"] = OTHER
+
+
 def input_changed_by_a_timeout(run: Lines) -> None:
     run.one("p0.0", "raise", error="Timeout")["digest"] = OTHER
 
@@ -229,6 +254,11 @@ MUTANTS = (
     Mutant("success though one called something else", "outcomes", success_of_different_calls),
     Mutant("success of an attempt that was repeated", "outcomes", success_of_an_older_attempt),
     Mutant("a mismatch for one, a sync for the others", "outcomes", sync_against_mismatch),
+    Mutant("a resumed one has other ranges at one", "outcomes", other_ranges),
+    Mutant("something else is received than was sent", "outcomes", something_else_received),
+    Mutant("what was sent raises where it is received", "outcomes", sent_and_not_received),
+    Mutant("a send and a receive of another count", "outcomes", more_received_than_sent),
+    Mutant("same inputs, other bits for one", "determinism", same_inputs_other_bits_of_its_own),
     Mutant("a timeout leaves the input changed", "atomicity", input_changed_by_a_timeout),
     Mutant("a death leaves the input changed", "atomicity", input_changed_by_a_death),
     Mutant("a call returns past its bound", "liveness", a_call_past_its_bound),

@@ -129,6 +129,7 @@ class Story:
         becomes: list[Actor] | None = None,
         raises: tuple[str, str | None] | None = None,
         held: tuple[Actor, ...] = (),
+        ranges: list[Any] | None = None,
         **more: Any,
     ) -> int:
         """One operation of these members; ``becomes``: the view that it ends in has only those.
@@ -138,9 +139,9 @@ class Story:
         self.number += 1
         step = self.number if work is None else work
         moves: dict[str, Any] = {}
-        if op in ("all_reduce", "broadcast"):
+        if op in ("all_reduce", "broadcast", "reduce_scatter"):
             moves = {"count": 1000, "dtype": "f32", "in_place": True}
-            moves |= {"redop": "sum"} if op == "all_reduce" else {"root": members[0].name}
+            moves |= {"root": members[0].name} if op == "broadcast" else {"redop": "sum"}
         for index, actor in enumerate(members):
             mine = digest(f"{step} {actor.name}".encode()) if moves else None
             self.call(t + index * 1e-4, actor, op, work=step, digest=mine, **moves, **more)
@@ -157,6 +158,10 @@ class Story:
             if raises is None:
                 told = {"number": self.number, "digest": result, "contributors": names}
                 told |= {"view": self.view.number, "retries": int(becomes is not None)}
+                told["ranges"] = ranges
+                if op == "reduce_scatter":
+                    own = digest(f"{step} {names} for {actor.name}".encode())
+                    told |= {"digest": None, "own": own}
                 if op == "broadcast":
                     told["contributors"] = names[:1]
                 self.ends(end, actor, "return", **told, seconds=took)
@@ -167,6 +172,17 @@ class Story:
             if actor.n == 1:
                 self.resources(end, actor)
         return self.number
+
+    def transfer(self, t: float, number: int, sender: Actor, receiver: Actor) -> None:
+        """A send and its receive, which have numbers of their own."""
+        what = digest(f"transfer {number} of {sender.name}".encode())
+        moves = {"count": 1000, "dtype": "f32", "root": sender.name, "to": receiver.name}
+        told = {"number": number, "digest": what, "contributors": [sender.name], "retries": 0}
+        told |= {"view": self.view.number, "seconds": 0.01}
+        for actor, op, given in ((sender, "send", what), (receiver, "recv", None)):
+            self.call(t, actor, op, digest=given, **moves)
+        for actor in (receiver, sender):
+            self.ends(t + 0.01, actor, "return", **told)
 
     def sync(
         self, t: float, members: list[Actor], *new: Actor, revision: int, term: int = 0
@@ -272,6 +288,14 @@ def write(folder: Path) -> None:
     story.sync(45.0, three, revision=5)
     for index in range(20):
         story.operation(46.0 + index, three)
+    # One is resumed; what the ranks have of their own; sends and receives beside all that.
+    whole = [actor.name for actor in three]
+    story.operation(66.0, three, on_failure="resume", ranges=[[0, 500, whole], [500, 1000, whole]])
+    for _ in range(2):
+        story.operation(66.1, three, "reduce_scatter", took=0.01, work=1000)
+    story.transfer(66.2, 1, p0, p1)
+    story.transfer(66.25, 1, p1, p0)
+    story.transfer(66.3, 2, p0, p1)
     for fault, count in ((stranger, 5), (flip, 3)):
         story.tell(66.4, "applied", fault=fault, count=count)
     story.tell(66.5, "stopping")

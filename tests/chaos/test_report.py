@@ -67,7 +67,7 @@ def test_a_report_names_what_was_done(good: Report) -> None:
     assert said["faults"] == {
         "kill": 2, "stop": 2, "stranger": 1, "flip": 1, "slow": 1, "coordinator_kill": 1,
     }  # fmt: skip
-    assert said["errors"] == 2 and said["operations"] == 58 and said["false_deaths"] == 0
+    assert said["errors"] == 2 and said["operations"] == 64 and said["false_deaths"] == 0
     # Operation 12 was in flight at the first kill; the second kill was an error, and the next
     # operation of all, a sync, ended at 45.1 s.
     assert good.recovered("kill") == pytest.approx([0.0602, 1.08], abs=1e-3)

@@ -14,6 +14,7 @@ import statistics
 from collectives.chaos.checkers.findings import SLACK, Findings
 from collectives.chaos.history import History
 from collectives.chaos.losses import Loss, losses
+from collectives.chaos.operations import key_of
 from collectives.chaos.records import SECOND
 
 RULE = "G3"
@@ -56,7 +57,8 @@ def seconds(loss: Loss) -> float:
     call = loss.after.call
     if call is not None:
         since = max(since, call.t)
-        operation = loss.lineage.operations.get((call.tag, call.number or -1))
+        key = key_of(call)
+        operation = None if key is None else loss.lineage.operations.get(key)
         if operation is not None:
             since = max([since, *(c.t for c in operation.survivors() if c.t <= loss.after.t)])
     return max(0.0, loss.after.t - since) / SECOND

@@ -3,7 +3,8 @@
 Looked for are operations that are the same by all that may count: what was called, the contributors
 in their order, and the digests of their inputs; where inputs have no digest, the workload's step
 takes their place. Wherever two are the same, so are their results: within a run, across lives, and
-(``compare``) between runs that differ in timing, connections or slices.
+(``compare``) between runs that differ in timing, connections or slices. Where each rank has a
+result of its own, those of the same member are compared.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ def compare(history: History, other: History) -> Findings:
 
 
 def _results(history: History) -> Iterator[tuple[Sameness, Call]]:
-    """One successful call of each operation, with what it is."""
+    """One successful call of each operation, with what it is; all, if each has its own result."""
     for lineage in lineages(history):
         for operation in lineage.operations.values():
-            call = next((c for c in operation.survivors() if c.returned and c.result), None)
+            ended = [c for c in operation.survivors() if c.returned and (c.result or c.own)]
+            call = next(iter(ended), None)
             if call is None or call.contributors is None:
                 continue
             inputs = _inputs(operation, call)
@@ -63,8 +65,11 @@ def _results(history: History) -> Iterator[tuple[Sameness, Call]]:
                 same = [c for c in call.life.calls if c.work == call.work and c.op == call.op]
                 if len(same) > 1:
                     continue  # which is which
-            what = (call.op, call.count, call.dtype, call.redop, call.root)
-            yield (*what, call.contributors, inputs), call
+            called = (call.op, call.count, call.counts, call.dtype, call.redop, call.root)
+            what = (*called, call.contributors, call.ranges, inputs)
+            for one in ended if call.own else [call]:
+                name = one.presence.name if one.own and one.presence else None
+                yield (*what, name), one
 
 
 def _inputs(operation: Operation, call: Call) -> tuple[object, ...] | None:
@@ -76,13 +81,14 @@ def _inputs(operation: Operation, call: Call) -> tuple[object, ...] | None:
 
 def _compare(findings: Findings, what: Sameness, one: Call, two: Call, whose: str) -> None:
     findings.checked += 1
-    if one.result == two.result:
+    results = one.result or one.own, two.result or two.own
+    if results[0] == results[1]:
         return
     names = "+".join(one.contributors or ())
     findings.add(
         RULE,
         f"{one.op} {one.number} and {two.op} {two.number}{whose} of {names} have the same inputs,"
-        f" but results {one.result} and {two.result}",
+        f" but results {results[0]} and {results[1]}",
         two.ended or two.t,
         [one.life.name, two.life.name],
         [*one.lines, *two.lines],

@@ -1,9 +1,10 @@
 """G1: each operation has one outcome for all survivors.
 
-Success with the same result and the same contributors, or the same error. Two successes of one view
-are of one attempt, so they must agree also where one of the two is no survivor. Contributors are
-members of the view that the operation ended in (``order`` looks at that), and who succeeded has
-called the same thing as the others.
+Success with the same result and the same contributors, or the same error; of a send and its
+receive, success with what was sent. Two successes of one view are of one attempt, so they must
+agree also where one of the two is no survivor. Contributors are members of the view that the
+operation ended in (``order`` looks at that), and who succeeded has called the same thing as the
+others.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ def _outcome(call: Call) -> tuple[object, ...]:
         return (call.error, call.peer)
     if call.op == "sync":
         return ("success",)
-    return ("success", call.result, call.contributors)
+    return ("success", call.result, call.contributors, call.ranges)
 
 
 def _descriptor(call: Call) -> tuple[object, ...]:
+    if call.pair is not None:
+        return ("transfer", call.count, call.dtype)
     return (call.op, call.count, call.dtype, call.redop, call.root)
 
 
