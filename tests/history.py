@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import collectives
-from calls import COLLECTIVES, Call
+from calls import COLLECTIVES, Call, data_of
 from crew import Member
 from mortals import arm
 from nursery import Nursery
@@ -30,6 +30,8 @@ from rulers import Ruler
 
 DETECTION = 1.0
 LIMIT = 20.0  # seconds that no single call may take
+TRANSFER = "transfer"  # a send and its receive, between two that are always the same
+PAIR = ("p0", "p1")
 PHASES = (
     "issued", "reduce_scatter", "between", "all_gather", "complete", "tokens", "sealed", "judged",
 )  # fmt: skip
@@ -96,7 +98,7 @@ def call_of(seed: int, step: int, size: int) -> Call:
     common = random.Random(seed * 1_000_003 + step)
     return Call(
         # All-reduces go on after each death, so that what follows is not all errors.
-        common.choice(("all_reduce",) * 4 + ("barrier",) + COLLECTIVES),
+        common.choice(("all_reduce",) * 4 + ("barrier", TRANSFER) + COLLECTIVES),
         common.choice((10, 3_000, 30_000)),
         common.randrange(100) % size,
         in_place=common.random() < 0.5,
@@ -107,10 +109,29 @@ def call_of(seed: int, step: int, size: int) -> Call:
     )
 
 
+def transfer(group: collectives.Group, call: Call, step: int) -> collectives.Result | None:
+    """From the first of two to the other one or back; None: this peer is neither, or alone."""
+    ranks = {peer.name: rank for rank, peer in enumerate(group.peers)}
+    sender, receiver = PAIR if step % 2 else PAIR[::-1]
+    if group.name not in PAIR or not {sender, receiver} <= ranks.keys():
+        return None
+    sent = data_of(sender, call.count, call.seed)
+    if group.name == sender:
+        return group.send(sent, ranks[receiver])
+    array = np.empty_like(sent)
+    # There is one that sends to it; a receive from any finds that out.
+    result = group.recv(array, ranks[sender] if step % 3 else None)
+    assert array.tobytes() == sent.tobytes(), "something else was sent"
+    return result
+
+
 def operate(group: collectives.Group, seed: int, step: int) -> list[Any]:
     """The operation of a step, checked; what it is, contributors, view, and a digest of the result,
-    if that is the same for all."""
+    if that is the same for all; nothing, if it is that of others."""
     call = call_of(seed, step, group.size)
+    if call.kind == TRANSFER:
+        result = transfer(group, call, step)
+        return [] if result is None else [TRANSFER, result.contributors, result.view, 0]
     result = call.make(group)
     same = call.kind in ("all_reduce", "broadcast", "all_gather")
     digest = zlib.crc32(result.value) if same else 0
@@ -129,9 +150,10 @@ def cycle(group: collectives.Group, journal: Journal, plan: Plan, fate: Fate, st
             outcome = operate(group, plan.seed, step)
         except collectives.PeerLost as error:
             outcome = ["PeerLost", error.peer]
-        journal.note(step=step, outcome=outcome, took=round(time.monotonic() - began, 3))
+        if outcome:
+            journal.note(step=step, outcome=outcome, took=round(time.monotonic() - began, 3))
         step += 1
-        if outcome[0] == "PeerLost":
+        if outcome[:1] == ["PeerLost"]:
             break  # broken until all have called sync()
     return step
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from calls import COLLECTIVES
-from history import check, plan_of, play
+from history import TRANSFER, check, plan_of, play
 from nursery import Nursery
 
 AT_ONCE = 5  # most of the time of a history is waiting
@@ -43,3 +43,4 @@ def test_all_agree_in_random_histories(count):
     # A driver that does nothing would not fail otherwise.
     assert happened["died"] >= count // 4 and happened["steps"] > 30 * count
     assert all(happened[kind] > count // 2 for kind in (*COLLECTIVES, "barrier"))
+    assert happened[TRANSFER] > count // 5  # while both of the two are there
