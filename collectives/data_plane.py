@@ -16,6 +16,7 @@ from collectives._native import lib
 from collectives._native.engine import (
     ALGORITHMS,
     KINDS,
+    LEVEL_CODECS,
     LEVEL_PLANS,
     TRANSPORTS,
     VISITS,
@@ -24,7 +25,7 @@ from collectives._native.engine import (
     EnginePeer,
     Topology,
 )
-from collectives.errors import CollectiveError, InvalidArgument, UnsupportedError
+from collectives.errors import CollectiveError, InvalidArgument
 from collectives.membership.address import parse_address
 from collectives.membership.plane import (
     GivenUp,
@@ -182,26 +183,27 @@ def choices_of(table: Sequence[Choice]) -> tuple[tuple[int, int, int], ...]:
     return tuple((KINDS[row.kind], row.bytes, ALGORITHMS[row.algorithm]) for row in table)
 
 
-def settings_of(levels: Sequence[LevelChoice]) -> tuple[tuple[int, int], ...]:
+def settings_of(levels: Sequence[LevelChoice]) -> tuple[tuple[int, int, int], ...]:
     """What is said of the levels of a view, as the core takes it.
 
     Raises:
-        UnsupportedError: a level has a codec.
         CollectiveError: it names what this release does not know.
     """
     for number, level in enumerate(levels):
-        if level.codec != "none":
-            raise UnsupportedError(
-                f"the plan table has codec {level.codec!r} for level {number}, which this release"
-                " takes from calls alone: write none there, and pass codec= to the calls"
-            )
-        if level.plan not in LEVEL_PLANS or level.transport not in TRANSPORTS:
+        if (
+            level.plan not in LEVEL_PLANS
+            or level.transport not in TRANSPORTS
+            or level.codec not in LEVEL_CODECS
+        ):
             raise CollectiveError(
-                f"the plan table has plan {level.plan!r} over {level.transport!r} for level"
-                f" {number}, which this release does not know; use one release, or a table without"
-                " it"
+                f"the plan table has plan {level.plan!r} over {level.transport!r} and codec"
+                f" {level.codec!r} for level {number}, which this release does not know; use one"
+                " release, or a table without it"
             )
-    return tuple((LEVEL_PLANS[level.plan], TRANSPORTS[level.transport]) for level in levels)
+    return tuple(
+        (LEVEL_PLANS[level.plan], TRANSPORTS[level.transport], LEVEL_CODECS[level.codec])
+        for level in levels
+    )
 
 
 def _prepare(group: EngineGroup, view: View, rank: int) -> None:

@@ -49,7 +49,7 @@ def summed(places: Sequence[Sequence[int]], arrays: Sequence[np.ndarray]) -> np.
 def with_topology(
     places: Sequence[Sequence[int]],
     choices: Sequence[tuple[int, int, int]] = (),
-    settings: Sequence[tuple[int, int]] = (),
+    settings: Sequence[tuple[int, int, int]] = (),
 ) -> None:
     """Have the views of this process that are committed from now on be like that."""
     topology = Topology(

@@ -379,7 +379,7 @@ def test_bad_tables_say_what_is_wrong(rows: object, message: str) -> None:
         Table.from_json(rows if isinstance(rows, str) else text)
 
 
-LEVELS = (LevelRow("direct", "shm"), LevelRow("ring", "tcp", ""), LevelRow())
+LEVELS = (LevelRow("direct", "shm"), LevelRow("ring", "tcp", "none"), LevelRow())
 
 
 def test_levels_go_to_files_with_the_rows_and_may_say_less() -> None:
@@ -395,17 +395,18 @@ def test_levels_go_to_files_with_the_rows_and_may_say_less() -> None:
         ({"plan": "whole"}, InvalidArgument, "level 1 .*names 'whole'; known are auto, direct"),
         ({"plan": 1}, InvalidArgument, "level 1 of the plan table names 1"),
         ({"transport": "udp"}, InvalidArgument, "names 'udp'; known are auto, shm, tcp"),
-        (
-            {"codec": "mxint8"},
-            UnsupportedError,
-            "codec 'mxint8'; only calls have codecs yet: write",
-        ),
+        ({"codec": "mxint8"}, InvalidArgument, "names 'mxint8'; known are auto, none, call"),
+        ({"codec": "none"}, InvalidArgument, "level 1 .*codec 'none' outside of one with 'call'"),
         ({"kodek": "none"}, InvalidArgument, 'level 1 of the plan table is no {"plan"'),
         (7, InvalidArgument, "level 1 of the plan table is no"),
     ],
 )
 def test_bad_levels_say_what_is_wrong(level: object, error: type[Exception], message: str) -> None:
-    content = {"format": "collectives plan table 1", "rows": [], "levels": [{}, level]}
+    content = {
+        "format": "collectives plan table 1",
+        "rows": [],
+        "levels": [{"codec": "call"}, level],
+    }
     with pytest.raises(error, match=message):
         Table.from_json(json.dumps(content))
 

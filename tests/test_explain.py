@@ -206,17 +206,17 @@ def test_the_page_shows_what_is_printed(run: Run, arguments: str, told: str) -> 
 
 def test_what_a_table_says_of_levels_is_shown(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "plans.json"
-    levels = (LevelRow("ring", "shm"), LevelRow("direct"), LevelRow("ring", "tcp"))
+    levels = (LevelRow("ring", "shm"), LevelRow("direct", codec="call"), LevelRow("ring", "tcp"))
     file.write_text(Table((), levels).to_json())
     how = "all_reduce --hosts 3,3 --bytes 16M --algorithm hierarchical --table"
     told = run(*how.split(), str(file))
-    assert "settings  0  plan ring, transport shm, codec none" in told
-    assert "          1  plan direct, transport auto, codec none" in told
+    assert "settings  0  plan ring, transport shm, codec auto" in told
+    assert "          1  plan direct, transport auto, codec call" in told
     assert told.count("transport") == 2, "there is no third level here"
     made = json.loads(run(*how.split(), str(file), "--json"))
     assert made["settings"] == [
-        {"plan": "ring", "transport": "shm", "codec": "none"},
-        {"plan": "direct", "transport": "auto", "codec": "none"},
+        {"plan": "ring", "transport": "shm", "codec": "auto"},
+        {"plan": "direct", "transport": "auto", "codec": "call"},
     ]
     # In a ring no rank of a host of three hears two of it; as the engine does it, owners do.
     first = [(one["to"], one["segment"]) for one in made["messages"] if one["round"] == 1]
@@ -226,4 +226,7 @@ def test_what_a_table_says_of_levels_is_shown(run: Run, tmp_path: Path) -> None:
 def test_the_tables_of_the_page_are_such() -> None:
     rows, levels = re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)
     assert Table.from_json(rows).algorithm("all_reduce", 1 << 20) == "ring"
-    assert Table.from_json(levels).levels == (LevelRow("direct", "shm"), LevelRow("ring", "tcp"))
+    assert Table.from_json(levels).levels == (
+        LevelRow("direct", "shm", "none"),
+        LevelRow("ring", "tcp", "call"),
+    )

@@ -535,12 +535,14 @@ def test_the_plan_of_a_level_says_who_sends_to_whom_there() -> None:
         ({"plan": 1 + lib.COLL_CHAIN}, "COLL_INVALID_ARGUMENT"),
         ({"plan": U32}, "COLL_INVALID_ARGUMENT"),
         ({"transport": 3}, "COLL_INVALID_ARGUMENT"),
-        ({"codec": {"format": lib.COLL_CODEC_MXINT8}}, "COLL_UNSUPPORTED"),
+        ({"codec": 3}, "COLL_INVALID_ARGUMENT"),
+        ({"codec": lib.COLL_LEVEL_CODEC_NONE}, "COLL_INVALID_ARGUMENT"),  # the one within encodes
     ],
 )
 def test_a_level_that_cannot_be_is_refused(setting: dict[str, object], status: str) -> None:
     out = ffi.new("struct coll_plan **")
-    settings = ffi.new("struct coll_level[]", [{}, setting])
+    first = {"codec": lib.COLL_LEVEL_CODEC_CALL}
+    settings = ffi.new("struct coll_level[]", [first, setting])
     topology = ffi.new("struct coll_topology *", {"settings": settings, "setting_count": 2})
     arguments = (lib.COLL_ALL_REDUCE, lib.COLL_RING, 0, 2, 0)
     assert lib.coll_plan_make(*arguments, topology, out) == getattr(lib, status)

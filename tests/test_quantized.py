@@ -13,6 +13,7 @@ import pytest
 import collectives
 import quantized
 from calls import LARGE, SMALL, TINY, Call, data_of
+from collectives._native.engine import LEVEL_CODECS
 from collectives.codec import Codec
 from covering import covering
 from crew import DEADLINE, Crew
@@ -333,6 +334,38 @@ def test_with_levels_what_goes_between_the_outermost_groups_is_encoded(places, t
         crossing = 2 * (groups - 1) * Codec("int8").encoded_bytes(count)
         assert 0.99 * crossing < far < 1.05 * crossing
         assert near > count * 4
+
+
+NONE, CALL = LEVEL_CODECS["none"], LEVEL_CODECS["call"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "from_level"),
+    [
+        ((), 2),
+        (((0, 0, NONE), (0, 0, CALL)), 1),
+        (((0, 0, CALL),), 0),
+        (((0, 0, 0), (0, 0, 0), (0, 0, NONE)), 3),
+    ],
+    ids=str,
+)
+def test_a_table_says_from_which_level_on_what_passes_is_encoded(settings, from_level):
+    places, count = ((0, 0, 1, 1, 2, 2), (0, 0, 0, 0, 1, 1)), 400_000
+    how = {"places": places, "settings": settings}
+    with Crew(6, None, how, joiner="levelled:join") as crew:
+        found = crew.get(by_levels, count)
+        order = crew.get(names)[0]
+        assert len({value for value, _ in found}) == 1
+        passed = [0, 0, 0]
+        for rank, (_, sent) in enumerate(found):
+            for peer, bytes_sent in sent.items():
+                other = order.index(peer)
+                passed[sum(level[rank] != level[other] for level in places)] += bytes_sent
+        # Each group but one sends its sum, and gets that of all.
+        for level, pairs in enumerate((3, 1, 1)):
+            coded = level >= from_level
+            size = Codec("int8").encoded_bytes(count) if coded else count * 4
+            assert 0.99 * 2 * pairs * size < passed[level] < 1.06 * 2 * pairs * size, level
 
 
 def resumed(group: collectives.Group, count: int) -> bytes:

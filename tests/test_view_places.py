@@ -204,11 +204,11 @@ def test_a_level_is_refused_a_transport_that_its_links_have_not(levels, transpor
             crew.__enter__()
 
 
-def test_peers_refuse_a_codec_for_a_level():
+def test_peers_refuse_what_they_do_not_know_of_a_level():
     level = LevelChoice(codec="mxint8")
     with (
         collectives.Coordinator("127.0.0.1:0", plans=Levels((level,))) as coordinator,
-        pytest.raises(collectives.UnsupportedError, match="codec 'mxint8' for level 0, which"),
+        pytest.raises(collectives.CollectiveError, match="codec 'mxint8' for level 0, which"),
     ):
         collectives.join(coordinator.address, timeout=DEADLINE)
 

@@ -217,6 +217,13 @@ LEVEL_PLANS: dict[str, int] = {
 }
 """How those who meet at one level of a hierarchical operation speak to each other, by name."""
 
+LEVEL_CODECS: dict[str, int] = {
+    "auto": lib.COLL_LEVEL_CODEC_AUTO,
+    "none": lib.COLL_LEVEL_CODEC_NONE,
+    "call": lib.COLL_LEVEL_CODEC_CALL,
+}
+"""Whether what passes a level in a hierarchical operation is encoded, by name."""
+
 KINDS: dict[str, int] = {
     text(lib.coll_kind_name(code)): code for code in range(lib.COLL_KIND_COUNT)
 }
@@ -231,12 +238,12 @@ class Topology:
         places: per level, the innermost first, the group of each rank; any numbers.
         choices: rows of a kind (``COLL_ALL_REDUCE`` ...), the bytes up to which it holds, and a
             number of ``ALGORITHMS``; the first row that fits an operation decides.
-        settings: per level, one of ``LEVEL_PLANS`` and one of ``TRANSPORTS``.
+        settings: per level, one each of ``LEVEL_PLANS``, ``TRANSPORTS`` and ``LEVEL_CODECS``.
     """
 
     places: tuple[tuple[int, ...], ...] = ()
     choices: tuple[tuple[int, int, int], ...] = ()
-    settings: tuple[tuple[int, int], ...] = ()
+    settings: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -354,7 +354,7 @@ def _parts_of(
     rows: Any = getattr(plans, "rows", plans)
     levels: Any = getattr(plans, "levels", ())
     table = tuple(Choice(row.kind, row.bytes, row.algorithm) for row in rows)
-    named = tuple(LevelChoice(one.plan, one.transport, one.codec or "none") for one in levels)
+    named = tuple(LevelChoice(one.plan, one.transport, one.codec) for one in levels)
     try:
         TABLE.encode(table)
         LEVELS.encode(named)

@@ -54,12 +54,14 @@ class LevelChoice:
     Attributes:
         plan: of hierarchical operations at this level: ``"direct"``, ``"ring"`` or ``"auto"``.
         transport: that its links have: ``"shm"``, ``"tcp"`` or ``"auto"``: any.
-        codec: of what passes there: ``"none"``, which leaves it to the calls; no other yet.
+        codec: whether what passes there in a hierarchical reduction with a codec is encoded:
+            ``"call"``: by the call's codec; ``"none"``: it is not; ``"auto"``: at the outermost
+            level, and wherever a level within says "call".
     """
 
     plan: str = "auto"
     transport: str = "auto"
-    codec: str = "none"
+    codec: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Sequence
 
 from collectives._native import lib
-from collectives._native.engine import ALGORITHMS, LEVEL_PLANS, TRANSPORTS
-from collectives.errors import InvalidArgument, UnsupportedError
+from collectives._native.engine import ALGORITHMS, LEVEL_CODECS, LEVEL_PLANS, TRANSPORTS
+from collectives.errors import InvalidArgument
 from collectives.topology.model import Prediction
 from collectives.topology.network import Network
 from collectives.topology.plans import KINDS, algorithms, choose, limit, plan_of
@@ -49,13 +49,14 @@ class LevelRow:
             (from one to the next) or ``"auto"``: by how many they are.
         transport: what the links of the level have to be: ``"shm"``, ``"tcp"`` or ``"auto"``: any.
             Peers whose links are something else refuse the table.
-        codec: of what passes there: ``"none"`` or ``""``, which leaves it to the calls. There is
-            no other yet.
+        codec: whether what passes there in a hierarchical reduction with a codec is encoded:
+            ``"call"``: by the call's codec; ``"none"``: it is not; ``"auto"``: at the outermost
+            level, and wherever a level within says "call".
     """
 
     plan: str = "auto"
     transport: str = "auto"
-    codec: str = "none"
+    codec: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,7 @@ class Table:
 
     Raises:
         InvalidArgument: a row that no operation could be carried out by, or a level that says what
-            is not known; the message says which.
-        UnsupportedError: a level has a codec.
+            is not known, or encodes within one that does not; the message says which.
     """
 
     rows: tuple[Row, ...] = ()
@@ -86,6 +86,11 @@ class Table:
             )
         for number, level in enumerate(self.levels):
             _check_level(level, f"level {number}")
+            if level.codec == "none" and "call" in [one.codec for one in self.levels[:number]]:
+                raise InvalidArgument(
+                    f"level {number} of the plan table has codec 'none' outside of one with 'call';"
+                    " what an inner level loses must be lost for all: write 'auto' or 'call'"
+                )
 
     @classmethod
     def of(
@@ -175,16 +180,15 @@ def _level(found: object, where: str) -> LevelRow:
 
 
 def _check_level(level: LevelRow, where: str) -> None:
-    for name, names in ((level.plan, LEVEL_PLANS), (level.transport, TRANSPORTS)):
+    for name, names in (
+        (level.plan, LEVEL_PLANS),
+        (level.transport, TRANSPORTS),
+        (level.codec, LEVEL_CODECS),
+    ):
         if not isinstance(name, str) or name not in names:
             raise InvalidArgument(
                 f"{where} of the plan table names {name!r}; known are {', '.join(names)}"
             )
-    if level.codec not in ("", "none"):
-        raise UnsupportedError(
-            f"{where} of the plan table has codec {level.codec!r}; only calls have codecs yet:"
-            " write none there, and pass codec= to the calls"
-        )
 
 
 def _check(row: Row, where: str) -> None:

@@ -51,11 +51,9 @@ coll_status coll__check_topology(const struct coll_topology *topology, uint32_t 
     if (status == COLL_INVALID_ARGUMENT)
         return coll__error(status,
                            "a topology has at most %d levels, each within the next, at most %d "
-                           "choices, and for each level a plan, ring or direct, and a transport",
+                           "choices, and for each level a plan, ring or direct, a transport, and "
+                           "whether it encodes, which those outside of it then do, too",
                            COLL_LEVELS_MAX, COLL_CHOICES_MAX);
-    if (status == COLL_UNSUPPORTED)
-        return coll__error(status,
-                           "a level of the topology has a codec; only calls have codecs yet");
     for (uint32_t i = 0; status == COLL_OK && i < topology->choice_count; i++) {
         const struct coll_choice *choice = &topology->choices[i];
         if (coll__check_algorithm(choice->kind, choice->algorithm, choice->bytes) != COLL_OK)
@@ -64,24 +62,13 @@ coll_status coll__check_topology(const struct coll_topology *topology, uint32_t 
     return status;
 }
 
-/* The innermost level at which two ranks are in one group; that of all, if there is none. */
-static uint32_t level_of(const struct coll_topology *topology, uint32_t size, uint32_t a,
-                         uint32_t b)
-{
-    uint32_t level = 0;
-    while (level < topology->levels &&
-           topology->places[(size_t)level * size + a] != topology->places[(size_t)level * size + b])
-        level++;
-    return level;
-}
-
 coll_status coll__check_transports(const struct coll__view *view,
                                    const struct coll_topology *topology)
 {
     static const char *const names[] = {"auto", "shm", "tcp"};
     for (uint32_t rank = 0; rank < view->size; rank++) {
         const struct coll__link *link = view->members[rank].link;
-        const uint32_t level = level_of(topology, view->size, view->rank, rank);
+        const uint32_t level = coll__topology_level(topology, view->size, view->rank, rank);
         const uint32_t wanted = level < topology->setting_count
                                     ? topology->settings[level].transport
                                     : COLL_TRANSPORT_AUTO;

@@ -169,19 +169,12 @@ bool coll__wire_covers(const struct coll_operation *operation, uint64_t left, ui
     return coll__wire_bytes(operation, *length) == wire;
 }
 
-/* Whether the two ranks are in different groups of the outermost level; without levels, always. */
-static bool is_far(const struct coll__view *view, uint32_t a, uint32_t b)
-{
-    const struct coll_topology *topology = view->topology;
-    if (!topology || topology->levels == 0)
-        return true;
-    const uint32_t *places = topology->places + (size_t)(topology->levels - 1) * view->size;
-    return places[a] != places[b];
-}
-
 coll_status coll__coding_start(struct coll_operation *operation)
 {
-    const bool hierarchical = operation->call.plan == 1 + COLL_HIERARCHICAL;
+    const struct coll__view *view = operation->view;
+    const uint32_t from = operation->call.plan == 1 + COLL_HIERARCHICAL
+                              ? coll__topology_coded(view->topology)
+                              : 0;
     struct coll__coding *coding = operation->coding;
     const struct coll_plan *plan = operation->plan;
     uint64_t total = 0;
@@ -190,7 +183,8 @@ coll_status coll__coding_start(struct coll_operation *operation)
         struct coll__run *run = &operation->run[i];
         if (step->kind == COLL_STEP_REDUCE)
             continue;
-        run->coded = !hierarchical || is_far(operation->view, plan->info.rank, step->peer);
+        run->coded = coll__topology_level(view->topology, view->size, view->rank, step->peer) >=
+                     from;
         const int32_t reduce = step->kind == COLL_STEP_RECV_KEEP ? plan->relations[i].reduce : -1;
         if (reduce >= 0)
             operation->run[reduce].coded = run->coded; /* as all that it adds */

@@ -279,12 +279,19 @@ struct coll_choice {
 /* How those speak to each other who meet at one level: at level 0 the ranks of an innermost group, at
  * level k the groups of level k-1 that lie in one of level k; all groups of the last level meet at one
  * level more. */
+enum coll_level_codec {
+    COLL_LEVEL_CODEC_AUTO =
+        0, /* what passes the outermost level is encoded by the call's codec, and
+                                * what passes a level outside of one that says COLL_LEVEL_CODEC_CALL */
+    COLL_LEVEL_CODEC_NONE = 1, /* it is not encoded */
+    COLL_LEVEL_CODEC_CALL = 2 /* it is encoded by the call's codec; no level outside says NONE */
+};
 struct coll_level {
     uint32_t
         plan; /* of hierarchical operations: 1 + COLL_DIRECT (all to one of them, and that one to
                     * all) or 1 + COLL_RING (from one to the next); 0: by how many they are */
     uint32_t transport; /* enum coll_transport: what the links between them have to be */
-    struct coll_codec codec; /* of what passes there: COLL_CODEC_NONE, as calls say; no other yet */
+    uint32_t codec; /* enum coll_level_codec; of hierarchical reductions with a codec */
 };
 
 /* Who is near whom in a view, and what follows from that; the same on all its ranks.
@@ -493,7 +500,7 @@ COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct c
  * `topology` (NULL: no levels and no choices) is copied, and holds in the views that verdicts issue,
  * too, for those who stay. COLL_INVALID_ARGUMENT, and nothing has changed: no such view was prepared,
  * levels that are not within each other, or a choice that no operation could be carried out by.
- * COLL_UNSUPPORTED, likewise: a level has a codec, or a transport that a link of it is not. */
+ * COLL_UNSUPPORTED, likewise: a level has a transport that a link of it is not. */
 COLL_API coll_status coll_group_commit(struct coll_group *group, uint64_t term, uint64_t number,
                                        uint64_t first_operation,
                                        const struct coll_topology *topology);

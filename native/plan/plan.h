@@ -29,6 +29,11 @@ bool coll__kind_is_rooted(uint32_t kind);
 /* topology.c */
 /* Whether the levels are within each other. COLL_NO_MEMORY, too. */
 coll_status coll__topology_check(const struct coll_topology *topology, uint32_t size);
+/* The innermost level at which two ranks are in one group; that of all, if there is none. */
+uint32_t coll__topology_level(const struct coll_topology *topology, uint32_t size, uint32_t a,
+                              uint32_t b);
+/* From which level on a hierarchical operation with a codec is encoded; UINT32_MAX: nowhere. */
+uint32_t coll__topology_coded(const struct coll_topology *topology);
 /* A copy for some of the ranks: the i-th of `count` was ranks[i] of `size` (NULL: all were as they
  * are). A caller owns it: free(). NULL: no memory. */
 struct coll_topology *coll__topology_copy(const struct coll_topology *topology, uint32_t size,

@@ -14,13 +14,40 @@ static int by_place(const void *a, const void *b)
     return (one->inner > other->inner) - (one->inner < other->inner);
 }
 
-static coll_status check_setting(const struct coll_level *setting)
+/* `coded`: a level within this one encodes, so that what it loses all have lost. */
+static bool check_setting(const struct coll_level *setting, bool *coded)
 {
     if ((setting->plan != 0 && setting->plan != 1 + COLL_DIRECT &&
          setting->plan != 1 + COLL_RING) ||
-        setting->transport > COLL_TRANSPORT_TCP)
-        return COLL_INVALID_ARGUMENT;
-    return setting->codec.format == COLL_CODEC_NONE ? COLL_OK : COLL_UNSUPPORTED;
+        setting->transport > COLL_TRANSPORT_TCP || setting->codec > COLL_LEVEL_CODEC_CALL ||
+        (*coded && setting->codec == COLL_LEVEL_CODEC_NONE))
+        return false;
+    *coded |= setting->codec == COLL_LEVEL_CODEC_CALL;
+    return true;
+}
+
+uint32_t coll__topology_level(const struct coll_topology *topology, uint32_t size, uint32_t a,
+                              uint32_t b)
+{
+    uint32_t level = 0;
+    while (topology && level < topology->levels &&
+           topology->places[(size_t)level * size + a] != topology->places[(size_t)level * size + b])
+        level++;
+    return level;
+}
+
+uint32_t coll__topology_coded(const struct coll_topology *topology)
+{
+    const uint32_t outermost = topology ? topology->levels : 0;
+    for (uint32_t level = 0; topology && level < topology->setting_count && level <= outermost;
+         level++) {
+        const uint32_t codec = topology->settings[level].codec;
+        if (codec == COLL_LEVEL_CODEC_CALL)
+            return level;
+        if (codec == COLL_LEVEL_CODEC_NONE && level == outermost)
+            return UINT32_MAX;
+    }
+    return outermost;
 }
 
 coll_status coll__topology_check(const struct coll_topology *topology, uint32_t size)
@@ -32,10 +59,12 @@ coll_status coll__topology_check(const struct coll_topology *topology, uint32_t 
         (topology->setting_count > 0 && topology->settings == NULL))
         return COLL_INVALID_ARGUMENT;
     coll_status status = COLL_OK;
-    for (uint32_t level = 0; status == COLL_OK && level < topology->setting_count; level++)
-        status = check_setting(&topology->settings[level]);
-    if (topology->levels < 2 || status != COLL_OK)
-        return status;
+    bool coded = false;
+    for (uint32_t level = 0; level < topology->setting_count; level++)
+        if (!check_setting(&topology->settings[level], &coded))
+            return COLL_INVALID_ARGUMENT;
+    if (topology->levels < 2)
+        return COLL_OK;
     struct placed *placed = calloc(size, sizeof *placed);
     if (placed == NULL)
         return COLL_NO_MEMORY;

@@ -148,7 +148,7 @@ def test_status_shows_sites_places_the_table_and_a_host_at_two_sites():
         ["all_reduce", 4096, "doubling"],
         ["all_reduce", 2**40, "ring"],
     ]
-    assert picture["view"]["levels"] == [["ring", "shm", "none"], ["auto", "tcp", "none"]]
+    assert picture["view"]["levels"] == [["ring", "shm", "auto"], ["auto", "tcp", "auto"]]
     assert [peer["site"] for peer in picture["peers"]] == ["x", "y", "y", "y"]
     assert any("it counts as two" in reason["text"] for reason in picture["reasons"])
 
@@ -163,7 +163,7 @@ def test_status_prints_who_is_beside_whom():
     assert "level 0: p0, p1 | p2, p3 | p4" in text
     assert "level 1: p0, p1 | p2, p3, p4" in text
     assert "plans: a table of 2 rows" in text
-    assert "at level 1: plan auto, transport tcp, codec none" in text
+    assert "at level 1: plan auto, transport tcp, codec auto" in text
     assert "site" in text
     assert "site" not in (flat := shown(formed("aaa", plans=(), levels=()))), (
         "there is none to show"

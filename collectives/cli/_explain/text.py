@@ -71,7 +71,7 @@ def lines(found: Explanation, rank: int | None = None) -> Iterator[str]:
     for i, said in enumerate(found.levels):
         yield (
             f"  {'settings' if i == 0 else '':<8} {i:>2}  plan {said.plan}, transport"
-            f" {said.transport}, codec {said.codec or 'none'}"
+            f" {said.transport}, codec {said.codec}"
         )
     if found.alternatives:
         yield ""
