@@ -10,10 +10,11 @@ import pytest
 
 import collectives
 import crew
-from collectives.chaos.journal import Journal, read
+from collectives.chaos.journal import AND_MORE, Journal, read
 from collectives.chaos.recorder import Recorder, install
 from crew import DEADLINE, Crew
 
+CODECS = ["mxint8", "mxfp4"]
 LARGE = 3 * (8 << 20) // 4  # elements of float32: three parts
 
 
@@ -32,6 +33,9 @@ def program(group: collectives.Group) -> None:
     pieces = [flat[:1].copy(), flat[1:501:1].copy(), flat[501:].copy()[::-1][::-1]]
     for array in (flat.copy(), wide[:, ::2], pieces):
         group.all_reduce(array, timeout=DEADLINE)
+    flat[:] = np.random.default_rng(group.rank).standard_normal(1000, np.float32)
+    for codec in (*CODECS, collectives.Codec("int8", rounding="stochastic")):
+        group.all_reduce(flat.copy(), codec=codec, timeout=DEADLINE)
     group.reduce_scatter(flat[:999], timeout=DEADLINE)
     group.gather(flat, 0, timeout=DEADLINE)
     group.scatter(flat[:999], 0, timeout=DEADLINE) if group.rank == 0 else group.scatter(
@@ -96,7 +100,7 @@ def test_what_a_rank_has_of_its_own_is_told_apart(told, op):
 def test_what_is_resumed_is_told(told):
     for rank in range(3):
         how = [call["on_failure"] for call in calls(told, rank, "all_reduce")]
-        assert how == ["retry"] * 3 + ["resume"]
+        assert how == ["retry"] * 6 + ["resume"]
         assert calls(told, rank, "all_reduce")[-1]["ranges after"] is None
 
 
@@ -109,4 +113,13 @@ def test_what_is_received_is_what_was_sent(told):
         assert one["to"] == other["to"]
         assert one["root"] == one["contributors after"][0] == other["contributors after"][0]
     assert [call["root"] for call in received] == [sent[0]["root"], ""]
-    assert sent[1]["digest"] == calls(told, 0, "all_reduce")[0]["digest"]
+    assert sent[1]["digest"] == calls(told, 0, "all_reduce")[3]["digest"]
+
+
+def test_reductions_with_different_codecs_are_told_apart(told):
+    for rank in range(3):
+        plain, _, _, one, other, stochastic, _ = calls(told, rank, "all_reduce")
+        assert one["digest"] == other["digest"] and one["digest after"] != other["digest after"]
+        named = [call["codec"].split()[0] for call in (one, other, stochastic)]
+        assert named == [*CODECS, "int8"] and plain["codec"] is None
+        assert [call["codec"].endswith(AND_MORE) for call in (one, stochastic)] == [False, True]

@@ -197,6 +197,7 @@ def _call(life: Life, presence: Presence | None, seen: View | None, line: Line) 
         counts=tuple(get("counts") or ()) or None,
         dtype=get("dtype"),
         redop=get("redop"),
+        codec=get("codec"),
         root=get("root"),
         to=get("to"),
         in_place=bool(get("in_place", False)),

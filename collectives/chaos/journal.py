@@ -144,6 +144,10 @@ def read(path: str | os.PathLike[str]) -> Iterator[Line]:
             yield line
 
 
+AND_MORE = " and more"
+"""At the end of a codec: bits depend on what was lost earlier, or on the operation's number."""
+
+
 def digest(data: Any) -> str:
     """XXH3-64 of contiguous bytes (``bytes``, a numpy array), 16 hexadecimal digits."""
     return xxhash.xxh3_64_hexdigest(data)

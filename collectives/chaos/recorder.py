@@ -181,6 +181,17 @@ def _digest_of_result(value: Any) -> str | None:
     return bits.hexdigest()
 
 
+def _codec_of(call: Any) -> str | None:
+    """Its name and all that is set of it; whether the bits depend on more than that."""
+    if not call.codec:
+        return None
+    name = text(lib.coll_codec_name(call.codec.format))
+    how = journals.digest(bytes(ffi.buffer(call.codec, ffi.sizeof("struct coll_codec"))))
+    numbered = call.codec.hadamard or call.codec.flags & lib.COLL_CODEC_STOCHASTIC
+    more = call.residual or numbered
+    return f"{name} {how}{journals.AND_MORE if more else ''}"
+
+
 def _elements(pointer: Any, count: int, strides: Any, size: int) -> Any:
     """An array in memory, as numpy sees it; the elements are bytes."""
     if not count:
@@ -250,6 +261,7 @@ class _Call:
             "counts": counts or None,
             "dtype": _DTYPES[call.dtype] if moves else None,
             "redop": _REDUCTIONS[call.op] if call.kind in REDUCTIONS else None,
+            "codec": _codec_of(call),
             "root": root,
             "to": to,
             "in_place": moves and call.input == call.output and call.inputs == call.outputs,
@@ -452,18 +464,8 @@ class RecordedGroup(Group):
 
 def _bare(timeout: float | None, application: Application) -> dict[str, Any]:
     """The fields of a call that moves nothing of the program's."""
-    fields = (
-        "tag",
-        "count",
-        "dtype",
-        "redop",
-        "root",
-        "to",
-        "in_place",
-        "digest",
-        "on_failure",
-        "counts",
-    )
+    moved = ("count", "counts", "dtype", "redop", "codec", "root", "to", "in_place", "digest")
+    fields = ("tag", *moved, "on_failure")
     limit = application.options.timeout if timeout is None else timeout
     return {**dict.fromkeys(fields), "timeout": limit, "blocking": True}
 

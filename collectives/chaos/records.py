@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Any
 
-from collectives.chaos.journal import Line, View
+from collectives.chaos.journal import AND_MORE, Line, View
 
 SECOND = 1_000_000_000
 FOREVER = math.inf
@@ -58,6 +58,7 @@ class Call:
         timeout: seconds; None: the call had none.
         ended: None: it neither returned nor raised.
         counts: of blocks of different sizes; those that come after those that go, if they differ.
+        codec: its name and a digest of all that is set of it.
         root: the name of the root; of a send and a receive, of the sender: "" from any.
         to: of a send and a receive, the name of the receiver.
         result: digest of what all have the same of.
@@ -80,6 +81,7 @@ class Call:
     counts: tuple[int, ...] | None
     dtype: str | None
     redop: str | None
+    codec: str | None
     root: str | int | None
     to: str | None
     in_place: bool
@@ -110,6 +112,11 @@ class Call:
     def returned(self) -> bool:
         """Whether it succeeded."""
         return self.ended is not None and self.error is None
+
+    @property
+    def is_its_inputs(self) -> bool:
+        """Whether its result depends on nothing but its inputs."""
+        return not (self.codec and self.codec.endswith(AND_MORE))
 
     @property
     def pair(self) -> tuple[str, str] | None:

@@ -55,7 +55,7 @@ def _results(history: History) -> Iterator[tuple[Sameness, Call]]:
         for operation in lineage.operations.values():
             ended = [c for c in operation.survivors() if c.returned and (c.result or c.own)]
             call = next(iter(ended), None)
-            if call is None or call.contributors is None:
+            if call is None or call.contributors is None or not call.is_its_inputs:
                 continue
             inputs = _inputs(operation, call)
             if inputs is None:
@@ -65,8 +65,8 @@ def _results(history: History) -> Iterator[tuple[Sameness, Call]]:
                 same = [c for c in call.life.calls if c.work == call.work and c.op == call.op]
                 if len(same) > 1:
                     continue  # which is which
-            called = (call.op, call.count, call.counts, call.dtype, call.redop, call.root)
-            what = (*called, call.contributors, call.ranges, inputs)
+            called = (call.op, call.count, call.counts, call.dtype, call.redop, call.codec)
+            what = (*called, call.root, call.contributors, call.ranges, inputs)
             for one in ended if call.own else [call]:
                 name = one.presence.name if one.own and one.presence else None
                 yield (*what, name), one
