@@ -135,6 +135,19 @@ def test_instruction_sets_give_the_same_bytes(codec: Codec):
 
 
 @every_format
+def test_every_16_bit_float_is_encoded_alike_by_all_instruction_sets(codec: Codec):
+    every = np.arange(2**16, dtype=np.uint16)
+    with np.errstate(all="ignore"):
+        f16 = every.view(np.float16).astype(np.float32)
+    bf16 = (every.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    x = np.concatenate([f16, bf16, rng().permutation(bf16)])  # their likes in a block, and not
+    data = [codec.encode(x, rotation=SEED, rounding=SEED, isa=isa) for isa in ISAS]
+    decoded = [codec.decode(data[0], x.size, rotation=SEED, isa=isa) for isa in ISAS]
+    same(data[-1], data[0])
+    same(decoded[-1], decoded[0])
+
+
+@every_format
 def test_any_bytes_are_decoded_to_the_same_on_all_instruction_sets(codec: Codec):
     count = 2 * 4096 + 77
     data = rng().integers(0, 256, codec.encoded_bytes(count), np.uint8)
@@ -309,3 +322,30 @@ def test_calls_that_make_no_sense_are_refused():
         lib.coll_encode_local(ffi.NULL, ffi.NULL, 0, 0, lib.COLL_F32, struct, 0, 0, 99)
         == lib.COLL_INVALID_ARGUMENT
     )
+
+
+# ---- the ends of f32 -----------------------------------------------------------------------------
+
+QUANTIZED = [codec for codec in VARIANTS if codec.name != "topk" and not codec.hadamard]
+# By how much a number may be off, in terms of the greatest magnitude of its block, at most.
+STEPS = {
+    "int4": 1 / 7, "int2": 1, "nvint4": 1 / 5, "e3m0": 1 / 2, "mxfp4": 1 / 2, "nvfp4": 1 / 2,
+    "mxfp8_e5m2": 1 / 7, "mxfp8_e4m3": 1 / 8,
+}  # fmt: skip
+OVERFLOWS = {"f16": 15, "int8": 22, "int4": 18, "int2": 15, "e3m0": 19}  # exponents, with f16
+
+
+@pytest.mark.parametrize("codec", QUANTIZED, ids=label)
+def test_blocks_of_any_size_are_decoded_as_about_what_they_were_or_as_no_number(codec: Codec):
+    # The last place of the least f16, of scales of 16 bits, and of others.
+    least = 2.0**-24 if codec.name == "f16" else 2.0**-20 if codec.scale == "f16" else 2.0**-118
+    for exponent in (-148, -140, -126, -100, -24, -14, 0, 15, 22, 60, 100, 125):
+        x = rng().uniform(0.2, 1, 4096) * rng().choice([-1, 1], 4096)
+        x = np.ldexp(x.astype(np.float32), exponent)
+        decoded = codec.decode(codec.encode(x, rounding=SEED), x.size)
+        if np.isfinite(decoded).all():
+            error = np.abs(decoded.astype(np.float64) - x).max()
+            assert error <= max(STEPS.get(codec.name, 1 / 60) * float(np.abs(x).max()), least)
+        else:
+            assert codec.scale != "bf16"
+            assert exponent >= OVERFLOWS[codec.name]

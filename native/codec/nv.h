@@ -60,8 +60,9 @@ INLINE void nv_encode(const struct coll_codec *codec, const float *from, uint32_
 
 INLINE void nv_decode(const uint8_t *from, uint32_t count, float *to, bool sum, bool integers)
 {
-    for (uint32_t i = 0; i < count; i += NV_BLOCK) {
-        float of_unit;
+    float of_unit = 0;
+
+    for (uint32_t i = 0; i < count; i += NV_BLOCK, from += NV_CODES) {
         if (i % COLL__UNIT_MAX == 0) {
             memcpy(&of_unit, from, sizeof of_unit);
             from += sizeof of_unit;
@@ -72,7 +73,6 @@ INLINE void nv_decode(const uint8_t *from, uint32_t count, float *to, bool sum, 
         } else {
             decode_floats(COLL__E2M1, from, NV_BLOCK, scale, to + i, sum);
         }
-        from += NV_CODES;
     }
 }
 
