@@ -6,6 +6,8 @@ the nearest one in the table, which shares nothing with the arithmetic of the ke
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,7 @@ def seed_of(key: int, index: int) -> int:
     return x ^ x >> 31
 
 
+@functools.cache
 def words(key: int, count: int) -> np.ndarray:
     """The pseudo-random words of the first elements."""
     out = []
@@ -196,10 +199,8 @@ def value_of(bits: np.uint16, scale: str) -> np.float32:
 
 
 def packed(codes: np.ndarray, bits: int) -> bytes:
-    total = 0
-    for i, code in enumerate(codes.astype(np.int64)):
-        total |= (int(code) & (2**bits - 1)) << (i * bits)
-    return total.to_bytes((codes.size * bits + 7) // 8, "little")
+    each = codes.astype(np.int64)[:, None] >> np.arange(bits) & 1
+    return np.packbits(each.astype(np.uint8), bitorder="little").tobytes()
 
 
 def with_sign(magnitude: np.ndarray, x: np.ndarray, bits: int) -> np.ndarray:
@@ -299,7 +300,8 @@ def rotated(x: np.ndarray, size: int, key: int) -> np.ndarray:
     whole = x.size - x.size % size
     if size == 0 or whole == 0:
         return x
-    signs = np.array([1 - 2 * (seed_of(key, i) >> i % 64 & 1) for i in range(whole)], f32)
+    seeds = np.array([seed_of(key, i) for i in range(0, x.size, 64)], np.uint64)
+    signs = f32(1) - 2 * np.unpackbits(seeds.view(np.uint8), bitorder="little")[:whole].astype(f32)
     v = (x[:whole] * f32(0.25 if size == 32 else 0.125) * signs).reshape(-1, size)
     distance = 1
     while distance < size:
@@ -377,6 +379,19 @@ def test_what_can_be_represented_is_not_rounded_stochastically(codec: Codec):
     x = x.reshape(-1)
     for key in range(3):
         np.testing.assert_array_equal(codec.decode(codec.encode(x, rounding=key), x.size), x)
+
+
+def test_casts_are_rounded_stochastically_as_the_page_says():
+    x = adversarial(3000)
+    x = x[np.abs(x) < 65504]
+    random = words(SEED, x.size)
+    table = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(f32)
+    want = with_sign(Rounding(random).magnitudes(np.abs(x), table, 0), x, 16).astype(np.uint16)
+    upper = ((x.view(np.uint32) + (random >> np.uint32(16))) >> np.uint32(16)).astype(np.uint16)
+    for isa in ISAS:
+        for name, codes in (("f16", want), ("bf16", upper)):
+            codec = Codec(name, rounding="stochastic")
+            same(codec.encode(x, rounding=SEED, isa=isa), codes, name, isa)
 
 
 def test_other_keys_and_other_places_have_other_random_bits():

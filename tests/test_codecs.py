@@ -318,6 +318,13 @@ def test_calls_that_make_no_sense_are_refused():
         codec.encode(x, isa="sse")
     assert codec.encode(x[:0]).size == 0
     struct = codec.struct()
+    for to, source in ((ffi.NULL, x), (x, ffi.NULL)):
+        at = [a if a is ffi.NULL else ffi.from_buffer(a) for a in (to, source)]
+        status = lib.coll_encode_local(*at, 0, 3, lib.COLL_F32, struct, 0, 0, lib.COLL_ISA_AUTO)
+        assert status == lib.COLL_INVALID_ARGUMENT
+        status = lib.coll_decode_local(*at, 0, 3, lib.COLL_F32, struct, 0, lib.COLL_ISA_AUTO)
+        assert status == lib.COLL_INVALID_ARGUMENT
+    assert lib.coll_codec_check(ffi.NULL) == lib.COLL_INVALID_ARGUMENT
     assert (
         lib.coll_encode_local(ffi.NULL, ffi.NULL, 0, 0, lib.COLL_F32, struct, 0, 0, 99)
         == lib.COLL_INVALID_ARGUMENT

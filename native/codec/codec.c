@@ -98,11 +98,11 @@ static bool power_between(uint32_t value, uint32_t least, uint32_t most)
 
 static coll_status check(const struct coll_codec *given)
 {
-    const struct format *f = format_of(given->format);
+    const struct format *f = given == NULL ? NULL : format_of(given->format);
     const coll_status bad = COLL_INVALID_ARGUMENT;
 
     if (f == NULL) {
-        return coll__error(bad, "there is no codec number %u", given->format);
+        return coll__error(bad, "there is no codec number %u", given == NULL ? 0 : given->format);
     }
     if (f->most_block == 0 ? given->block != 0
                            : !power_between(given->block, f->least_block, f->most_block)) {
@@ -254,14 +254,18 @@ static void put(uint32_t dtype, void *element, float value, bool sum)
     *to = dtype == COLL_F16 ? coll__f16_of_f32(both) : coll__bf16_of_f32(both);
 }
 
-static coll_status check_call(const struct coll__codec *codec, uint64_t first, uint64_t count,
-                              uint32_t dtype)
+static coll_status check_call(const struct coll__codec *codec, const void *to, const void *from,
+                              uint64_t first, uint64_t count, uint32_t dtype)
 {
     if (dtype > COLL_BF16) {
         return coll__error(COLL_UNSUPPORTED, "codec %s: only floats can be encoded, not %s",
                            formats[codec->given.format].name, coll_dtype_name(dtype));
     }
-    if (first % codec->unit != 0 || count > SIZE_MAX / sizeof(double) || first > SIZE_MAX - count) {
+    if ((count > 0 && (to == NULL || from == NULL)) || count > SIZE_MAX / sizeof(double)) {
+        return coll__error(COLL_INVALID_ARGUMENT, "codec %s: there is no array of %llu elements",
+                           formats[codec->given.format].name, (unsigned long long)count);
+    }
+    if (first % codec->unit != 0) {
         return coll__error(COLL_INVALID_ARGUMENT,
                            "codec %s: the first element is number %llu, not a multiple of %u",
                            formats[codec->given.format].name, (unsigned long long)first,
@@ -300,7 +304,7 @@ coll_status coll_encode_local(void *to, const void *from, uint64_t first, uint64
     const size_t size = coll_dtype_size(dtype);
 
     COLL_TRY(coll__codec_open(codec, isa, &open));
-    COLL_TRY(check_call(&open, first, count, dtype));
+    COLL_TRY(check_call(&open, to, from, first, count, dtype));
     coll__fpenv_enter(&env);
     if (dtype == COLL_F32) {
         coll__encode(&open, &key, from, first, count, to);
@@ -329,7 +333,7 @@ static coll_status decode_local(void *to, const void *from, uint64_t first, uint
     const size_t size = coll_dtype_size(dtype);
 
     COLL_TRY(coll__codec_open(codec, isa, &open));
-    COLL_TRY(check_call(&open, first, count, dtype));
+    COLL_TRY(check_call(&open, to, from, first, count, dtype));
     coll__fpenv_enter(&env);
     if (dtype == COLL_F32) {
         (sum ? coll__decode_add : coll__decode)(&open, &key, from, first, count, to);
