@@ -264,6 +264,18 @@ def kernels_command() -> None:
         raise typer.Exit(1)
 
 
+@app.command("accuracy")
+def accuracy_command(
+    seed: Annotated[int, typer.Option(help="Of the inputs and of the training.")] = 1,
+) -> None:
+    """Measure what codecs lose: of one encoding, and of an all-reduce, beside theory."""
+    from collectives.bench import accuracy
+
+    found = accuracy.measure(seed, lambda what: typer.echo(what, err=True))
+    for line in found.lines():
+        typer.echo(line)
+
+
 @contextmanager
 def _screen(quiet: bool, bar: bool = True) -> Iterator[tuple[Any, Any]]:
     """Give a function that prints a line, and one that moves the progress bar.
