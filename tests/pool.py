@@ -24,10 +24,11 @@ class Pool:
 
     Args:
         size: the largest group that can be asked for.
+        modules: what the processes have imported from the start.
     """
 
-    def __init__(self, size: int) -> None:
-        self.crew = Crew(size)
+    def __init__(self, size: int, *modules: str) -> None:
+        self.crew = Crew(size, modules=modules)
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Pool:

@@ -28,6 +28,7 @@ def test_an_all_reduce_has_the_error_of_its_encodings(name: str, peers: int):
         )
 
 
+@pytest.mark.full
 def test_the_tables_have_every_codec_and_every_input(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("torch")
     for name, value in {"COUNT": 1 << 14, "STEPS": 2, "INNER_STEPS": 1, "PEERS": (2, 3)}.items():

@@ -22,7 +22,7 @@ SIZE = 3
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    with Pool(SIZE) as pool:
+    with Pool(SIZE, "torch") as pool:
         yield pool
 
 

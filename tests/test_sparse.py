@@ -112,7 +112,11 @@ def tensors(group: collectives.Group, seed: int) -> None:
     assert torch.equal(tensor, want.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("what", [same_bits, later, tensors])
+FULL = pytest.mark.full  # importing torch takes longer than all others here
+WHAT = [same_bits, later, pytest.param(tensors, marks=FULL)]
+
+
+@pytest.mark.parametrize("what", WHAT)
 def test_all_ranks_have_the_sum_of_what_each_has_encoded(pool: Pool, what: Any):
     pool.get(SIZE, what, SEED)
 

@@ -13,15 +13,17 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from collectives import lossless
 from collectives.codec import Codec
 from collectives.errors import InvalidArgument
-from collectives.toy import model as models
 from collectives.toy import text as texts
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -158,6 +160,8 @@ def _trained(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the demo's model, and what its last inner steps have changed in them."""
     import torch
 
+    from collectives.toy import model as models
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     shape = models.Shape()
@@ -180,7 +184,7 @@ def _trained(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return after, before - after
 
 
-def _flat(model: models.ByteTransformer) -> np.ndarray:
+def _flat(model: torch.nn.Module) -> np.ndarray:
     return np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])
 
 
