@@ -165,7 +165,11 @@ def test_the_survivors_of_a_quantized_round_hold_the_same_state(codec, phase, tm
 
 def test_with_error_feedback_rounds_lose_nothing():
     with crew_of(2, modules=("torch",)) as crew:
-        for codec, most in ((Codec("int4", error_feedback=True), 1e-4), (Codec("int4"), np.inf)):
+        for codec, most in (
+            (Codec("int4", error_feedback=True), 1e-4),
+            (Codec("topk", keep=400, error_feedback=True), 1e-4),
+            (Codec("int4"), np.inf),
+        ):
             found = crew.get(train_coded, codec, None, "")
             theta, moved = found[0][1], (found[0][3] + found[1][3]) / 2
             owed = (found[0][2] + found[1][2]) / 2
