@@ -419,6 +419,27 @@ def test_a_peer_is_killed_in_a_round_that_the_others_finish_and_another_comes(tm
     assert f"{killed['peer']} was killed in round {fault.round}" in done.stdout
 
 
+@pytest.mark.full
+@pytest.mark.timeout(6 * DEADLINE)  # three runs
+def test_a_codec_costs_less_than_a_hundredth_of_the_loss_and_no_bit_of_agreement(tmp_path):
+    """The same seed, and the same members in each round: one dies in a round, another comes."""
+    ends, sent = {}, {}
+    for codec in ("", "int8", "e3m0"):
+        arguments = ["--rounds", "8", "--peers", "3", "--json", "report.json"]
+        arguments += ["--codec", codec] if codec else []
+        done = run(tmp_path, *arguments, "--text", some_text(tmp_path))
+        assert done.returncode == 0, done.stdout + done.stderr
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["bit_identical"]
+        assert [event["kind"] for event in report["events"]] == ["killed", "joined"]
+        ends[codec] = report["validation_loss"]["end"]
+        sent[codec] = report["rounds"][0]["wire_bytes"]
+    print(ends, sent)
+    assert ends["int8"] == pytest.approx(ends[""], rel=0.01)
+    assert ends["e3m0"] == pytest.approx(ends[""], rel=0.01)
+    assert sent["int8"] < 0.30 * sent[""] and sent["e3m0"] < 0.17 * sent[""]
+
+
 @pytest.mark.parametrize(
     ("end", "digest", "status", "told"),
     [
