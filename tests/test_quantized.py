@@ -336,6 +336,34 @@ def test_with_levels_what_goes_between_the_outermost_groups_is_encoded(places, t
         assert near > count * 4
 
 
+def scattered(group: collectives.Group, count: int) -> dict[str, int]:
+    """A reduce_scatter of uneven blocks whose owner is near to some; the bytes to each peer."""
+    inputs, rank, size = given(group, count, "f4"), group.rank, group.size
+    counts = [count // size + 7 * r for r in range(size - 1)]
+    counts.append(count - sum(counts))
+    begin = sum(counts[:rank])
+    work = group.reduce_scatter_async(
+        inputs[rank], "avg", counts=counts, codec="int8", timeout=DEADLINE
+    )
+    value = work.wait().value
+    exact = sum(one[begin : begin + counts[rank]].astype("f8") for one in inputs) / size
+    assert 0 < np.abs(value - exact).max() < 0.1
+    return {use.peer: use.sent_bytes for use in work.telemetry().links}
+
+
+@pytest.mark.parametrize("transport", ["tcp", "shm"])
+def test_a_reduce_scatter_over_levels_is_encoded_where_it_leaves_a_group(transport):
+    places, count = (0, 1, 0, 1, 0), 400_000
+    how = {"places": (places,)}
+    with Crew(5, {"transport": transport}, how, joiner="levelled:join") as crew:
+        order = crew.get(names)[0]
+        far = 0
+        for rank, sent in enumerate(crew.get(scattered, count)):
+            far += sum(n for peer, n in sent.items() if places[rank] != places[order.index(peer)])
+        crossing = Codec("int8").encoded_bytes(count)  # each block to its owner's group, once
+        assert 0.98 * crossing < far < 1.06 * crossing
+
+
 NONE, CALL = LEVEL_CODECS["none"], LEVEL_CODECS["call"]
 
 
