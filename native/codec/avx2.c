@@ -1,10 +1,10 @@
-/* The kernels for AVX2 and F16C. */
+/* The kernels for AVX2. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 
 #define COLL__AVX2 1
-#define COLL__TARGET __attribute__((target("avx2,f16c")))
+#define COLL__TARGET __attribute__((target("avx2")))
 #define COLL__TABLE coll__codec_kernels_avx2
 #include "codec/kernels_template.h"
 

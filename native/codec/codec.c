@@ -104,41 +104,49 @@ static coll_status check(const struct coll_codec *given)
     if (f == NULL) {
         return coll__error(bad, "there is no codec number %u", given == NULL ? 0 : given->format);
     }
-    if (f->most_block == 0 ? given->block != 0
-                           : !power_between(given->block, f->least_block, f->most_block)) {
-        return f->most_block == 0
-                   ? coll__error(bad, "codec %s: it has no blocks, so block must be 0, not %u",
-                                 f->name, given->block)
-               : f->least_block == f->most_block
-                   ? coll__error(bad, "codec %s: its block is %u, not %u", f->name, f->most_block,
-                                 given->block)
-                   : coll__error(bad, "codec %s: block is 32, 64 or 128, not %u", f->name,
-                                 given->block);
+    const char *name = f->name;
+    const uint32_t lacking = given->flags & ~f->flags;
+    if (f->most_block == 0 && given->block != 0) {
+        return coll__error(bad, "codec %s: it has no blocks, so block must be 0, not %u", name,
+                           given->block);
     }
-    if (given->scale > (f->scales ? COLL_SCALE_BF16 : 0)) {
-        return f->scales ? coll__error(bad, "codec %s: scale is f16 or bf16, not number %u",
-                                       f->name, given->scale)
-                         : coll__error(bad, "codec %s: there is no choice of scales", f->name);
+    if (f->most_block == f->least_block && given->block != f->most_block) {
+        return coll__error(bad, "codec %s: its block is %u, not %u", name, f->most_block,
+                           given->block);
     }
-    if (given->hadamard != 0 && !(f->rotates && power_between(given->hadamard, 32, 128))) {
-        return f->rotates ? coll__error(bad, "codec %s: hadamard is 0, 32, 64 or 128, not %u",
-                                        f->name, given->hadamard)
-                          : coll__error(bad, "codec %s: it is not rotated", f->name);
+    if (f->most_block != 0 && !power_between(given->block, f->least_block, f->most_block)) {
+        return coll__error(bad, "codec %s: block is 32, 64 or 128, not %u", name, given->block);
     }
-    if (given->format == COLL_CODEC_TOPK ? given->keep == 0 || given->keep > COLL__UNIT_MAX
-                                         : given->keep != 0) {
-        return given->format == COLL_CODEC_TOPK
-                   ? coll__error(bad, "codec topk: keep is 1 to %d of each %d, not %u",
-                                 COLL__UNIT_MAX, COLL__UNIT_MAX, given->keep)
-                   : coll__error(bad, "codec %s: it keeps all elements, so keep must be 0, not %u",
-                                 f->name, given->keep);
+    if (!f->scales && given->scale != 0) {
+        return coll__error(bad, "codec %s: there is no choice of scales", name);
     }
-    if ((given->flags & ~f->flags) != 0) {
-        return (given->flags & ~(uint32_t)BOTH) != 0
-                   ? coll__error(bad, "codec %s: unknown flags %#x", f->name, given->flags)
-               : (given->flags & ~f->flags & COLL_CODEC_STOCHASTIC) != 0
-                   ? coll__error(bad, "codec %s: it is not rounded stochastically", f->name)
-                   : coll__error(bad, "codec %s: it has no integers to be symmetric", f->name);
+    if (given->scale > COLL_SCALE_BF16) {
+        return coll__error(bad, "codec %s: scale is f16 or bf16, not number %u", name,
+                           given->scale);
+    }
+    if (!f->rotates && given->hadamard != 0) {
+        return coll__error(bad, "codec %s: it is not rotated", name);
+    }
+    if (given->hadamard != 0 && !power_between(given->hadamard, 32, 128)) {
+        return coll__error(bad, "codec %s: hadamard is 0, 32, 64 or 128, not %u", name,
+                           given->hadamard);
+    }
+    if (given->format != COLL_CODEC_TOPK && given->keep != 0) {
+        return coll__error(bad, "codec %s: it keeps all elements, so keep must be 0, not %u", name,
+                           given->keep);
+    }
+    if (given->format == COLL_CODEC_TOPK && (given->keep == 0 || given->keep > COLL__UNIT_MAX)) {
+        return coll__error(bad, "codec topk: keep is 1 to %d of each %d, not %u", COLL__UNIT_MAX,
+                           COLL__UNIT_MAX, given->keep);
+    }
+    if ((lacking & COLL_CODEC_STOCHASTIC) != 0) {
+        return coll__error(bad, "codec %s: it is not rounded stochastically", name);
+    }
+    if ((lacking & COLL_CODEC_SYMMETRIC) != 0) {
+        return coll__error(bad, "codec %s: it has no integers to be symmetric", name);
+    }
+    if (lacking != 0) {
+        return coll__error(bad, "codec %s: unknown flags %#x", name, lacking);
     }
     return COLL_OK;
 }

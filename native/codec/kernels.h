@@ -37,7 +37,7 @@ struct coll__codec_kernels {
 
 extern const struct coll__codec_kernels coll__codec_kernels_scalar;
 #if defined(__x86_64__)
-extern const struct coll__codec_kernels coll__codec_kernels_avx2; /* needs AVX2 and F16C */
+extern const struct coll__codec_kernels coll__codec_kernels_avx2; /* needs AVX2 */
 #endif
 
 #endif
