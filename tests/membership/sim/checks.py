@@ -27,7 +27,7 @@ class Checks:
         self.views: dict[tuple[uuid.UUID, int, int], View] = {}
         self.installed: dict[uuid.UUID, tuple[int, int]] = {}
         self.outcomes: dict[Key, dict[Process, tuple]] = {}
-        self.seen_at: dict[tuple[Key, uuid.UUID], tuple[int, int]] = {}
+        self.seen_at: dict[tuple[Key, uuid.UUID], View] = {}
         self.syncs: dict[tuple[int, int, int], tuple] = {}
         self.gracefully: dict[Process, View] = {}
         self.synced = self.succeeded = self.raised = self.retried = self.placed = 0
@@ -98,7 +98,7 @@ class Checks:
             self.success(p, operation)
         assert p not in self.outcomes.setdefault(key, {}), "one number was used twice"
         self.outcomes[key][p] = found
-        self.seen_at.setdefault((key, p.id), (view.term, view.number))
+        self.seen_at.setdefault((key, p.id), view)
 
     def success(self, p: Process, operation: Operation) -> None:
         inputs, contributors = operation.value
@@ -122,9 +122,10 @@ class Checks:
     def agreement(self) -> None:
         """G1: one outcome among the members of the newest view in which one came about, and those
         who left when the others needed nothing of them any more."""
-        views = {(v.term, v.number): v for v in self.views.values()}
         for key, found in self.outcomes.items():
-            newest = views[max(self.seen_at[key, p.id] for p in found)]
+            # As the peers have it: a view all of whose members go at once is never the group's.
+            views = [self.seen_at[key, p.id] for p in found]
+            newest = max(views, key=lambda view: (view.term, view.number))
             stayed = {p for p in found if newest.rank_of(p.id) is not None}
             left = {
                 p
