@@ -435,7 +435,7 @@ def config_of(operation: str, **fields: object) -> BenchConfig:
 
 
 @pytest.mark.parametrize("transport", ["shm", "tcp"])
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.full), 3])
 @pytest.mark.parametrize("operation", COLLECTIVES)
 def test_every_operation_is_right_in_every_element(
     operation: str, ranks: int, transport: str
