@@ -17,7 +17,7 @@ from collectives._native.engine import LEVEL_CODECS
 from collectives.codec import Codec
 from covering import covering
 from crew import DEADLINE, Crew
-from mortals import Case, Mortals
+from mortals import Case, Mortals, arm
 from pool import Pool
 
 SIZES = (2, 3, 4)
@@ -264,6 +264,29 @@ def given_up(group: collectives.Group, count: int) -> None:
 def test_a_residual_is_as_before_if_the_operation_fails(pool):
     for count in (100, 200_000):
         pool.get(3, given_up, count)
+
+
+def left_alone(group: collectives.Group, folder: str) -> None:
+    """Rank 0 encodes in the first attempt, and not in the second, which it makes alone."""
+    codec = Codec("int4", error_feedback=True)
+    residual = data_of(group.name, LARGE, 7)
+    array = data_of(group.name, LARGE, 0)
+    before = residual.copy(), array.copy()
+    if group.rank == 1:
+        arm(group, "reduce_scatter", folder)
+    result = group.all_reduce(array, codec=codec, residual=residual, timeout=DEADLINE)
+    assert result.contributors == (group.name,)
+    assert residual.tobytes() == before[0].tobytes() and array.tobytes() == before[1].tobytes()
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+def test_what_an_attempt_that_did_not_count_has_lost_is_not_owed(mortals, transport, tmp_path):
+    members = mortals.band(2, {"transport": transport})
+    for member in members:
+        member.start(left_alone, str(tmp_path))
+    assert members[1].result().error == "Died"
+    members[0].result().get()
+    mortals.disband(members[:1])
 
 
 def in_a_step(group: collectives.Group) -> None:

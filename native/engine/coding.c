@@ -106,6 +106,15 @@ void coll__coding_drop(struct coll_operation *operation)
     operation->coding->encoded = NULL;
 }
 
+void coll__coding_reset(struct coll_operation *operation)
+{
+    coll__coding_drop(operation);
+    if (operation->coding) {
+        coll__give(operation->engine, operation->coding->lost);
+        operation->coding->lost = NULL;
+    }
+}
+
 void coll__coding_commit(struct coll_operation *operation)
 {
     struct coll__coding *coding = operation->coding;
@@ -116,10 +125,7 @@ void coll__coding_commit(struct coll_operation *operation)
 
 void coll__coding_free(struct coll_operation *operation)
 {
-    if (!operation->coding)
-        return;
-    coll__coding_drop(operation);
-    coll__give(operation->engine, operation->coding->lost);
+    coll__coding_reset(operation);
     coll__give(operation->engine, operation->coding);
     operation->coding = NULL;
 }

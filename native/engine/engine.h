@@ -650,8 +650,9 @@ void coll__codec_name(uint16_t code, char *text, size_t length);
 /* `count`: elements of the input. */
 coll_status coll__coding_open(struct coll_operation *operation, const struct coll_call *call,
                               uint64_t count);
-/* What an attempt has made. */
+/* What an attempt has made to be sent on; and all of it. */
 void coll__coding_drop(struct coll_operation *operation);
+void coll__coding_reset(struct coll_operation *operation);
 /* The operation stands: the caller's residual is that of this encoding. */
 void coll__coding_commit(struct coll_operation *operation);
 void coll__coding_free(struct coll_operation *operation);

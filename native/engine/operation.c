@@ -234,6 +234,7 @@ void coll__operation_reset(struct coll_operation *operation)
 {
     coll__operation_restore(operation);
     drop_buffers(operation);
+    coll__coding_reset(operation);
     coll__drop_early(operation);
     coll__kept_drop(operation);
     coll__give(operation->engine, operation->run);
