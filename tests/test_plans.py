@@ -416,7 +416,7 @@ def prove_hierarchical(
 def test_hierarchical_is_right_for_uneven_groups_of_up_to_three_levels(size: int) -> None:
     chance = random.Random(size)
     every = levels_for(size)
-    every = every if size < 17 else chance.sample(every, 3)  # each proof takes longer, too
+    every = every if size < 9 else chance.sample(every, 3)  # each proof takes longer, too
     for kind in HIERARCHICAL:
         # Each topology for all_reduce, some for the others; small groups get all.
         some = every if kind == "all_reduce" or size < 9 else chance.sample(every, 2 - size // 17)
