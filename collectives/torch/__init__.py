@@ -1,0 +1,1 @@
+"""The PyTorch process-group backend: ``torch.distributed.init_process_group("collectives")``."""
