@@ -1,76 +1,33 @@
-"""Fault-tolerant collective communication: the public names, nothing else."""
+"""Fault-tolerant collective communication: the public names, nothing else.
+
+They come when the first of them is used. ``import torch`` imports this package wherever it is
+installed, to register the process-group backend, and who uses neither is not to pay for both.
+"""
 
 from __future__ import annotations
 
-from collectives._version import __version__
+import importlib
+from typing import TYPE_CHECKING
 
-try:
-    from collectives._native.engine import Counters
-    from collectives.codec import Codec
-    from collectives.errors import (
-        Cancelled,
-        CollectiveError,
-        CoordinatorUnreachable,
-        Evicted,
-        InvalidArgument,
-        MismatchError,
-        NotAuthorized,
-        PeerLost,
-        StateError,
-        StepLost,
-        Timeout,
-        TooFewPeers,
-        UnsupportedError,
-        VersionSkew,
-    )
-    from collectives.group import Group
-    from collectives.issue import ScaledSum, scaled_sum
-    from collectives.join import join
-    from collectives.membership.peer import SyncOutcome
-    from collectives.membership.server import Coordinator
-    from collectives.membership.view import Peer, View
-    from collectives.options import Options
-    from collectives.state import SharedState
-    from collectives.step import Step
-    from collectives.work import LinkUse, Range, Result, Telemetry, Work
-except ImportError as error:
-    # `collectives doctor` lives in this package, and must run where the rest does not.
-    from collectives._broken import explain
+from collectives._version import __version__ as __version__
 
-    globals()["__getattr__"] = explain(error)
+if TYPE_CHECKING:
+    from collectives._public import *  # noqa: F403
+else:
 
-__all__ = [
-    "Cancelled",
-    "Codec",
-    "CollectiveError",
-    "Coordinator",
-    "CoordinatorUnreachable",
-    "Counters",
-    "Evicted",
-    "Group",
-    "InvalidArgument",
-    "LinkUse",
-    "MismatchError",
-    "NotAuthorized",
-    "Options",
-    "Peer",
-    "PeerLost",
-    "Range",
-    "Result",
-    "ScaledSum",
-    "SharedState",
-    "StateError",
-    "Step",
-    "StepLost",
-    "SyncOutcome",
-    "Telemetry",
-    "Timeout",
-    "TooFewPeers",
-    "UnsupportedError",
-    "VersionSkew",
-    "View",
-    "Work",
-    "__version__",
-    "join",
-    "scaled_sum",
-]
+    def __getattr__(name: str) -> object:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        try:
+            public = importlib.import_module("collectives._public")
+        except ImportError as error:
+            # `collectives doctor` lives in this package, and must run where the rest does not.
+            raise ImportError(
+                f"collectives cannot be used here: {error}. "
+                "`python -m collectives.cli doctor` says what is wrong, and the cure"
+            ) from error
+        for public_name in getattr(public, "__all__", ()):  # none while it is imported itself
+            globals().setdefault(public_name, getattr(public, public_name))
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]

@@ -31,7 +31,8 @@ def site_without(folder: Path, *missing: str) -> Path:
     folder.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         module = entry.name.split("-")[0].split(".")[0]
-        if module not in missing and entry.suffix != ".pth":
+        # Not this package's own metadata either: where it lies differs.
+        if module not in ("collectives", *missing) and entry.suffix != ".pth":
             (folder / entry.name).symlink_to(entry)
     return folder
 
