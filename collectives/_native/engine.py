@@ -348,8 +348,19 @@ class EngineGroup:
         rank: int,
         peers: tuple[EnginePeer, ...],
         key: bytes,
+        fixed: bool = False,
     ) -> None:
-        """Start to connect to the peers of a view (coll_group_prepare)."""
+        """Start to connect to the peers of a view (coll_group_prepare).
+
+        Args:
+            term: orders views, before the number.
+            number: of the view.
+            first_operation: the least number that its operations get.
+            rank: of this process among the peers.
+            peers: the members, in the order of the ring.
+            key: 32 bytes that only they know.
+            fixed: nobody decides about the view: whatever goes wrong in it breaks the group.
+        """
         keep = []
         c_peers = ffi.new("struct coll_peer[]", len(peers))
         for c_peer, peer in zip(c_peers, peers, strict=True):
@@ -368,6 +379,7 @@ class EngineGroup:
         view.rank, view.size = rank, len(peers)
         view.peers = c_peers
         view.key = key
+        view.fixed = fixed
         check(lib.coll_group_prepare(self.handle, view))
         self._prepared = len(peers)
 
@@ -408,6 +420,19 @@ class EngineGroup:
     def out(self, message: str) -> None:
         """This peer was evicted: end everything (coll_group_out)."""
         lib.coll_group_out(self.handle, lib.COLL_EVICTED, message.encode())
+
+    def break_(self, status: int, message: str) -> None:
+        """End everything in a fixed view, at all of its members (coll_group_break).
+
+        Args:
+            status: a ``COLL_`` error; operations end with it.
+            message: who asks for it, and why.
+
+        Raises:
+            InvalidArgument: the status is no error, or the committed view is not fixed.
+            CollectiveError: there is no committed view.
+        """
+        check(lib.coll_group_break(self.handle, status, message.encode()))
 
     def seal(self, epoch: bytes) -> None:
         """Accept nothing of the view any more, and report (coll_group_seal)."""

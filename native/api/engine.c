@@ -209,6 +209,25 @@ void coll_group_out(struct coll_group *group, coll_status status, const char *te
     coll__unlock(group->engine);
 }
 
+coll_status coll_group_break(struct coll_group *group, coll_status status, const char *text)
+{
+    if (status <= COLL_IN_PROGRESS || status > COLL_UNDECIDED)
+        return coll__error(COLL_INVALID_ARGUMENT, "%d is no error to break a group with",
+                           (int)status);
+    ENTER(group->engine);
+    const struct coll__view *view = group->committed;
+    coll_status done = COLL_OK;
+    if (!view)
+        done = coll__error(COLL_CLOSED, "the group has no committed view");
+    else if (!view->fixed)
+        done = coll__error(COLL_INVALID_ARGUMENT, "the view is not fixed: its members are decided "
+                                                  "about, and go on without those who are lost");
+    else
+        coll__fixed_break(group, status, (int32_t)view->rank, text ? text : "");
+    coll__unlock(group->engine);
+    return done;
+}
+
 coll_status coll_group_state(struct coll_group *group, uint8_t culprit[16])
 {
     ENTER(group->engine);

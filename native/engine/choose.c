@@ -76,9 +76,9 @@ coll_status coll__check_transports(const struct coll__view *view,
             link->transport->local == (wanted == COLL_TRANSPORT_SHM))
             continue;
         return coll__error(COLL_UNSUPPORTED,
-                           "the plan table has %s for level %u, and '%s' (rank %u) is reached by "
-                           "%s there; let the table say auto, or what it is",
-                           names[wanted], level, view->members[rank].name, rank,
+                           "the plan table has %s for level %u, and %s is reached by %s there; let "
+                           "the table say auto, or what it is",
+                           names[wanted], level, coll__who(view, rank).text,
                            names[link->transport->local ? COLL_TRANSPORT_SHM : COLL_TRANSPORT_TCP]);
     }
     return COLL_OK;

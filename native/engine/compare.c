@@ -43,14 +43,15 @@ static void plans_differ(struct coll_operation *operation, uint32_t culprit)
         if (!mine && !operation->seen[rank])
             continue;
         coll__plan_describe(mine ? &operation->call : &operation->calls[rank], plan, sizeof plan);
-        length += snprintf(text + length, sizeof text - (size_t)length, "%s'%s' (rank %u) by %s",
-                           separator, view->members[rank].name, rank, plan);
+        length += snprintf(text + length, sizeof text - (size_t)length, "%s%s by %s", separator,
+                           coll__who(view, rank).text, plan);
         separator = ", ";
     }
     if (length < (int)sizeof text)
         snprintf(text + length, sizeof text - (size_t)length,
                  "; plans follow from the table and the levels of the view, so somebody's differ: "
-                 "run the same version everywhere and call sync(), or ask for an algorithm");
+                 "run the same version everywhere%s, or ask for an algorithm",
+                 coll__advice(view, " and call sync()"));
     coll__operation_veto(operation, COLL_MISMATCH, (int32_t)culprit, text);
 }
 
@@ -85,9 +86,8 @@ static void mismatch(struct coll_operation *operation)
             continue;
         coll__call_describe(mine ? &ours : &operation->calls[rank], call, sizeof call);
         if (length < (int)sizeof text)
-            length += snprintf(text + length, sizeof text - (size_t)length,
-                               "%s'%s' (rank %u) called %s", separator, view->members[rank].name,
-                               rank, call);
+            length += snprintf(text + length, sizeof text - (size_t)length, "%s%s called %s",
+                               separator, coll__who(view, rank).text, call);
         separator = ", ";
     }
     if (length < (int)sizeof text && pair)

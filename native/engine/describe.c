@@ -3,6 +3,19 @@
 
 #include "engine/engine.h"
 
+struct coll__who coll__who(const struct coll__view *view, uint32_t rank)
+{
+    struct coll__who who;
+    snprintf(who.text, sizeof who.text, view->fixed ? "%s" : "'%s' (rank %u)",
+             view->members[rank].name, rank);
+    return who;
+}
+
+const char *coll__advice(const struct coll__view *view, const char *advice)
+{
+    return view->fixed ? "" : advice;
+}
+
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length)
 {
     const char *kind = coll_kind_name(call->kind);
@@ -52,13 +65,16 @@ void coll__name_describe(const struct coll_operation *operation, char *text, siz
     const struct coll__tag *order = operation->order;
     const uint32_t rank = order->role == COLL__TOGETHER ? view->size
                                                         : coll__rank_of(view, order->peer);
-    char tag[24] = "", peer[80] = "";
+    char tag[24] = "", peer[96] = "", of[32] = "";
     if (operation->tag != COLL_UNTAGGED)
         snprintf(tag, sizeof tag, " (tag %u)", operation->tag);
     if (rank < view->size)
-        snprintf(peer, sizeof peer, " %s'%s'", ways[order->role], view->members[rank].name);
-    snprintf(text, length, "operation %llu%s%s of view %llu", (unsigned long long)operation->number,
-             peer, tag, (unsigned long long)view->number);
+        snprintf(peer, sizeof peer, view->fixed ? " %s%s" : " %s'%s'", ways[order->role],
+                 view->members[rank].name);
+    if (!view->fixed) /* else there is no other */
+        snprintf(of, sizeof of, " of view %llu", (unsigned long long)view->number);
+    snprintf(text, length, "operation %llu%s%s%s", (unsigned long long)operation->number, peer, tag,
+             of);
 }
 
 int32_t coll__missing_describe(const struct coll_operation *operation, char *text, size_t length)
@@ -83,8 +99,8 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
             continue;
         if (culprit < 0)
             culprit = (int32_t)rank;
-        at += (size_t)snprintf(text + at, length - at, "%s'%s' (rank %u) ", at ? "; " : "",
-                               view->members[rank].name, rank);
+        at += (size_t)snprintf(text + at, length - at, "%s%s ", at ? "; " : "",
+                               coll__who(view, rank).text);
         if (at < length && operation->absent[rank] > 0)
             at += (size_t)snprintf(text + at, length - at,
                                    "has not called it (its last operation is %llu)",
@@ -97,16 +113,15 @@ int32_t coll__missing_describe(const struct coll_operation *operation, char *tex
     for (uint32_t i = 0; operation->run && i < operation->plan->info.steps; i++) {
         const struct coll_step *step = &operation->plan->steps[i];
         if (coll__step_receives(step) && operation->run[i].arrived < operation->run[i].bytes) {
-            snprintf(text, length,
-                     "all ranks have called it, %llu bytes are still to come from '%s' (rank %u)",
-                     (unsigned long long)operation->pending_bytes, view->members[step->peer].name,
-                     step->peer);
+            snprintf(text, length, "all ranks have called it, %llu bytes are still to come from %s",
+                     (unsigned long long)operation->pending_bytes,
+                     coll__who(view, step->peer).text);
             return (int32_t)step->peer;
         }
     }
     if (operation->agree.phase == COLL__AWAITING) {
-        snprintf(text, length, "it has succeeded, its result is still to come from '%s' (rank %u)",
-                 view->members[operation->supplier].name, operation->supplier);
+        snprintf(text, length, "it has succeeded, its result is still to come from %s",
+                 coll__who(view, operation->supplier).text);
         return (int32_t)operation->supplier;
     }
     snprintf(text, length, "all ranks have called it, not all have said that they are done");

@@ -285,6 +285,7 @@ struct coll__view {
     const struct coll__transport *local; /* of all links, if it moves bytes within the host */
     struct coll_topology *topology; /* NULL: no levels and no choices */
     uint16_t levels; /* digest of its levels and their settings, never 0 */
+    bool fixed; /* nobody decides about it: see fixed.c */
     bool ready_reported, goodbye_said;
     uint64_t unreachable_check;
     struct coll__member members[];
@@ -320,6 +321,7 @@ struct coll_group {
     coll_status broken; /* COLL_OK: whole */
     uint8_t broken_culprit[16]; /* all 0: nobody */
     char broken_text[COLL__TEXT];
+    coll_status ending; /* of a fixed view: it is to be broken, with that culprit and text */
     struct coll__early *later, **later_tail; /* frames of views to come */
     uint32_t later_count;
     struct coll__gone *gone;
@@ -357,7 +359,9 @@ struct coll_engine {
     uint64_t caller_activity; /* counts callers that drove: the thread stays away meanwhile */
     bool thread_parked, kicked, stopping;
     bool turns; /* so it has in some group */
+    bool endings; /* some group has one */
     uint32_t looks; /* turns in which something came without a system call */
+    bool quiet; /* in this turn nothing has come */
     bool destroyed; /* closed, but kept for those who still hold operations */
     uint32_t operations; /* that exist */
     atomic_bool forked; /* set in the child; read without the lock */
@@ -411,6 +415,9 @@ coll_status coll__group_choose(struct coll_group *group, const struct coll_choic
 void coll__group_discard(struct coll_group *group);
 void coll__group_close(struct coll_group *group);
 void coll__group_unref(struct coll_group *group);
+/* End every operation, issued or only heard of. `unknown`: it may have succeeded elsewhere. */
+void coll__group_end_all(struct coll_group *group, coll_status status, int32_t culprit,
+                         const char *text, bool unknown);
 /* This peer is out: everything ends with `status`, and nothing is known of what others made of it. */
 void coll__group_out(struct coll_group *group, coll_status status, const char *text);
 /* Make `view` the committed one; the links of the one before are let go. */
@@ -570,6 +577,14 @@ void coll__pair_match(struct coll_group *group, const struct coll__tag *order);
 bool coll__pair_is_whole(const struct coll_operation *operation);
 
 /* describe.c: what people read */
+/* "'p3' (rank 3)"; or of a fixed view, whose members are named by rank, the name alone. */
+struct coll__who {
+    char text[88];
+};
+struct coll__who coll__who(const struct coll__view *view, uint32_t rank);
+/* What may be done about an error by one whose view may be followed by another; of a fixed view
+ * nothing, since its end says it. */
+const char *coll__advice(const struct coll__view *view, const char *advice);
 void coll__call_describe(const struct coll__descriptor *call, char *text, size_t length);
 /* "hierarchical over levels #0a1b" */
 void coll__plan_describe(const struct coll__descriptor *call, char *text, size_t length);
@@ -760,6 +775,22 @@ void coll__arrived(struct coll_operation *operation, uint64_t at);
 void coll__drop_early(struct coll_operation *operation);
 /* Drop what came over a link (NULL: over any). */
 void coll__drop_later(struct coll_group *group, const struct coll__link *link);
+
+/* fixed.c: views that nobody decides about */
+/* It ends, once nobody is in the middle of anything; the first cause counts. `culprit`: rank, -1:
+ * nobody. What can be done is added to the text. */
+void coll__fixed_break(struct coll_group *group, coll_status status, int32_t culprit,
+                       const char *text);
+/* Another member has broken it. */
+coll_status coll__fixed_hear(struct coll_group *group, const struct coll__frame *frame,
+                             const uint8_t *payload);
+/* An operation of it is vetoed. */
+void coll__fixed_veto(struct coll_operation *operation);
+/* There is evidence that a peer is dead. */
+void coll__fixed_lost(struct coll__link *link, const char *why);
+void coll__fixed_tick(struct coll_group *group);
+/* Have those end that are to: their operations end, so nobody may be in the middle of one. */
+void coll__fixed_end(struct coll_engine *engine);
 
 /* events.c */
 coll_status coll__events_open(struct coll_group *group);

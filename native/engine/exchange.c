@@ -266,6 +266,7 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
     case COLL__FRAME_TAKEN:
     case COLL__FRAME_FETCH:
     case COLL__FRAME_CHUNK:
+    case COLL__FRAME_BREAK:
     case COLL__FRAME_TYPE_END:
         break;
     }
@@ -273,6 +274,11 @@ static coll_status hear(struct coll_group *group, struct coll__link *link, uint3
 }
 
 /* ---- a frame has arrived -------------------------------------------------------------------- */
+
+static bool is_of_round(const struct coll__frame *frame)
+{
+    return frame->type == COLL__FRAME_SEAL || frame->type == COLL__FRAME_VERDICT;
+}
 
 static coll_status dispatch(struct coll__link *link, const struct coll__frame *frame,
                             const uint8_t *payload, const struct coll__placement *placement)
@@ -283,7 +289,8 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
         return COLL_OK;
     }
     if (frame->type == COLL__FRAME_REPORT || frame->type == COLL__FRAME_TAKEN) {
-        coll__round_hear(group, link, frame, payload);
+        if (!group->committed || !group->committed->fixed)
+            coll__round_hear(group, link, frame, payload);
         return COLL_OK;
     }
     enum coll__fence fence = coll__seal_fence(&group->seal, frame->term, frame->view);
@@ -300,7 +307,9 @@ static coll_status dispatch(struct coll__link *link, const struct coll__frame *f
         return COLL_INVALID_ARGUMENT;
     if (member && frame->type == COLL__FRAME_GOODBYE)
         coll__member_leaves(&group->committed->members[rank]);
-    else if (member && (frame->type == COLL__FRAME_SEAL || frame->type == COLL__FRAME_VERDICT))
+    else if (member && frame->type == COLL__FRAME_BREAK)
+        return fence == COLL__FENCE_NOW ? coll__fixed_hear(group, frame, payload) : COLL_OK;
+    else if (member && is_of_round(frame) && !group->committed->fixed)
         coll__round_hear(group, link, frame, payload);
     else if (member && fence == COLL__FENCE_NOW)
         return hear(group, link, rank, frame, payload, placement);

@@ -61,9 +61,8 @@ coll_status coll__group_prepare(struct coll_group *group, const struct coll_view
     return COLL_OK;
 }
 
-/* End every operation, issued or only heard of. */
-static void end_all(struct coll_group *group, coll_status status, int32_t culprit, const char *text,
-                    bool unknown)
+void coll__group_end_all(struct coll_group *group, coll_status status, int32_t culprit,
+                         const char *text, bool unknown)
 {
     for (uint32_t i = 0; i < COLL__OP_BUCKETS; i++)
         while (group->operations[i]) {
@@ -77,7 +76,7 @@ void coll__group_install(struct coll_group *group, struct coll__view *view)
     struct coll__view *previous = group->committed;
     group->committed = view;
     coll__view_place(view);
-    group->broken = COLL_OK;
+    group->broken = group->ending = COLL_OK;
     memset(group->broken_culprit, 0, sizeof group->broken_culprit);
     /* Evidence from before names the older view, and counts no more: it is given again. */
     for (uint32_t rank = 0; rank < view->size; rank++)
@@ -104,7 +103,8 @@ coll_status coll__group_commit(struct coll_group *group, uint64_t term, uint64_t
         if (!copy)
             return coll__error(COLL_NO_MEMORY, "no memory for a view's topology");
     }
-    end_all(group, COLL_CANCELLED, -1, "the view changed while the operation was pending", false);
+    coll__group_end_all(group, COLL_CANCELLED, -1,
+                        "the view changed while the operation was pending", false);
     group->prepared = NULL;
     coll__gone_free(group);
     view->first_operation = first_operation;
@@ -160,7 +160,7 @@ void coll__group_out(struct coll_group *group, coll_status status, const char *t
     memset(group->broken_culprit, 0, sizeof group->broken_culprit);
     snprintf(group->broken_text, sizeof group->broken_text, "%s", text);
     group->seal.sealed = 1; /* nothing of this view concerns us any more */
-    end_all(group, status, -1, text, true);
+    coll__group_end_all(group, status, -1, text, true);
 }
 
 void coll__group_close(struct coll_group *group)
@@ -168,7 +168,8 @@ void coll__group_close(struct coll_group *group)
     struct coll_engine *engine = group->engine;
     coll__moment_forget(group);
     coll__group_discard(group);
-    end_all(group, COLL_CLOSED, -1, "the group was closed while the operation was pending", true);
+    coll__group_end_all(group, COLL_CLOSED, -1,
+                        "the group was closed while the operation was pending", true);
     coll__drop_later(group, NULL);
     struct coll__view *view = group->committed;
     group->committed = NULL;
@@ -221,6 +222,8 @@ static bool give_up(struct coll_group *group, uint64_t now)
 void coll__group_tick(struct coll_group *group, uint64_t now)
 {
     if (group->committed && group->broken == COLL_OK) {
+        if (group->committed->fixed)
+            coll__fixed_tick(group);
         for (struct coll__tag *tag = group->tags; tag; tag = tag->next)
             for (struct coll_operation *at = tag->oldest; at; at = at->newer)
                 coll__operation_tick(at, now);

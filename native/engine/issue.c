@@ -385,10 +385,10 @@ static void veto_rootless(struct coll_operation *operation)
 {
     char text[COLL__TEXT], name[160];
     coll__name_describe(operation, name, sizeof name);
-    snprintf(text, sizeof text,
-             "the root of %s, %s, is gone: '%s'; call sync() and choose another root",
+    snprintf(text, sizeof text, "the root of %s, %s, is gone: '%s'%s",
              coll_kind_name(operation->call.kind), name,
-             coll__name_of_gone(operation->group, operation->root));
+             coll__name_of_gone(operation->group, operation->root),
+             coll__advice(operation->view, "; call sync() and choose another root"));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 
@@ -402,11 +402,12 @@ static void veto_shape(struct coll_operation *operation)
            coll__rank_of(operation->view, layout->peers[lost]) < operation->view->size)
         lost++;
     coll__name_describe(operation, name, sizeof name);
-    snprintf(text, sizeof text,
-             "a member whose block is in %s, %s, is gone: '%s'; call sync() and call it for the "
-             "members that are left, or pass resize",
+    snprintf(text, sizeof text, "a member whose block is in %s, %s, is gone: '%s'%s",
              coll_kind_name(operation->call.kind), name,
-             coll__name_of_gone(operation->group, layout->peers[lost]));
+             coll__name_of_gone(operation->group, layout->peers[lost]),
+             coll__advice(operation->view,
+                          "; call sync() and call it for the members that are left, "
+                          "or pass resize"));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 
@@ -475,6 +476,8 @@ static coll_status enlist(struct coll_group *group, const struct coll_call *call
         return coll__error(COLL_CLOSED, "the group has no committed view");
     if (group->broken != COLL_OK)
         return coll__error(group->broken, "%s", group->broken_text);
+    if (view->fixed && view->goodbye_said)
+        return coll__error(COLL_CLOSED, "this process has left the group");
     struct buffers buffers = {0};
     struct coll_operation *operation = NULL;
     coll_status status = check_call(view, call, &buffers);

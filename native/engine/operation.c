@@ -221,9 +221,11 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
     coll__operation_unlist(operation);
     struct coll__tag *tag = operation->order;
     if (operation->issued) {
-        /* Without memory for it nobody can be supplied: a round may evict us for that, no more. */
+        /* For a round, which a fixed view has none of. Without memory for it nobody can be supplied,
+         * and a round may evict us for that, no more. */
         if (status == COLL_OK && operation->agree.retained && operation->view->size > 1 &&
-            !operation->let_go && !operation->engine->host.options.no_agreement)
+            !operation->let_go && !operation->engine->host.options.no_agreement &&
+            !operation->view->fixed)
             coll__tag_retain(tag, operation);
         coll__tag_settle(tag, operation);
     }
@@ -271,6 +273,10 @@ void coll__operation_veto(struct coll_operation *operation, coll_status status, 
     veto->culprit = culprit;
     free(veto->text);
     veto->text = strdup(text);
+    if (operation->group->committed->fixed) {
+        coll__fixed_veto(operation);
+        return;
+    }
     emit_veto(operation->group, text);
     /* If it stands for all that, the whole it is a part of is not to go on, unless that has
      * succeeded somewhere, too. */
@@ -312,15 +318,14 @@ void coll__operation_progress(struct coll_operation *operation)
 
 static void give_up(struct coll_operation *operation, uint64_t now)
 {
-    char text[COLL__TEXT], call[128], name[160], missing[600];
+    char text[COLL__TEXT], call[128], name[160], missing[580];
     coll__name_describe(operation, name, sizeof name);
     coll__call_describe(&operation->call, call, sizeof call);
     int32_t culprit = coll__missing_describe(operation, missing, sizeof missing);
     snprintf(text, sizeof text,
-             "'%s' (rank %u) gave up on %s, %s, after %.1f s: %s; call it there, or allow more"
-             " time",
-             operation->view->members[operation->view->rank].name, operation->view->rank, call,
-             name, (double)(now - operation->info.entered_ns) / 1e9, missing);
+             "%s gave up on %s, %s, after %.1f s: %s; call it there, or allow more time",
+             coll__who(operation->view, operation->view->rank).text, call, name,
+             (double)(now - operation->info.entered_ns) / 1e9, missing);
     coll__operation_veto(operation, COLL_TIMEOUT, culprit, text);
 }
 
@@ -328,13 +333,13 @@ static void give_up(struct coll_operation *operation, uint64_t now)
 static void warn(struct coll_operation *operation, uint64_t now)
 {
     const struct coll__view *view = operation->view;
-    char text[COLL__TEXT], call[128], name[160], missing[600];
+    char text[COLL__TEXT], call[128], name[160], missing[580];
     coll__name_describe(operation, name, sizeof name);
     coll__call_describe(&operation->call, call, sizeof call);
     coll__missing_describe(operation, missing, sizeof missing);
-    snprintf(text, sizeof text, "'%s' (rank %u) has waited %.1f s in %s, %s: %s",
-             view->members[view->rank].name, view->rank,
-             (double)(now - operation->info.entered_ns) / 1e9, call, name, missing);
+    snprintf(text, sizeof text, "%s has waited %.1f s in %s, %s: %s",
+             coll__who(view, view->rank).text, (double)(now - operation->info.entered_ns) / 1e9,
+             call, name, missing);
     operation->warn_at = 0;
     coll__emit(view->group, COLL_EVENT_STALLED, view->number, NULL, text);
 }

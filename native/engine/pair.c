@@ -128,9 +128,10 @@ static void veto_gone(struct coll_operation *operation)
 {
     char text[COLL__TEXT], name[160];
     coll__name_describe(operation, name, sizeof name);
-    snprintf(text, sizeof text, "the other peer of %s, %s, is gone: '%s'; call sync() and go on",
+    snprintf(text, sizeof text, "the other peer of %s, %s, is gone: '%s'%s",
              coll_kind_name(operation->call.kind), name,
-             coll__name_of_gone(operation->group, operation->order->peer));
+             coll__name_of_gone(operation->group, operation->order->peer),
+             coll__advice(operation->view, "; call sync() and go on"));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 
@@ -138,9 +139,9 @@ static void veto_alone(struct coll_operation *operation)
 {
     char text[COLL__TEXT], name[160];
     coll__name_describe(operation, name, sizeof name);
-    snprintf(text, sizeof text,
-             "nobody is left who could send to %s, %s; call sync() to wait for others",
-             coll_kind_name(operation->call.kind), name);
+    snprintf(text, sizeof text, "nobody is left who could send to %s, %s%s",
+             coll_kind_name(operation->call.kind), name,
+             coll__advice(operation->view, "; call sync() to wait for others"));
     coll__operation_veto(operation, COLL_PEER_LOST, -1, text);
 }
 

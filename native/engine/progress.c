@@ -38,6 +38,7 @@ void coll__lock(struct coll_engine *engine)
 
 void coll__unlock(struct coll_engine *engine)
 {
+    coll__fixed_end(engine);
     pthread_mutex_unlock(&engine->lock);
 }
 
@@ -166,11 +167,13 @@ static bool turn(struct coll_engine *engine, enum coll__driver me, uint64_t *spi
             return true;
         rouse_transports(engine);
     }
+    engine->quiet = !looked && count <= 0;
     if (count > 0) {
         coll__reactor_dispatch(&engine->host.reactor, events, count);
         *spin_until = coll__now() + SPIN_NS; /* what came brings more, most often soon */
     }
     tick(engine, now);
+    coll__fixed_end(engine);
     let_others_in(engine);
     return count >= 0;
 }

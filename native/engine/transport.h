@@ -87,6 +87,7 @@ struct coll__link {
     bool goodbye; /* all of them */
     uint32_t lost_reported; /* 0: no; else 1 + how certain it was */
     uint64_t lost_at; /* when that was */
+    uint64_t lost_since; /* when there was evidence first; 0: none since it was up */
     struct coll__watch *process; /* the peer's, on this host; NULL: not watched (any more) */
     bool process_died;
     /* outgoing, in order of urgency */

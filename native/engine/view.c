@@ -30,6 +30,7 @@ coll_status coll__view_new(struct coll_group *group, const struct coll_view *giv
     view->first_operation = given->first_operation;
     view->rank = given->rank;
     view->size = given->size;
+    view->fixed = given->fixed;
     memcpy(view->key, given->key, sizeof view->key);
     for (uint32_t rank = 0; rank < given->size; rank++) {
         struct coll__member *member = &view->members[rank];
@@ -197,6 +198,7 @@ void coll__link_up(struct coll__link *link)
 {
     link->up = true;
     link->lost_reported = 0;
+    link->lost_since = 0;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
         coll__view_report_if_ready(group);
 }
@@ -210,6 +212,7 @@ void coll__link_lost(struct coll__link *link, const char *text, enum coll_certai
 {
     /* Again, when it gets better or a second has passed: whoever collects it may be new. */
     uint64_t now = coll__now();
+    coll__fixed_lost(link, text);
     if (link->lost_reported > certain && now - link->lost_at < LOST_AGAIN_NS)
         return;
     link->lost_reported = certain + 1;
@@ -218,10 +221,14 @@ void coll__link_lost(struct coll__link *link, const char *text, enum coll_certai
     for (struct coll_group *group = link->engine->groups; group; group = group->next) {
         const struct coll__view *view = group->committed;
         if (!view || coll__rank_of(view, link->peer) == view->size) {
-            /* That a newcomer cannot be reached may pass; that it was seen to die does not. */
-            view = certain == COLL_CERTAIN_PROCESS ? group->prepared : NULL;
-            if (!view || coll__rank_of(view, link->peer) == view->size)
+            /* That a newcomer cannot be reached may pass; that it was seen to die does not, and
+             * nobody else takes the place of a member of a fixed view. */
+            view = group->prepared;
+            if (!view || !(certain == COLL_CERTAIN_PROCESS || view->fixed) ||
+                coll__rank_of(view, link->peer) == view->size)
                 continue;
+        } else if (view->fixed) {
+            continue;
         }
         coll__emit_lost(group, view->number, link->peer, certain, text);
     }

@@ -457,6 +457,12 @@ struct coll_view {
     uint32_t rank, size; /* `rank` is this process's index in peers */
     const struct coll_peer *peers; /* size of them; the order is the ring's */
     uint8_t key[32]; /* secret of the view: links prove that they know it */
+    /* 1: nobody decides about this view. Success is agreed upon as in any other; where a coordinator
+     * would have to decide (a member is lost, an operation is vetoed) the group *breaks* instead, at
+     * all members, for good: every operation that is outstanding there and every later one ends with
+     * the same status and text, about the same peer. If several things happen at once, members may
+     * have heard of another one first. */
+    uint32_t fixed;
 };
 
 /* Open group `id` (the run's number for it) on an engine. The caller owns it: coll_group_close. */
@@ -466,13 +472,17 @@ enum coll_event_kind {
     COLL_EVENT_VIEW_READY = 0, /* links to all peers of the prepared view are up */
     COLL_EVENT_PEER_UNREACHABLE = 1, /* no link to `peer` of the prepared view yet; text says what
                                       * was tried. Repeated while it lasts, once a second */
-    COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead */
+    COLL_EVENT_PEER_LOST = 2, /* evidence that `peer` of the committed view is dead; or one of the
+                               * prepared view, if its process was seen to die or the view is fixed */
     COLL_EVENT_VETO = 3, /* an operation wants to end with an error: have a round opened. Repeated
                           * after a round that did not decide it */
     COLL_EVENT_ROUND = 4, /* coll_group_next_message has something for the coordinator */
     COLL_EVENT_OUT = 5, /* no verdict came in time: this peer is out of the view */
     COLL_EVENT_STALLED =
-        6 /* an operation waits for long; text names who is absent. Once for each */
+        6, /* an operation waits for long; text names who is absent. Once for each */
+    COLL_EVENT_BROKEN =
+        7 /* the fixed view is broken: `peer` (all 0: none) is to blame, the text says
+                           * why, and coll_group_state the status. Instead of PEER_LOST and VETO */
 };
 /* How good the evidence of a death is. COLL_EVENT_PEER_LOST comes again when it gets better. */
 enum coll_certain {
@@ -519,6 +529,12 @@ COLL_API void coll_group_discard(struct coll_group *group);
 /* This peer is out of the view: pending operations, and later ones until the next commit, end with
  * `status` and `text`; what became of them elsewhere is unknown. */
 COLL_API void coll_group_out(struct coll_group *group, coll_status status, const char *text);
+/* Break the committed view, which is fixed: pending operations and later ones, here and at all other
+ * members, end with `status` (an error) and `text`, which says who asked for it and why. Nothing
+ * happens if it is broken already. COLL_INVALID_ARGUMENT: the status is no error, or the view is not
+ * fixed; COLL_CLOSED: there is no committed view. */
+COLL_API coll_status coll_group_break(struct coll_group *group, coll_status status,
+                                      const char *text);
 /* COLL_OK, or why the group is broken; `culprit` is the UUID of the peer that it is about, all 0:
  * nobody in particular. */
 COLL_API coll_status coll_group_state(struct coll_group *group, uint8_t culprit[16]);

@@ -36,6 +36,9 @@ enum coll__frame_type {
     COLL__FRAME_TAKEN = 13, /* the answer to a verdict: payload is its epoch and the sender */
     COLL__FRAME_FETCH = 14, /* request `operation` of the sender, for at most `count` bytes */
     COLL__FRAME_CHUNK = 15, /* a part of the answer, at `offset` of `count`; absent: none */
+    COLL__FRAME_BREAK =
+        16, /* a fixed view is broken: `message` is the status, `call.root` the rank to
+                             * blame or COLL__NO_RANK, the payload the text */
     COLL__FRAME_TYPE_END
 };
 
