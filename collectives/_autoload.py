@@ -24,11 +24,11 @@ def register() -> None:
 
         if torch.distributed.is_available():
             backends = torch.distributed.Backend
-            backends.register_backend(BACKEND, _create, extended_api=True, devices=["cpu"])
+            backends.register_backend(BACKEND, _create, extended_api=True, devices=["cpu", "cuda"])
     except Exception:
         logger.warning("The process-group backend cannot be registered with torch", exc_info=True)
 
 
 def _create(options: Any, backend_options: Any) -> Any:
-    """Make the backend of a process group: see ``collectives.torch._backend.create``."""
-    return importlib.import_module("collectives.torch._backend").create(options, backend_options)
+    """Make the backend of a process group: see ``collectives.torch._member.create``."""
+    return importlib.import_module("collectives.torch._member").create(options, backend_options)

@@ -98,7 +98,7 @@ class EnginePlane:
 
     def prepare(self, view: View, rank: int) -> None:
         """Start to connect to the peers of a coming view."""
-        _prepare(self._opened(), view, rank)
+        prepare_view(self._opened(), view, rank)
         self._coming = view
 
     def _nearby(self, number: int) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ class EnginePlane:
         number = view.group_id | VISITS
         if number not in self._visits:
             self._visits[number] = EngineGroup(self._engine, number, view.group)
-        _prepare(self._visits[number], view, rank)
+        prepare_view(self._visits[number], view, rank)
         self.visiting = (self._visits[number], view)
 
     def close(self) -> None:
@@ -206,7 +206,15 @@ def settings_of(levels: Sequence[LevelChoice]) -> tuple[tuple[int, int, int], ..
     )
 
 
-def _prepare(group: EngineGroup, view: View, rank: int) -> None:
+def prepare_view(group: EngineGroup, view: View, rank: int, *, fixed: bool = False) -> None:
+    """Start to connect to the peers of a view.
+
+    Args:
+        group: of the core.
+        view: who they are.
+        rank: this process's among them.
+        fixed: nobody decides about the view: a death breaks it.
+    """
     peers = tuple(
         EnginePeer(peer.id, peer.name, _numeric(peer.addresses), peer.process)
         for peer in view.peers
@@ -218,6 +226,7 @@ def _prepare(group: EngineGroup, view: View, rank: int) -> None:
         rank=rank,
         peers=peers,
         key=view.key,
+        fixed=fixed,
     )
 
 

@@ -50,9 +50,12 @@ class Dumps:
         view: View,
         rank: int,
         operations: list[dict[str, Any]],
+        history: list[dict[str, Any]] | None = None,
     ) -> None:
         """Write one, and remove this group's oldest beyond 16.
 
+        ``operations`` are those in flight and those that failed, ``history`` what was called
+        lately, where that is known.
         What goes wrong here is logged: the error that is being raised matters more.
         """
         me = view.peers[rank]
@@ -74,6 +77,7 @@ class Dumps:
                 "peers": [peer.name for peer in view.peers],
             },
             "operations": operations,
+            **({} if history is None else {"history": history}),
         }
         half = path.with_suffix(".part")
         try:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections.abc import Hashable
 
 from collectives._native.engine import Engine
 from collectives._native.fetch import Server
 from collectives.errors import CollectiveError
-from collectives.membership.address import parse_addresses
 from collectives.options import Options
 
 _lock = threading.Lock()  # guards the list, and who uses the engines in it
@@ -71,9 +71,15 @@ class SharedEngine:
         self.engine.close()
 
 
-def take(address: str, options: Options, group: str) -> SharedEngine:
-    """The engine for a group of the run at ``address``: one of that run's, or a new one."""
-    key = (tuple(parse_addresses(address)), options, options.chosen_transport)
+def take(run: Hashable, options: Options, group: str) -> SharedEngine:
+    """The engine for a group of a run: one of that run's, or a new one.
+
+    Args:
+        run: what groups that may share an engine have in common.
+        options: likewise.
+        group: its name, of which there is no other in the run.
+    """
+    key = (run, options, options.chosen_transport)
     with _lock:
         for shared in _engines:
             if shared._key == key and group not in shared._groups:

@@ -20,7 +20,7 @@ from collectives._native.engine import Counters, EngineGroup, process_identity
 from collectives.data_plane import EnginePlane, choices_of
 from collectives.dump import Dumps
 from collectives.errors import CollectiveError
-from collectives.membership.address import parse_address
+from collectives.membership.address import parse_address, parse_addresses
 from collectives.membership.agent import Agent
 from collectives.membership.view import Choice, View
 from collectives.options import Options
@@ -81,7 +81,8 @@ class Incarnation:
     ) -> None:
         options = application.options
         if beside is None:
-            self._shared = engines.take(application.address, options, application.group)
+            run = tuple(parse_addresses(application.address))
+            self._shared = engines.take(run, options, application.group)
         else:
             self._shared = beside._shared
             self._shared.take(application.group)
@@ -103,7 +104,7 @@ class Incarnation:
                 options=options,
                 plane=plane,
                 peer_id=self.id,
-                addresses=_advertised(options, engine.addresses),
+                addresses=advertised(options, engine.addresses),
                 process=process_identity(),
                 visits=filling is not None,
                 site=options.chosen_site,
@@ -231,7 +232,7 @@ def _nobody_listens(_: View) -> None:
     pass
 
 
-def _advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
+def advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
     """What others are told: the options' addresses, with the listening port where none is named."""
     if not options.advertise:
         return listening
