@@ -29,7 +29,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -309,6 +308,7 @@ def _run(command: Sequence[str], folder: Path) -> tuple[list[str], Path | None]:
     from torch._C import _GLIBCXX_USE_CXX11_ABI
     from torch.utils import cpp_extension
 
+    log: list[str] = []
     includes = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     flags = [
         *_STANDARD,
@@ -317,32 +317,28 @@ def _run(command: Sequence[str], folder: Path) -> tuple[list[str], Path | None]:
         f"-I{header().parent}",
         *(part for path in includes for part in ("-isystem", path)),
     ]
-    units = [path for path in _sources() if path.suffix == ".cpp"]
-    objects = [folder / f"{unit.stem}.o" for unit in units]
+    # As one unit: the headers of torch cost most of the time, and are read once.
+    unit = folder / "unit.cpp"
+    included = [f'#include "{path}"' for path in _sources() if path.suffix == ".cpp"]
+    unit.write_text("\n".join(included) + "\n", encoding="utf-8")
 
-    def run(arguments: Sequence[str | Path]) -> tuple[bool, str]:
+    def run(arguments: Sequence[str | Path]) -> bool:
         line = shlex.join(map(str, arguments))
         logger.info("%s", line)
         done = subprocess.run(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", check=False,
         )  # fmt: skip
-        return done.returncode == 0, f"{line}\n{done.stdout}".rstrip()
+        log.append(f"{line}\n{done.stdout}".rstrip())
+        return done.returncode == 0
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [[*command, *flags, "-c", u, "-o", o] for u, o in zip(units, objects, strict=True)]
-        results = list(pool.map(run, jobs))
-    module = folder / f"{NAME}.so"
-    if all(succeeded for succeeded, _ in results):
-        core = Path(__file__).resolve().parents[1] / "_native"
-        results.append(run([
-            *command, "-shared", *objects, "-o", module, f"-L{core}", "-lcollectives",
-            *(f"-L{path}" for path in cpp_extension.library_paths()), *_LIBRARIES,
-        ]))  # fmt: skip
-    succeeded = all(succeeded for succeeded, _ in results)
-    # What failed stands last, where people look.
-    results.sort(key=lambda result: not result[0])
-    return [text for _, text in results], module if succeeded else None
+    module, compiled = folder / f"{NAME}.so", folder / "unit.o"
+    core = Path(__file__).resolve().parents[1] / "_native"
+    succeeded = run([*command, *flags, "-c", unit, "-o", compiled]) and run([
+        *command, "-shared", compiled, "-o", module, f"-L{core}", "-lcollectives",
+        *(f"-L{path}" for path in cpp_extension.library_paths()), *_LIBRARIES,
+    ])  # fmt: skip
+    return log, module if succeeded else None
 
 
 def _failure(home: Path) -> UnsupportedError:
