@@ -114,7 +114,7 @@ class Member:
         self.backend = shim.Backend(
             group=int(ffi.cast("uintptr_t", self.group.handle)),
             rank=rank,
-            size=len(ranks),
+            peers=b"".join(peer.id.bytes for peer in peers),
             name=name,
             timeout=timeout,
             codec=0 if codec is None else int(ffi.cast("uintptr_t", codec)),

@@ -128,9 +128,10 @@ class Unlocked { // whoever waits here does not hold the interpreter's lock
 
 } // namespace
 
-Backend::Backend(coll_group *group, int rank, int size, std::string name,
+Backend::Backend(coll_group *group, int rank, std::string peers, std::string name,
                  std::chrono::milliseconds timeout, std::optional<coll_codec> codec, Owner owner)
-    : c10d::Backend(rank, size), group_(group),
+    : c10d::Backend(rank, static_cast<int>(peers.size() / 16)), group_(group),
+      peers_(std::move(peers)),
       options_(c10::make_intrusive<Options>("collectives", timeout)), codec_(codec),
       owner_(std::move(owner)), timeout_ms_(timeout.count())
 {
@@ -178,6 +179,8 @@ c10::intrusive_ptr<Work> Backend::open(OpType type, const char *title, const Ten
 void Backend::issue(Work &work, Call &call, uint64_t count, std::chrono::milliseconds timeout)
 {
     coll_call &raw = call.finish(count);
+    raw.peers = reinterpret_cast<const uint8_t *>(peers_.data());
+    raw.peer_count = static_cast<uint32_t>(size_);
     const int64_t ms = timeout == c10d::kUnsetTimeout ? timeout_ms_.load() : timeout.count();
     raw.timeout_ns = static_cast<uint64_t>(std::max<int64_t>(ms, 0)) * 1'000'000;
     const std::shared_lock<std::shared_mutex> lock(closing_);

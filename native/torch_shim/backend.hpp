@@ -33,8 +33,9 @@ class Backend final : public c10d::Backend {
         std::shared_ptr<void> object; // it, for who asks
     };
 
-    // `group` stays valid until owner.close. `codec`: of sums of floats; nullopt: none.
-    Backend(coll_group *group, int rank, int size, std::string name,
+    // `group` stays valid until owner.close. `peers`: the UUIDs of the ranks, 16 bytes each. `codec`: of
+    // sums of floats; nullopt: none.
+    Backend(coll_group *group, int rank, std::string peers, std::string name,
             std::chrono::milliseconds timeout, std::optional<coll_codec> codec, Owner owner);
     ~Backend() override;
 
@@ -102,6 +103,7 @@ class Backend final : public c10d::Backend {
                  int tag);
 
     coll_group *const group_;
+    const std::string peers_;
     const c10::intrusive_ptr<Options> options_;
     const std::optional<coll_codec> codec_;
     const Owner owner_;

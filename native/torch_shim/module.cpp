@@ -20,7 +20,7 @@ std::shared_ptr<py::object> held(py::object &&given)
             }};
 }
 
-c10::intrusive_ptr<Backend> make(uintptr_t group, int rank, int size, std::string name,
+c10::intrusive_ptr<Backend> make(uintptr_t group, int rank, const py::bytes &peers, std::string name,
                                  std::chrono::milliseconds timeout, uintptr_t codec,
                                  py::object owner)
 {
@@ -39,7 +39,7 @@ c10::intrusive_ptr<Backend> make(uintptr_t group, int rank, int size, std::strin
     std::optional<coll_codec> chosen;
     if (codec != 0)
         chosen = *reinterpret_cast<const coll_codec *>(codec);
-    return c10::make_intrusive<Backend>(reinterpret_cast<coll_group *>(group), rank, size,
+    return c10::make_intrusive<Backend>(reinterpret_cast<coll_group *>(group), rank, peers,
                                         std::move(name), timeout, chosen, std::move(calls));
 }
 
@@ -86,7 +86,7 @@ PYBIND11_MODULE(_collectives_torch, m)
                                "remove its folder from the cache, or run `collectives build-torch`");
     py::module_::import("torch._C._distributed_c10d");
     py::class_<Backend, c10d::Backend, c10::intrusive_ptr<Backend>>(m, "Backend")
-        .def(py::init(&make), py::kw_only(), py::arg("group"), py::arg("rank"), py::arg("size"),
+        .def(py::init(&make), py::kw_only(), py::arg("group"), py::arg("rank"), py::arg("peers"),
              py::arg("name"), py::arg("timeout"), py::arg("codec"), py::arg("owner"))
         .def_property_readonly("owner",
                                [](const Backend &backend) {
