@@ -247,72 +247,12 @@ uint64_t coll_group_last_operation(struct coll_group *group)
     return last;
 }
 
-/* Whether slices of an operation that is over wait for the link. Those of one that is not over
- * would wait for members that may never call it; it ends with an error when we are gone. */
-static bool owes(const struct coll__flow *ring)
-{
-    const struct coll__flow *flow = ring;
-    while (flow && !flow->operation->finished)
-        flow = flow->next == ring ? NULL : flow->next;
-    return flow;
-}
-
-static bool all_drained(const void *argument)
-{
-    const struct coll__view *view = argument;
-    struct coll_group *group = view->group;
-    if (group->committed != view || group->broken != COLL_OK)
-        return true; /* whom to wait for has changed */
-    /* Whoever lacks a result can still be supplied with it while we are there; and that something
-     * stands which proves itself to nobody else yet (a barrier) only our report would tell. */
-    if (!coll__tags_told(group))
-        return false;
-    for (uint32_t rank = 0; rank < view->size; rank++) {
-        const struct coll__link *link = view->members[rank].link;
-        if (!link || view->members[rank].goodbye)
-            continue; /* who leaves too owes us nothing and waits for nothing from us */
-        if (link->control_head || owes(link->small_flows) || owes(link->bulk_flows) ||
-            !link->transport->drained(link))
-            return false;
-    }
-    return true;
-}
-
-static void say_goodbye(struct coll__view *view)
-{
-    /* First what the others wait for before they let go of results: nobody says it later. */
-    for (struct coll__tag *tag = view->group->tags; tag; tag = tag->next)
-        if (tag->settled > tag->told)
-            coll__tell_watermark(tag, view);
-    struct coll__frame frame = {
-        .type = COLL__FRAME_GOODBYE,
-        .flags = COLL__FLAG_ACK_NOW,
-        .group = view->group->id,
-        .term = view->term,
-        .view = view->number,
-    };
-    for (uint32_t rank = 0; rank < view->size; rank++)
-        if (view->members[rank].link)
-            coll__send_control(view->members[rank].link, &frame, NULL, 0);
-}
-
 coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns)
 {
-    ENTER(group->engine);
-    struct coll__view *view = group->committed;
-    coll_status status = COLL_OK;
-    if (view && group->broken == COLL_OK) {
-        view->references++;
-        if (!view->goodbye_said)
-            say_goodbye(view);
-        view->goodbye_said = true;
-        uint64_t until = coll__now() + timeout_ns;
-        coll__drive_until(group->engine, all_drained, view, until);
-        const bool stayed = group->committed == view || !group->committed;
-        status = stayed && all_drained(view) ? COLL_OK : COLL_IN_PROGRESS;
-        coll__view_release(view);
-    }
-    coll__unlock(group->engine);
+    struct coll_engine *engine = group->engine;
+    ENTER(engine);
+    coll_status status = coll__group_flush(group, timeout_ns);
+    coll__unlock(engine);
     return status;
 }
 
@@ -322,6 +262,7 @@ void coll_group_close(struct coll_group *group)
         return;
     struct coll_engine *engine = group->engine;
     coll__lock(engine);
+    coll__group_take_leave(group);
     coll__group_close(group);
     coll__unlock(engine);
 }

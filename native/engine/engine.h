@@ -402,6 +402,7 @@ void coll__shadow_give(struct coll_engine *engine, uint8_t *shadow, size_t bytes
 void coll__pools_free(struct coll_engine *engine);
 
 /* group.c */
+#define COLL__CLOSED_TEXT "the group was closed while the operation was pending"
 struct coll_group *coll__group_find(struct coll_engine *engine, uint32_t id);
 uint32_t coll__rank_of(const struct coll__view *view, const uint8_t peer[16]); /* size: none */
 /* Forget who went before the last sync. */
@@ -422,6 +423,11 @@ void coll__group_end_all(struct coll_group *group, coll_status status, int32_t c
 void coll__group_out(struct coll_group *group, coll_status status, const char *text);
 /* Make `view` the committed one; the links of the one before are let go. */
 void coll__group_install(struct coll_group *group, struct coll__view *view);
+
+/* leave.c */
+coll_status coll__group_flush(struct coll_group *group, uint64_t timeout_ns);
+/* Before it is closed: the others are not to wait for one who has not said goodbye. */
+void coll__group_take_leave(struct coll_group *group);
 
 /* view.c */
 coll_status coll__view_new(struct coll_group *group, const struct coll_view *given,
@@ -789,6 +795,8 @@ void coll__fixed_veto(struct coll_operation *operation);
 /* There is evidence that a peer is dead. */
 void coll__fixed_lost(struct coll__link *link, const char *why);
 void coll__fixed_tick(struct coll_group *group);
+/* This peer goes without a goodbye: its operations end, and the others are told. */
+void coll__fixed_close(struct coll_group *group);
 /* Have those end that are to: their operations end, so nobody may be in the middle of one. */
 void coll__fixed_end(struct coll_engine *engine);
 

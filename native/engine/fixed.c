@@ -138,6 +138,17 @@ void coll__fixed_lost(struct coll__link *link, const char *why)
     }
 }
 
+void coll__fixed_close(struct coll_group *group)
+{
+    const struct coll__view *view = group->committed;
+    char text[COLL__TEXT];
+    snprintf(text, sizeof text, "%s has closed the group without waiting for what it had called",
+             coll__who(view, view->rank).text);
+    coll__group_end_all(group, COLL_CLOSED, -1, COLL__CLOSED_TEXT, true);
+    coll__fixed_break(group, COLL_PEER_LOST, (int32_t)view->rank, text);
+    coll__fixed_end(group->engine);
+}
+
 /* ---- those who have gone ----------------------------------------------------------------------- */
 
 /* A member that has gone and that the operation waits for, which it has not called; size: there is

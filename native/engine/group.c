@@ -168,8 +168,7 @@ void coll__group_close(struct coll_group *group)
     struct coll_engine *engine = group->engine;
     coll__moment_forget(group);
     coll__group_discard(group);
-    coll__group_end_all(group, COLL_CLOSED, -1,
-                        "the group was closed while the operation was pending", true);
+    coll__group_end_all(group, COLL_CLOSED, -1, COLL__CLOSED_TEXT, true);
     coll__drop_later(group, NULL);
     struct coll__view *view = group->committed;
     group->committed = NULL;

@@ -418,8 +418,8 @@ struct coll_counters {
 COLL_API coll_status coll_engine_create(const struct coll_engine_options *options,
                                         const uint8_t peer_id[16], struct coll_engine **engine);
 /* Close every connection, end the progress thread and free everything; the engine's groups must
- * have been closed. No other thread may be inside a call on it. Operations that are still held
- * may be asked and released afterwards. */
+ * have been closed. Other threads may be inside coll_wait, which returns; inside
+ * no other call. Operations that are still held may be asked and released afterwards. */
 COLL_API void coll_engine_destroy(struct coll_engine *engine);
 /* The i-th address listened on ("10.0.0.3:41873", "[fe80::1]:41873"); COLL_INVALID_ARGUMENT past
  * the last. Wildcards are expanded to the host's addresses, loopback last. */
@@ -548,9 +548,18 @@ COLL_API uint64_t coll_group_last_operation(struct coll_group *group);
 COLL_API coll_status coll_group_idle(struct coll_group *group, uint64_t wait_ns);
 /* Say goodbye to the peers of the view (once) and wait (at most timeout_ns) until they have all that
  * this peer owes them, and those who stay have settled what it has. COLL_IN_PROGRESS: they have not
- * yet, or a round has changed the view: call it again. */
+ * yet, or a round has changed the view: call it again.
+ *
+ * In a fixed view it first waits until the operations that this peer has called are over: the goodbye
+ * says that nothing is missing, and none can be issued after it. What becomes of this process then
+ * breaks the view of nobody, but an operation that needs this peer does, with COLL_PEER_LOST.
+ * COLL_IN_PROGRESS: operations are outstanding, and no goodbye was said. If the view is broken, it
+ * waits until the others have heard of it. */
 COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns);
-/* Release the group and its links. Outstanding operations end with COLL_CLOSED. */
+/* Release the group and its links. Outstanding operations end with COLL_CLOSED. Other threads may be
+ * inside coll_wait, coll_run and coll_group_flush, which return; inside no other call, and none may
+ * begin. A fixed view without a goodbye is broken for the others, who are told; that takes 0.2 s at
+ * most. */
 COLL_API void coll_group_close(struct coll_group *group);
 
 /* ---- rounds: what becomes of operations when somebody dies, leaves or gives up --------------- */
