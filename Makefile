@@ -51,7 +51,7 @@ BENCH_TRANSPORTS ?= shm tcp
 LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock build/.lock)
 
 .PHONY: demo test test-full test-arm64 histories soak model bench bench-peers lint build format wheel test-wheel
-.PHONY: sanitize fuzz clean
+.PHONY: torch-backend sanitize fuzz clean
 .DELETE_ON_ERROR:
 
 # ---- environment ------------------------------------------------------------------------
@@ -115,7 +115,11 @@ build: $(STAMPS)/build
 demo: build $(STAMPS)/demo
 	@$(VENV)/bin/collectives demo $(DEMO)
 
-test: build $(STAMPS)/test
+# The C++ part of the PyTorch backend, into the user's cache: a minute, once.
+torch-backend: build $(STAMPS)/test
+	@$(VENV)/bin/collectives build-torch
+
+test: torch-backend
 	@mkdir -p report
 	@$(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile \
 	    -m "not full" --junitxml=report/junit.xml $(TESTS)
@@ -146,7 +150,7 @@ bench: build bench-peers
 	@$(PY) tools/bench_tables.py report/bench/*.json > report/bench/tables.md
 	@echo "The tables are in report/bench/tables.md, the plots beside them"
 
-test-full: build $(STAMPS)/test
+test-full: torch-backend
 	@COLLECTIVES_TEST_FULL=1 $(PY) -m pytest -p no:cacheprovider tests/test_bit_identity.py
 	@$(PY) -m pytest -p no:cacheprovider -m full --ignore tests/packaging tests
 	@$(MAKE) histories
@@ -170,7 +174,7 @@ histories: build $(STAMPS)/test
 test-wheel: build $(STAMPS)/test
 	@$(PY) -m pytest -p no:cacheprovider tests/packaging --all-pythons
 
-sanitize: $(STAMPS)/build $(STAMPS)/test
+sanitize: $(STAMPS)/build torch-backend
 	@tools/sanitize.sh $(VENV)/bin $(SANITIZE) "$(CONFIGURE)" $(TESTS)
 
 fuzz: build $(STAMPS)/fuzz

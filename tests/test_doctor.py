@@ -96,6 +96,39 @@ def test_an_old_torch_is_named_with_what_is_needed() -> None:
     assert finding.cure.endswith("-m pip install 'torch>=2.11'")
 
 
+@pytest.mark.parametrize(
+    ("probed", "status", "detail"),
+    [
+        (
+            {"module": "/cache/module.so", "compiler": "g++ 12.2", "problem": ""},
+            Status.OK, "compiled with g++ 12.2, /cache/module.so",
+        ),
+        (
+            {"module": None, "compiler": "/usr/bin/c++", "problem": ""},
+            Status.ABSENT, "not compiled yet; the first process group has /usr/bin/c++ do it",
+        ),
+        (
+            {"module": None, "compiler": None, "problem": "there is no C++ compiler in PATH"},
+            Status.ABSENT, "there is no C++ compiler in PATH",
+        ),
+    ],
+)  # fmt: skip
+def test_the_backend_of_torch_is_compiled_or_will_be_or_cannot(
+    probed: dict[str, str | None], status: Status, detail: str
+) -> None:
+    finding = accelerators.backend_finding(json.dumps(probed))
+    assert (finding.status, finding.detail) == (status, detail)
+    compilable = probed["compiler"] is not None and not probed["module"]
+    assert finding.cure == (f"{sys.executable} -m collectives.cli build-torch" * compilable)
+
+
+def test_a_backend_of_torch_without_compiler_says_what_to_do(tmp_path: Path) -> None:
+    nowhere = {"PATH": "/nonexistent", "COLLECTIVES_CACHE": str(tmp_path)}
+    [found] = strip.doctor(sys.executable, "torch-backend", **nowhere)
+    assert found["torch-backend"]["status"] == "absent"
+    assert "apt-get install g++" in found["torch-backend"]["detail"]
+
+
 def test_a_core_that_does_not_load_is_broken_and_the_exit_status_says_so(tmp_path: Path) -> None:
     package = tmp_path / "tree" / "collectives"
     shutil.copytree(strip.ROOT / "collectives", package, ignore=shutil.ignore_patterns("libcoll*"))

@@ -45,7 +45,7 @@ if [ $# -eq 0 ] || [ -z "$1" ]; then
     left_out="packaging membership model chaos/test_harness.py test_bench.py
         test_bench_commands.py test_bench_launched.py test_cli.py test_demo.py test_diloco.py
         test_diloco_deaths.py test_doctor.py test_examples.py test_random_histories.py
-        test_readme.py test_tools.py"
+        test_readme.py test_tools.py test_torch_build.py"
     if [ "$kind" = thread ]; then
         left_out="$left_out chaos test_bit_identity.py" # programs of one thread; torch's threads
         ahead=test_a_rank_far_ahead_in_one_tag_neither_deadlocks_nor_fills_the_other

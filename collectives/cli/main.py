@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "Measure operations, with every element checked.",
     "explain": "Say how an operation is carried out, how long it should take, and why so.",
     "chaos": "Put a run through kills, hangs, partitions and bad links, and get a verdict.",
+    "build-torch": "Compile the C++ part of the PyTorch backend ahead of its first use.",
     "doctor": "Say what works on this machine, what does not, and the cure.",
 }
 
@@ -64,11 +65,12 @@ def build(requested: str | None) -> typer.Typer:
         if name != requested:
             app.command(name, help=summary)(_placeholder)
             continue
-        module: Any = importlib.import_module(f"collectives.cli.{name}")
+        identifier = name.replace("-", "_")
+        module: Any = importlib.import_module(f"collectives.cli.{identifier}")
         if isinstance(getattr(module, "app", None), typer.Typer):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name)(getattr(module, name))
+            app.command(name)(getattr(module, identifier))
     return app
 
 

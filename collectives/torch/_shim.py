@@ -35,10 +35,14 @@ from types import ModuleType
 from collectives.errors import UnsupportedError
 
 NAME = "_collectives_torch"
+MODULE = f"{NAME}.so"
 MINIMUM_TORCH = (2, 11)
 COMPILERS = ("c++", "g++", "clang++")
 PATIENCE = 900.0
-"""Seconds to wait for another process that builds: several times what a slow machine takes."""
+"""Seconds to wait for another process that compiles: several times what a slow machine takes."""
+
+SILENCE = 3.0
+"""Seconds of waiting after which the log says for whom."""
 
 _STANDARD = ("-std=c++20", "-O2", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall")
 _LIBRARIES = ("-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10")
@@ -94,18 +98,18 @@ def build(*, force: bool = False) -> Path:
     if found is not None:
         return found
     try:
-        with _locked(_home()) as others_failed:
+        with _locked(home()) as others_failed:
             if not force and (found := built()) is not None:
                 return found
             if others_failed:
-                raise _failure(_home())
-            return _compile(_home())
+                raise _failure(home())
+            return _compile(home())
     except OSError as error:
         private = Path(tempfile.mkdtemp(prefix="collectives-torch-"))
         logger.warning(
             "%s cannot be written (%s): the C++ part of the backend is compiled into %s, for this "
             "process alone; set COLLECTIVES_CACHE to a folder that can be written",
-            error.filename or _home(), error.strerror, private,
+            error.filename or home(), error.strerror, private,
         )  # fmt: skip
         path = _compile(private)
         atexit.register(shutil.rmtree, private, ignore_errors=True)
@@ -118,7 +122,7 @@ def built() -> Path | None:
     Raises:
         UnsupportedError: torch is missing, too old or without ``torch.distributed``.
     """
-    path = _home() / f"{NAME}.so"
+    path = home() / MODULE
     return path if path.is_file() else None
 
 
@@ -168,8 +172,12 @@ def header() -> Path:
 # ---- where it lies ----------------------------------------------------------------------------
 
 
-def _home() -> Path:
-    """Return the folder of the extension module that fits this process."""
+def home() -> Path:
+    """Return the folder where the extension module that fits this process lies, or would lie.
+
+    Raises:
+        UnsupportedError: torch is missing, too old or without ``torch.distributed``.
+    """
     release, identity = _torch()
     # Not which compiler: one that is updated makes no other module, and where there is none at all
     # the module of another machine is to be found. Its ABI is torch's, or it does not load.
@@ -228,22 +236,22 @@ def _torch() -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _locked(home: Path) -> Iterator[bool]:
+def _locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder; yield True if who held it before tried to build, and failed.
 
     The kernel lets go of the lock of who dies, so nothing has to be cleaned up to go on.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    before = _written(home)
-    with (home / "lock").open("a+", encoding="ascii") as lock:
-        _acquire(lock.fileno(), home)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _written(folder)
+    with (folder / "lock").open("a+", encoding="ascii") as lock:
+        _acquire(lock.fileno(), folder)
         lock.truncate(0)
         lock.write(f"{os.getpid()} on {os.uname().nodename}")
         lock.flush()
-        yield _written(home) != before and not (home / f"{NAME}.so").exists()
+        yield _written(folder) != before and not (folder / MODULE).exists()
 
 
-def _acquire(lock: int, home: Path) -> None:
+def _acquire(lock: int, folder: Path) -> None:
     began = time.monotonic()
     told = False
     while True:
@@ -256,10 +264,10 @@ def _acquire(lock: int, home: Path) -> None:
         holder = os.pread(lock, 200, 0).decode("ascii", "replace") or "another process"
         if waited > PATIENCE:
             raise UnsupportedError(
-                f"process {holder} has been building the C++ part of the backend in {home} for"
-                f" {waited:.0f} s; end it, or set COLLECTIVES_CACHE to another folder"
+                f"process {holder} has been compiling the C++ part of the backend in {folder} "
+                f"for {waited:.0f} s; end it, or set COLLECTIVES_CACHE to another folder"
             )
-        if waited > 3 and not told:
+        if waited > SILENCE and not told:
             logger.warning(
                 "Waiting for process %s, which compiles the C++ part of the backend", holder
             )
@@ -267,10 +275,10 @@ def _acquire(lock: int, home: Path) -> None:
         time.sleep(0.05)
 
 
-def _written(home: Path) -> int:
+def _written(folder: Path) -> int:
     """Return when the log of a folder was written, 0 if never."""
     try:
-        return (home / "build.log").stat().st_mtime_ns
+        return (folder / "build.log").stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
@@ -278,33 +286,33 @@ def _written(home: Path) -> int:
 # ---- compiling --------------------------------------------------------------------------------
 
 
-def _compile(home: Path) -> Path:
+def _compile(folder: Path) -> Path:
     """Compile into a folder that nobody else writes to, and return where the module lies."""
     command = compiler()
-    for abandoned in home.glob("building-*"):  # by who was killed: the lock is ours
+    for abandoned in folder.glob("building-*"):  # by who was killed: the lock is ours
         shutil.rmtree(abandoned, ignore_errors=True)
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    log = [(said.stdout or said.stderr).partition("\n")[0]]
-    logger.info("Compiling the C++ part of the backend with %s in %s", log[0], home)
+    version = (said.stdout or said.stderr).partition("\n")[0]
+    logger.info("Compiling the C++ part of the backend with %s in %s", version, folder)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="building-", dir=home) as folder:
-        results, module = _run(command, Path(folder))
-        log += results
-        with (Path(folder) / "build.log").open("w", encoding="utf-8") as file:
-            file.write("\n".join(log) + "\n")
-        # The log first: who finds the module finds it too.
-        (Path(folder) / "build.log").replace(home / "build.log")
-        if module is None:
-            raise _failure(home)
-        with module.open("rb") as file:  # a name that survives a power cut before its content
+    with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as name:
+        building = Path(name)
+        printed, succeeded = _run(command, building)
+        log = building / "build.log"
+        log.write_text("\n".join([version, *printed, ""]), encoding="utf-8")
+        log.replace(folder / log.name)  # first: who finds the module finds it too
+        if not succeeded:
+            raise _failure(folder)
+        module = building / MODULE
+        with module.open("rb") as file:  # a power cut must not leave its name and half of it
             os.fsync(file.fileno())
-        module.replace(home / module.name)
+        module.replace(folder / MODULE)
     logger.info("Compiled in %.1f s", time.monotonic() - began)
-    return home / f"{NAME}.so"
+    return folder / MODULE
 
 
-def _run(command: Sequence[str], folder: Path) -> tuple[list[str], Path | None]:
-    """Compile and link in a folder; return what was printed, and the module if that succeeded."""
+def _run(command: Sequence[str], folder: Path) -> tuple[list[str], bool]:
+    """Compile and link in a folder; return what was printed, and whether that succeeded."""
     from torch._C import _GLIBCXX_USE_CXX11_ABI
     from torch.utils import cpp_extension
 
@@ -332,17 +340,17 @@ def _run(command: Sequence[str], folder: Path) -> tuple[list[str], Path | None]:
         log.append(f"{line}\n{done.stdout}".rstrip())
         return done.returncode == 0
 
-    module, compiled = folder / f"{NAME}.so", folder / "unit.o"
     core = Path(__file__).resolve().parents[1] / "_native"
+    compiled = folder / "unit.o"
     succeeded = run([*command, *flags, "-c", unit, "-o", compiled]) and run([
-        *command, "-shared", compiled, "-o", module, f"-L{core}", "-lcollectives",
+        *command, "-shared", compiled, "-o", folder / MODULE, f"-L{core}", "-lcollectives",
         *(f"-L{path}" for path in cpp_extension.library_paths()), *_LIBRARIES,
     ])  # fmt: skip
-    return log, module if succeeded else None
+    return log, succeeded
 
 
-def _failure(home: Path) -> UnsupportedError:
-    log = home / "build.log"
+def _failure(folder: Path) -> UnsupportedError:
+    log = folder / "build.log"
     end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
     return UnsupportedError(
         f"the C++ part of the backend does not compile; all that the compiler said is in {log}, "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from collectives.cli._doctor.accelerators import cuda, nccl, torch
+from collectives.cli._doctor.accelerators import cuda, nccl, torch, torch_backend
 from collectives.cli._doctor.finding import Finding, Status
 from collectives.cli._doctor.library import compiler, core, dependencies, processor, python
 from collectives.cli._doctor.system import (
@@ -32,6 +32,7 @@ PROBES: dict[str, Callable[[], Finding]] = {
     "cpu": processor,
     "compiler": compiler,
     "torch": torch,
+    "torch-backend": torch_backend,
     "cuda": cuda,
     "nccl": nccl,
     "shared-memory": shared_memory,

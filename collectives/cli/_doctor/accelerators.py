@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,22 @@ TORCH_PROBE = (
     "import json, torch;"
     "print(json.dumps([torch.__version__, torch.version.cuda, torch.cuda.is_available()]))"
 )
+BACKEND_PROBE = """
+import json
+from collectives.errors import UnsupportedError
+from collectives.torch import _shim
+found = {"module": None, "compiler": None, "problem": ""}
+try:
+    path = _shim.built()
+    if path is not None:
+        _shim.load()
+        found.update(module=str(path), compiler=_shim.compiled_by(path))
+    else:
+        found.update(compiler=_shim.compiler()[0])
+except UnsupportedError as error:
+    found.update(problem=str(error))
+print(json.dumps(found))
+"""
 
 
 def torch_finding(probed: str) -> Finding:
@@ -41,17 +58,47 @@ def torch() -> Finding:
         detail = "not installed; numpy arrays work, tensors, DiLoCo and the demo do not"
         return Finding("torch", Status.ABSENT, detail, wanted)
     try:
-        probe = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", TORCH_PROBE],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        return torch_finding(probe.stdout)
+        return torch_finding(_probe(TORCH_PROBE))
     except subprocess.CalledProcessError as error:
         why = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
         cure = wanted.replace(" install ", " install --force-reinstall ")
         return Finding("torch", Status.LIMITED, f"installed, but does not import: {why}", cure)
     except (subprocess.TimeoutExpired, OSError, ValueError) as error:
         return Finding("torch", Status.LIMITED, f"installed, but cannot be probed: {error}")
+
+
+def backend_finding(probed: str) -> Finding:
+    """Judge what ``BACKEND_PROBE`` printed."""
+    found = json.loads(probed)
+    if found["problem"]:
+        return Finding("torch-backend", Status.ABSENT, found["problem"])
+    if found["module"]:
+        detail = f"compiled with {found['compiler']}, {found['module']}"
+        return Finding("torch-backend", Status.OK, detail)
+    detail = f"not compiled yet; the first process group has {found['compiler']} do it"
+    cure = shlex.join([sys.executable, "-m", "collectives.cli", "build-torch"])
+    return Finding("torch-backend", Status.ABSENT, detail, cure)
+
+
+def torch_backend() -> Finding:
+    """The C++ part of the PyTorch process-group backend: whether it is compiled, and loads."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("torch-backend", Status.ABSENT, "needs torch, which is not installed")
+    try:
+        return backend_finding(_probe(BACKEND_PROBE))
+    except subprocess.CalledProcessError as error:
+        why = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
+        return Finding("torch-backend", Status.LIMITED, f"does not load: {why}")
+    except (subprocess.TimeoutExpired, OSError, ValueError) as error:
+        return Finding("torch-backend", Status.LIMITED, f"cannot be probed: {error}")
+
+
+def _probe(source: str) -> str:
+    """Run a program of this Python in a process of its own; return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", source],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
 
 
 def cuda() -> Finding:
