@@ -115,6 +115,7 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
 
 static void dispose(struct coll_engine *engine)
 {
+    coll__links_close(engine);
     for (uint32_t i = 0; coll__transports[i]; i++)
         coll__transports[i]->stop(&engine->host);
     coll__reactor_close(&engine->host.reactor);

@@ -436,6 +436,9 @@ void coll__view_release(struct coll__view *view);
 /* Drop the view's links and its owner's reference. */
 void coll__view_retire(struct coll__view *view);
 void coll__view_report_if_ready(struct coll_group *group);
+/* Close the links that no view needs, unless another may; and all there are. */
+void coll__links_tick(struct coll_engine *engine);
+void coll__links_close(struct coll_engine *engine);
 /* The member is reached by this link. */
 void coll__member_attach(struct coll__member *member, struct coll__link *link);
 /* It said goodbye. */

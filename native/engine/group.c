@@ -18,7 +18,7 @@ struct coll_group *coll__group_find(struct coll_engine *engine, uint32_t id)
 }
 
 static coll_status connect_member(struct coll_engine *engine, struct coll__member *member,
-                                  const struct coll_peer *peer)
+                                  const struct coll_peer *peer, bool fixed)
 {
     struct coll__link *link = coll__link_find(&engine->host, peer->id);
     if (link) {
@@ -32,6 +32,7 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
         engine->host.links = link;
     }
     coll__member_attach(member, link);
+    link->keeps |= fixed;
     coll__process_watch(link, peer->process);
     return COLL_OK;
 }
@@ -46,7 +47,7 @@ coll_status coll__group_prepare(struct coll_group *group, const struct coll_view
         if (rank == view->rank)
             continue;
         coll_status status = connect_member(group->engine, &view->members[rank],
-                                            &given->peers[rank]);
+                                            &given->peers[rank], view->fixed);
         if (status != COLL_OK) {
             group->prepared = previous;
             coll__view_retire(view);

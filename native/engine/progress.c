@@ -94,6 +94,7 @@ static void tick(struct coll_engine *engine, uint64_t about)
     for (uint32_t i = 0; coll__transports[i]; i++)
         coll__transports[i]->tick(&engine->host, now, paused);
     coll__process_tick(engine);
+    coll__links_tick(engine);
     for (struct coll_group *group = engine->groups; group; group = group->next)
         coll__group_tick(group, now);
 }

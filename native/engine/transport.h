@@ -82,7 +82,9 @@ struct coll__link {
     uint8_t peer[16];
     char name[64];
     uint32_t references; /* views that use it */
+    bool keeps; /* it lasts beyond them */
     bool up; /* can carry frames now */
+    uint32_t refused; /* how often since then the peer did not know the view it was dialled with */
     uint32_t goodbyes; /* of these, those that the peer said it leaves */
     bool goodbye; /* all of them */
     uint32_t lost_reported; /* 0: no; else 1 + how certain it was */
@@ -109,10 +111,10 @@ enum coll__polled {
 };
 
 struct coll__transport {
-    uint32_t slot;                      /* in host->state */
-    bool local;                         /* moves bytes within the host */
-    uint32_t slice_bytes;               /* what it likes best; 0: as the engine chooses */
-    bool copies;                        /* a slice that was pulled is done with at once */
+    uint32_t slot; /* in host->state */
+    bool local; /* moves bytes within the host */
+    uint32_t slice_bytes; /* what it likes best; 0: as the engine chooses */
+    bool copies; /* a slice that was pulled is done with at once */
     /* Listen, as the host's options say. */
     coll_status (*start)(struct coll__host *host);
     /* Close what start opened; all links are closed already. Also after a failed start. */

@@ -105,17 +105,8 @@ void coll__member_leaves(struct coll__member *member)
     count_goodbyes(member->link);
 }
 
-static void detach(struct coll__member *member)
+static void close_link(struct coll__link *link)
 {
-    struct coll__link *link = member->link;
-    member->link = NULL;
-    if (!link)
-        return;
-    link->goodbyes -= member->goodbye;
-    if (--link->references > 0) {
-        count_goodbyes(link);
-        return;
-    }
     struct coll__link **at = &link->engine->host.links;
     while (*at != link)
         at = &(*at)->next;
@@ -125,6 +116,43 @@ static void detach(struct coll__member *member)
     coll__process_unwatch(link);
     coll__link_drop(link);
     link->transport->close(link);
+}
+
+/* Members of fixed views close their groups when they like, and may meet again in another: what a link
+ * knows of its peer must not be forgotten by one side only. It lasts as long as both engines do. */
+static bool is_kept(const struct coll__link *link)
+{
+    return link->references > 0 ||
+           (link->keeps && !link->process_died && link->lost_reported <= 1 + COLL_CERTAIN_SILENCE);
+}
+
+static void detach(struct coll__member *member)
+{
+    struct coll__link *link = member->link;
+    member->link = NULL;
+    if (!link)
+        return;
+    link->goodbyes -= member->goodbye;
+    link->references--;
+    count_goodbyes(link);
+    if (!is_kept(link))
+        close_link(link);
+}
+
+void coll__links_tick(struct coll_engine *engine)
+{
+    struct coll__link *next;
+    for (struct coll__link *at = engine->host.links; at; at = next) {
+        next = at->next;
+        if (!is_kept(at))
+            close_link(at);
+    }
+}
+
+void coll__links_close(struct coll_engine *engine)
+{
+    while (engine->host.links)
+        close_link(engine->host.links);
 }
 
 void coll__view_retire(struct coll__view *view)
@@ -197,6 +225,7 @@ void coll__link_init(struct coll__link *link, struct coll__host *host,
 void coll__link_up(struct coll__link *link)
 {
     link->up = true;
+    link->refused = 0;
     link->lost_reported = 0;
     link->lost_since = 0;
     for (struct coll_group *group = link->engine->groups; group; group = group->next)
@@ -257,11 +286,13 @@ const uint8_t *coll__view_key(struct coll__host *host, uint32_t group_id, uint64
 bool coll__view_for_link(const struct coll__link *link, uint32_t *group_id, uint64_t *term,
                          uint64_t *number, const uint8_t **key)
 {
-    /* A committed view is known to both; a prepared one perhaps not yet to the other. */
+    /* A committed view is known to both; a prepared one perhaps not yet to the other, who may have
+     * closed the group of a committed one. So there are turns. */
+    uint32_t turn = link->references > 0 ? link->refused % link->references : 0;
     for (int prepared = 0; prepared < 2; prepared++) {
         for (struct coll_group *group = link->engine->groups; group; group = group->next) {
             struct coll__view *view = prepared ? group->prepared : group->committed;
-            if (!view || coll__rank_of(view, link->peer) == view->size)
+            if (!view || coll__rank_of(view, link->peer) == view->size || turn-- > 0)
                 continue;
             *group_id = group->id;
             *term = view->term;

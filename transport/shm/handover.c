@@ -179,6 +179,7 @@ static void take_welcome(struct shm_connection *connection, const uint8_t *bytes
         return;
     }
     if (welcome.verdict != COLL__WELCOME_OK) {
+        connection->link->base.refused += welcome.verdict == COLL__WELCOME_UNKNOWN;
         coll__shm_drop(connection, welcome.verdict == COLL__WELCOME_UNKNOWN
                                        ? "it does not know the view yet"
                                        : "it speaks another version");

@@ -92,6 +92,7 @@ static void take_welcome(struct tcp_connection *connection, uint32_t length)
         return;
     }
     if (welcome.verdict != COLL__WELCOME_OK) {
+        connection->link->base.refused += welcome.verdict == COLL__WELCOME_UNKNOWN;
         refuse(connection, welcome.verdict == COLL__WELCOME_UNKNOWN
                                ? "it does not know the view yet"
                                : "another peer listens at that address");
