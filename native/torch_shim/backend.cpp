@@ -102,7 +102,7 @@ std::vector<std::vector<size_t>> by_type(const Tensors &tensors)
     return groups;
 }
 
-// The part of a tensor of all ranks that is of one. Of elements in the order of their indices.
+// The part of a tensor of all ranks that is of one; a view if the tensor is contiguous.
 at::Tensor block_of(const at::Tensor &whole, int rank, int size)
 {
     if (whole.dim() > 0 && whole.size(0) % size == 0) {
@@ -110,7 +110,7 @@ at::Tensor block_of(const at::Tensor &whole, int rank, int size)
         return whole.narrow(0, rank * rows, rows);
     }
     const int64_t count = whole.numel() / size;
-    return whole.view({-1}).narrow(0, rank * count, count);
+    return whole.reshape({-1}).narrow(0, rank * count, count);
 }
 
 class Unlocked { // whoever waits here does not hold the interpreter's lock
@@ -352,9 +352,12 @@ WorkPtr Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inpu
             call.input(inputs[i]);
             count += count_of(inputs[i]);
         }
+        Tensors wholes; // blocks of a strided one may lie between each other
+        for (const size_t i : group)
+            wholes.push_back(outputs[i].is_contiguous() ? outputs[i] : call.staged(outputs[i]));
         for (int rank = 0; rank < size_; rank++)
-            for (const size_t i : group)
-                call.output(block_of(outputs[i], rank, size_));
+            for (const auto &whole : wholes)
+                call.output(block_of(whole, rank, size_));
         issue(*work, call, count, options.timeout);
     }
     return work;

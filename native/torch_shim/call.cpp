@@ -162,17 +162,18 @@ void Call::input(const at::Tensor &tensor)
 void Call::output(const at::Tensor &tensor)
 {
     claim(tensor);
-    if (is_direct(tensor)) {
-        add(outputs_, tensor);
-        return;
-    }
+    add(outputs_, is_direct(tensor) ? tensor : staged(tensor));
+}
+
+at::Tensor Call::staged(const at::Tensor &tensor)
+{
     auto copy = host_copy(tensor, false);
     Return back{tensor, copy, c10::nullopt};
     if (!tensor.device().is_cpu())
         back.stream =
             c10::impl::VirtualGuardImpl(tensor.device().type()).getStream(tensor.device());
     returns.push_back(std::move(back));
-    add(outputs_, copy);
+    return copy;
 }
 
 void Call::in_place(const at::Tensor &tensor)

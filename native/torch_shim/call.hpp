@@ -33,6 +33,8 @@ class Call {
     void input(const at::Tensor &tensor);
     void output(const at::Tensor &tensor);
     void in_place(const at::Tensor &tensor);
+    // In host memory and contiguous: what will be copied to the tensor.
+    at::Tensor staged(const at::Tensor &tensor);
 
     // Elements of each rank's block: as they come, for what has blocks of different sizes.
     std::vector<uint64_t> counts, counts_from;
