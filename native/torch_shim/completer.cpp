@@ -1,5 +1,7 @@
 #include "completer.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -16,15 +18,21 @@ namespace collectives {
 
 namespace {
 
+thread_local bool is_completer = false;
+
 class Completer {
   public:
     Completer() : fd_(eventfd(0, EFD_CLOEXEC)), pid_(getpid())
     {
         TORCH_CHECK(fd_ >= 0, "cannot make an eventfd: raise the limit of open files (ulimit -n)");
-        std::thread([this] { run(); }).detach();
+        std::thread([this] {
+            is_completer = true;
+            run();
+        }).detach();
     }
 
     bool is_of_this_process() const { return pid_ == getpid(); }
+    bool is_busy() const { return busy_; }
 
     void watch(std::shared_ptr<Flight> flight)
     {
@@ -71,25 +79,34 @@ class Completer {
                 flights.insert(flights.end(), coming_.begin(), coming_.end());
                 coming_.clear();
             }
+            busy_ = true;
             std::vector<std::shared_ptr<Flight>> left;
             for (auto &flight : flights)
                 if (!flight->poll())
                     left.push_back(std::move(flight));
             flights.swap(left);
+            busy_ = false;
         }
     }
 
     const int fd_;
     const pid_t pid_;
+    std::atomic<bool> busy_{false}; // perhaps in a callback
     std::mutex mutex_; // guards what follows
     std::condition_variable idle_;
     std::vector<std::shared_ptr<Flight>> coming_;
     bool stopped_ = false, gone_ = false;
 };
 
-// Never freed: its thread may outlive everything else of the process. A forked child has another.
+// The first has all that is called by others. What a callback calls, which it may then wait for, goes
+// to one that is not busy: among these there is no circle of who waits for whom. Never freed: their
+// threads may outlive everything else of the process. A forked child has others.
 std::mutex the_lock;
-Completer *the_completer = nullptr;
+std::vector<Completer *> &completers()
+{
+    static auto *const all = new std::vector<Completer *>();
+    return *all;
+}
 
 } // namespace
 
@@ -98,22 +115,29 @@ void complete_later(std::shared_ptr<Flight> flight)
     Completer *completer;
     {
         const std::lock_guard<std::mutex> lock(the_lock);
-        if (!the_completer || !the_completer->is_of_this_process())
-            the_completer = new Completer();
-        completer = the_completer;
+        auto &all = completers();
+        if (!all.empty() && !all[0]->is_of_this_process())
+            all.clear();
+        auto chosen = is_completer ? std::find_if_not(all.begin(), all.end(),
+                                                      [](auto *one) { return one->is_busy(); })
+                                   : all.begin();
+        if (chosen == all.end())
+            chosen = all.insert(all.end(), new Completer());
+        completer = *chosen;
     }
     completer->watch(std::move(flight));
 }
 
 void stop_completing()
 {
-    Completer *completer;
+    std::vector<Completer *> all;
     {
         const std::lock_guard<std::mutex> lock(the_lock);
-        completer = the_completer;
+        all = completers();
     }
-    if (completer && completer->is_of_this_process())
-        completer->stop();
+    for (Completer *completer : all)
+        if (completer->is_of_this_process())
+            completer->stop();
 }
 
 } // namespace collectives

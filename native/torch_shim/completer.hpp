@@ -1,4 +1,4 @@
-// The thread that completes what nobody waits for.
+// The threads that complete what nobody waits for: one, and more while callbacks wait.
 #pragma once
 
 #include <memory>
