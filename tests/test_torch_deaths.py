@@ -1,7 +1,7 @@
 """A rank of a process group is killed in the middle of things; the others get over it.
 
-Two ranks live through all rounds. The third one forks a child for each round, which is killed in it:
-so what the deaths leave behind in the survivors adds up.
+Two ranks live through all rounds. The third one forks a child for each, which is killed in it: so
+what the deaths leave behind in the survivors adds up.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Every operation of torch.distributed, with every dtype and shape: as Gloo does it, in the same
-ranks, and as numpy does. The cases are in torch_cases.py."""
+ranks, and as numpy does. The cases are in torch_matrix.py."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SAMPLE = 126
 
 
 def play(rank: int, world: int, count: int, seed: int) -> tuple[int, list[str], list[int], Any]:
-    import torch_cases
+    import torch_matrix
 
-    cases = torch_cases.sample(count, seed) if count else torch_cases.product()
+    cases = torch_matrix.sample(count, seed) if count else torch_matrix.product()
     if BACKEND == "gloo":
-        cases = [case for case in cases if torch_cases.gloo_does(case)]
+        cases = [case for case in cases if torch_matrix.gloo_does(case)]
     counts = None
-    played = torch_cases.play(cases)
+    played = torch_matrix.play(cases)
     if BACKEND == "collectives":
         import collectives.torch
 
@@ -70,11 +70,11 @@ def test_all_operations(ranks: Ranks, world: int) -> None:
 
 
 def try_gloo(rank: int, world: int, lack: str, seed: int) -> str:
-    import torch_cases
+    import torch_matrix
 
-    lacks = torch_cases.GLOO_LACKS[lack]
-    case = random.Random(seed).choice([case for case in torch_cases.product() if lacks(case)])
-    _, what = torch_cases.attempt(case, torch_cases.dist.group.WORLD)
+    lacks = torch_matrix.GLOO_LACKS[lack]
+    case = random.Random(seed).choice([case for case in torch_matrix.product() if lacks(case)])
+    _, what = torch_matrix.attempt(case, torch_matrix.dist.group.WORLD)
     return what and f"{case}: {what}"
 
 
@@ -96,9 +96,9 @@ def test_what_gloo_lacks_it_still_lacks(ranks: Ranks, lack: str) -> None:
 
 
 def lacks(rank: int, world: int) -> list[str]:
-    import torch_cases
+    import torch_matrix
 
-    return list(torch_cases.GLOO_LACKS)
+    return list(torch_matrix.GLOO_LACKS)
 
 
 def test_all_that_gloo_lacks_is_tried(ranks: Ranks) -> None:

@@ -92,6 +92,7 @@ PYBIND11_MODULE(_collectives_torch, m)
                                [](const Backend &backend) {
                                    return *static_cast<py::object *>(backend.owner().object.get());
                                })
+        .def("get_error", &Backend::getError)
         .def("counts", &counts)
         .def("trace", &trace);
     m.def("stop_completing", &collectives::stop_completing,
