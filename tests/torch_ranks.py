@@ -37,6 +37,16 @@ import nursery
 
 # What is tested; with "gloo" instead the tests show what they take for granted.
 BACKEND = os.environ.get("COLLECTIVES_TEST_BACKEND") or "collectives"
+# Some of torch's own functions import these when they are first called: a second for each rank.
+PRELOADED = (
+    "torch.distributed",
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.optim",
+    "torch.distributed.pipelining",
+    "collectives.torch._member",
+    "torch_ranks",
+)
 # What the others have, once one has failed, before they are ended.
 PATIENCE = 10.0
 SHOWN = 20_000
@@ -152,7 +162,7 @@ class Ranks:
         """Begin what ``run`` does."""
         folder = tempfile.TemporaryDirectory(prefix="ranks-")
         where = f"{function.__module__}:{function.__qualname__}"
-        zygote = nursery.shared("torch", "torch.distributed", "torch_ranks")
+        zygote = nursery.shared(*PRELOADED)
         if group_timeout is not None:
             how["timeout"] = datetime.timedelta(seconds=group_timeout)
         job = (where, arguments, world, backend, init, store, options, how, folder.name)
