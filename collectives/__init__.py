@@ -7,6 +7,7 @@ installed, to register the process-group backend, and who uses neither is not to
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 from collectives._version import __version__ as __version__
@@ -18,6 +19,10 @@ else:
     def __getattr__(name: str) -> object:
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
+        # A part of the package, asked for by another one before any public name: no public name is
+        # needed for it, and would need that other part.
+        if name != "__all__" and importlib.util.find_spec(f"{__name__}.{name}"):
+            return importlib.import_module(f"{__name__}.{name}")
         try:
             public = importlib.import_module("collectives._public")
         except ImportError as error:
