@@ -461,6 +461,36 @@ def test_a_goodbye_to_the_dead_does_not_wait(ranks: Ranks, transport: str):
     ranks.end(members)
 
 
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_a_goodbye_to_one_group_does_not_wait_for_another(ranks: Ranks, transport: str):
+    members = ranks.open(3, transport=transport)
+    ask(members[:2], fixed.issue, (), "all_reduce", LARGE)
+    ranks.enter(members[:2])
+    ask(members[:2], fixed.call, (), "all_reduce", LARGE)
+    for done, took in ask(members[:2], fixed.flush):
+        assert done and took < WITHIN
+    ask(members[:2], fixed.close)
+    ask(members[2:], fixed.issue, (), "all_reduce", LARGE)
+    assert [one.value for one in ask(members, fixed.wait)] == [6.0] * 3
+    ranks.end(members)
+
+
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_members_that_close_a_group_at_different_times_meet_again(ranks: Ranks, transport: str):
+    members = ranks.open(3, transport=transport)
+    for turn in range(6):
+        ask(members, fixed.issue, (), "all_reduce", LARGE // 4, 0, 1)
+        total = [one.value for one in ask(members, fixed.call, (), "all_reduce", SMALL)]
+        assert total == [6.0] * 3, turn
+        ask(members, fixed.wait, (), 0)
+        gone = members[turn % 3 : turn % 3 + 1]
+        if turn % 2:
+            assert ask(gone, fixed.flush)[0][0]
+        ask(gone, fixed.close)
+        ranks.enter(members)
+    ranks.end(members)
+
+
 def test_nothing_can_be_called_after_a_goodbye(ranks: Ranks):
     members = ranks.open(2)
     ask(members, fixed.flush)

@@ -231,6 +231,8 @@ struct coll__member {
     char name[64];
     struct coll__link *link; /* NULL for ourselves */
     bool goodbye; /* said that it leaves the view */
+    uint64_t
+        mark; /* of a fixed view: how far it must have come before we may go, and 1; 0: not yet */
 };
 
 /* The result of an operation, kept for members that may not have it yet. */

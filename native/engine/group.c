@@ -31,8 +31,8 @@ static coll_status connect_member(struct coll_engine *engine, struct coll__membe
         link->next = engine->host.links;
         engine->host.links = link;
     }
-    coll__member_attach(member, link);
     link->keeps |= fixed;
+    coll__member_attach(member, link);
     coll__process_watch(link, peer->process);
     return COLL_OK;
 }
@@ -82,7 +82,7 @@ void coll__group_install(struct coll_group *group, struct coll__view *view)
     /* Evidence from before names the older view, and counts no more: it is given again. */
     for (uint32_t rank = 0; rank < view->size; rank++)
         if (view->members[rank].link)
-            view->members[rank].link->lost_reported = 0;
+            view->members[rank].link->lost_since = view->members[rank].link->lost_reported = 0;
     group->veto_again = 0;
     coll__seal_open(&group->seal, view->term, view->number);
     if (previous)

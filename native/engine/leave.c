@@ -9,10 +9,10 @@
 
 /* Whether slices of an operation that is over wait for the link. Those of one that is not over
  * would wait for members that may never call it; it ends with an error when we are gone. */
-static bool owes(const struct coll__flow *ring)
+static bool owes(const struct coll_group *group, const struct coll__flow *ring)
 {
     const struct coll__flow *flow = ring;
-    while (flow && !flow->operation->finished)
+    while (flow && !(flow->operation->finished && flow->operation->group == group))
         flow = flow->next == ring ? NULL : flow->next;
     return flow;
 }
@@ -28,22 +28,46 @@ static bool is_beyond(const struct coll__view *view, uint32_t rank)
            (group->broken == COLL_PEER_LOST && coll__rank_of(view, group->broken_culprit) == rank);
 }
 
-static bool all_have(const struct coll__view *view)
+static bool is_waiting(const struct coll_group *group, const struct coll__link *link)
 {
-    for (uint32_t rank = 0; rank < view->size; rank++) {
-        const struct coll__link *link = view->members[rank].link;
-        if (!link || is_beyond(view, rank))
-            continue;
-        if (link->control_head || owes(link->small_flows) || owes(link->bulk_flows) ||
-            !link->transport->drained(link))
-            return false;
-    }
-    return true;
+    const struct coll__slice *slice = link->control_head;
+    while (slice && slice->frame.group != group->id)
+        slice = slice->next;
+    return slice || owes(group, link->small_flows) || owes(group, link->bulk_flows);
+}
+
+/* What other groups send on the same link goes on: once what is ours is with the transport, the peer has
+ * to come that far. In a fixed view nothing is added to it, elsewhere there may be. */
+static bool has_all(struct coll__view *view, uint32_t rank)
+{
+    struct coll__member *member = &view->members[rank];
+    const struct coll__link *link = member->link;
+    if (!view->fixed)
+        member->mark = 0;
+    if (member->mark == 0 && is_waiting(view->group, link))
+        return false;
+    if (member->mark == 0)
+        member->mark = link->transport->position(link) + 1;
+    return link->transport->passed(link, member->mark - 1, view->group->id);
+}
+
+static bool all_have(struct coll__view *view)
+{
+    bool all = true;
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        all &= !view->members[rank].link || is_beyond(view, rank) || has_all(view, rank);
+    return all;
+}
+
+static void forget_marks(struct coll__view *view)
+{
+    for (uint32_t rank = 0; rank < view->size; rank++)
+        view->members[rank].mark = 0;
 }
 
 static bool is_drained(const void *argument)
 {
-    const struct coll__view *view = argument;
+    struct coll__view *view = (struct coll__view *)(uintptr_t)argument;
     const struct coll_group *group = view->group;
     if (group->committed != view || (group->broken != COLL_OK && !view->fixed))
         return true; /* whom to wait for has changed */
@@ -55,12 +79,15 @@ static bool is_drained(const void *argument)
 /* Of a fixed view: what this member has called is over, and the others know it. */
 static bool is_done(const void *argument)
 {
-    const struct coll__view *view = argument;
+    struct coll__view *view = (struct coll__view *)(uintptr_t)argument;
     const struct coll_group *group = view->group;
     const bool stays = group->committed == view && group->broken == COLL_OK;
-    for (const struct coll__tag *tag = stays ? group->tags : NULL; tag; tag = tag->next)
-        if (tag->oldest || (tag->role == COLL__TOGETHER && tag->settled > tag->told))
+    for (const struct coll__tag *tag = stays ? group->tags : NULL; tag; tag = tag->next) {
+        if (tag->oldest || (tag->role == COLL__TOGETHER && tag->settled > tag->told)) {
+            forget_marks(view);
             return false;
+        }
+    }
     return is_drained(view);
 }
 
@@ -73,6 +100,7 @@ static void tell_watermarks(struct coll__view *view)
 
 static void say_goodbye(struct coll__view *view)
 {
+    forget_marks(view);
     /* First what the others wait for before they let go of results: nobody says it later. */
     tell_watermarks(view);
     const struct coll__frame frame = {
@@ -99,6 +127,7 @@ coll_status coll__group_flush(struct coll_group *group, uint64_t timeout_ns)
     bool done = !view->fixed || view->goodbye_said;
     if (!done) {
         tell_watermarks(view);
+        forget_marks(view);
         coll__drive_until(group->engine, is_done, view, until);
         done = is_done(view);
     }
@@ -121,6 +150,7 @@ void coll__group_take_leave(struct coll_group *group)
         return;
     if (!view->goodbye_said)
         coll__fixed_close(group);
+    forget_marks(view);
     view->references++;
     coll__drive_until(group->engine, is_drained, view, coll__now() + A_MOMENT_NS);
     coll__view_release(view);

@@ -86,7 +86,7 @@ struct coll__link {
     bool up; /* can carry frames now */
     uint32_t refused; /* how often since then the peer did not know the view it was dialled with */
     uint32_t goodbyes; /* of these, those that the peer said it leaves */
-    bool goodbye; /* all of them */
+    bool goodbye; /* all of them, and it is not kept */
     uint32_t lost_reported; /* 0: no; else 1 + how certain it was */
     uint64_t lost_at; /* when that was */
     uint64_t lost_since; /* when there was evidence first; 0: none since it was up */
@@ -137,8 +137,10 @@ struct coll__transport {
     /* Stop touching the buffers of an operation, a fetch or an answer: copy what is half sent,
      * drop what is half received. */
     void (*revoke)(struct coll__link *link, const void *owner);
-    /* Everything pulled so far has been acknowledged. */
-    bool (*drained)(const struct coll__link *link);
+    /* How far it has pulled; and whether the peer has all of a group up to there, and needs none of it
+     * here any more. */
+    uint64_t (*position)(const struct coll__link *link);
+    bool (*passed)(const struct coll__link *link, uint64_t position, uint32_t group);
     /* Why the link is not up: what was tried, for people. */
     void (*explain)(const struct coll__link *link, char *text, size_t length);
     /* Fault injection: coll_inject. */

@@ -87,7 +87,7 @@ coll_status coll__view_plan(struct coll__view *view, uint32_t kind, uint32_t alg
 /* Whoever leaves one group may stay in others: the link is over when all that use it are. */
 static void count_goodbyes(struct coll__link *link)
 {
-    link->goodbye = link->goodbyes > 0 && link->goodbyes == link->references;
+    link->goodbye = !link->keeps && link->goodbyes > 0 && link->goodbyes == link->references;
 }
 
 void coll__member_attach(struct coll__member *member, struct coll__link *link)

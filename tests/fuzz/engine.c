@@ -124,6 +124,7 @@ static void prepare(struct run *run, uint8_t who)
     }
     memcpy(view.key, peer_key, sizeof view.key);
     view.number = run->pending = run->group->seal.view + 1 + (who >> 6);
+    view.fixed = run->fixed;
     coll_group_prepare(run->group, &view);
 }
 
@@ -166,6 +167,9 @@ static void view_record(struct run *run)
         return;
     case 4:
         coll_inject(run->group, 1 + (what >> 3 & 1), what >> 4 & 3, what >> 6);
+        return;
+    case 7:
+        coll_group_break(run->group, (coll_status)(what >> 3), "it is to end");
         return;
     default:
         prepare(run, what);
@@ -307,6 +311,11 @@ static void check(const struct run *run)
         WORLD_CHECK(at->eager_consumed <= at->eager_received);
     WORLD_CHECK(run->group->later_count <= COLL__LATER_MAX);
     WORLD_CHECK(run->engine->driver == COLL__NOBODY);
+    WORLD_CHECK(!run->engine->endings && run->group->ending == COLL_OK);
+    const bool broken = run->group->committed && run->group->committed->fixed &&
+                        run->group->broken != COLL_OK;
+    for (int i = 0; broken && i < COLL__OP_BUCKETS; i++)
+        WORLD_CHECK(!run->group->operations[i]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -327,6 +336,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     };
     WORLD_CHECK(coll_engine_create(&chosen, me, &run.engine) == COLL_OK);
     WORLD_CHECK(coll_group_open(run.engine, 1, "g", &run.group) == COLL_OK);
+    run.fixed = options & 64;
     prepare(&run, options & 16 ? 2 : 6);
     if (!(options & 32))
         coll_group_commit(run.group, 1, run.pending, 1, NULL);

@@ -14,6 +14,7 @@ struct run {
     struct coll_engine *engine;
     struct coll_group *group;
     uint64_t pending; /* number of the view that was prepared last */
+    bool fixed; /* its views are */
 };
 
 /* Peer `i` of the run; 0 is the engine itself. */

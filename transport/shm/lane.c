@@ -129,7 +129,11 @@ static bool publish(struct shm_link *link, struct coll__slice *slice)
         coll__slice_copy(slice, frame->length, (uint8_t *)(entry + 1), false);
     if (!here) {
         link->outstanding[link->outstanding_count++] = (struct shm_outstanding){
-            .unit = (uint16_t)unit, .number = entry->number, .bytes = frame->length};
+            .written = link->written,
+            .group = frame->group,
+            .unit = (uint16_t)unit,
+            .number = entry->number,
+            .bytes = frame->length};
         link->outstanding_bytes += frame->length;
     }
     link->written += bytes;

@@ -176,14 +176,22 @@ static void link_revoke(struct coll__link *base, const void *owner)
     (void)base, (void)owner; /* a slice is copied at once, and what is delivered is used at once */
 }
 
-static bool link_drained(const struct coll__link *base)
+static uint64_t link_position(const struct coll__link *base)
+{
+    const struct shm_link *link = (const struct shm_link *)base;
+    return link->written + (link->pending != NULL); /* which will be longer */
+}
+
+static bool link_passed(const struct coll__link *base, uint64_t position, uint32_t group)
 {
     struct shm_link *link = (struct shm_link *)(uintptr_t)base;
     if (!link->theirs || !base->up)
         return true; /* what it has not taken it never will */
     coll__shm_settle(link);
-    return !link->pending && link->outstanding_count == 0 &&
-           atomic_load_explicit(&link->from->taken, memory_order_acquire) == link->written;
+    bool used = false; /* where it lies in our segment */
+    for (uint32_t i = 0; i < link->outstanding_count; i++)
+        used |= link->outstanding[i].group == group && link->outstanding[i].written < position;
+    return !used && atomic_load_explicit(&link->from->taken, memory_order_acquire) >= position;
 }
 
 static void link_explain(const struct coll__link *base, char *text, size_t length)
@@ -380,7 +388,8 @@ const struct coll__transport coll__shm_transport = {
     .update = link_update,
     .kick = link_kick,
     .revoke = link_revoke,
-    .drained = link_drained,
+    .position = link_position,
+    .passed = link_passed,
     .explain = link_explain,
     .inject = link_inject,
     .poll = poll_links,

@@ -120,6 +120,8 @@ struct shm_connection {
 };
 
 struct shm_outstanding {
+    uint64_t written; /* of the ring, before its entry */
+    uint32_t group;
     uint16_t unit;
     uint32_t number;
     uint32_t bytes;

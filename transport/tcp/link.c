@@ -280,10 +280,15 @@ static void link_revoke(struct coll__link *base, const void *owner)
     }
 }
 
-static bool link_drained(const struct coll__link *base)
+static uint64_t link_position(const struct coll__link *base)
 {
-    const struct tcp_link *link = (const struct tcp_link *)base;
-    return link->acknowledged + 1 == link->next_sequence;
+    return ((const struct tcp_link *)base)->next_sequence - 1;
+}
+
+static bool link_passed(const struct coll__link *base, uint64_t position, uint32_t group)
+{
+    (void)group; /* nothing is left here once it has arrived */
+    return ((const struct tcp_link *)base)->acknowledged >= position;
 }
 
 static void link_kick(struct coll__link *base)
@@ -408,7 +413,8 @@ const struct coll__transport coll__tcp_transport = {
     .update = link_update,
     .kick = link_kick,
     .revoke = link_revoke,
-    .drained = link_drained,
+    .position = link_position,
+    .passed = link_passed,
     .explain = link_explain,
     .inject = link_inject,
 };
