@@ -100,6 +100,11 @@ def test_the_wheel_holds_the_libraries_and_the_header_and_no_tests(wheel: Path) 
         "collectives/_native/shaper",
         "collectives/_native/wan",
     } <= names
+    shim = {path.name for path in (strip.ROOT / "native" / "torch_shim").glob("*.[ch]pp")}
+    assert len(shim) > 2
+    assert {f"collectives/torch/native/{name}" for name in shim} <= names
+    points = next(name for name in names if name.endswith(".dist-info/entry_points.txt"))
+    assert "[torch.backends]" in zipfile.ZipFile(wheel).read(points).decode()
     roots = {name.split("/")[0] for name in names}
     assert {root for root in roots if not root.endswith(".dist-info")} == {"collectives"}
     assert not [name for name in names if "build_binding" in name]
@@ -135,6 +140,22 @@ def test_the_wheel_works_without_compiler_and_source_tree(wheel: Path, tmp_path:
     before = f"{found['core']['cure']} --no-index >/dev/null 2>&1 || exit"
     *_, found = strip.doctor(python, "core", before=before)
     assert found["core"]["status"] == "ok"
+
+
+@pytest.mark.timeout(900)
+def test_the_wheel_compiles_its_backend_for_the_torch_at_hand(wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    python = strip.make_venv(tmp_path / "venv", strip.site_without(tmp_path / "site"))
+    run(python, "-m", "pip", "install", "--no-index", "--no-deps", wheel, cwd=tmp_path)
+    cache = {"COLLECTIVES_CACHE": str(tmp_path / "cache")}
+    compiling = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **cache}
+    command = python.parent / "collectives"
+    printed = run(command, "build-torch", cwd=tmp_path, env=compiling, timeout=800)
+    assert f"{tmp_path}/cache/torch-" in printed
+    script = shutil.copy(Path(__file__).parent / "torchcheck.py", tmp_path)
+    printed = run(python, script, tmp_path, cwd=tmp_path, env={**BARE, **cache})
+    assert "works: torch" in printed
+    assert f"{tmp_path}/venv/" in printed
 
 
 @pytest.fixture
