@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torch_ranks import Ranks
-from training import Numbers, observed
+from torch_ranks import BACKEND, Ranks
+from training import Numbers, check_counts, observed
 
 
-def run(ranks: Ranks, case: str, *args: object, world: int, backend: str) -> list[Numbers]:
+def run(
+    ranks: Ranks, case: str, *args: object, world: int, backend: str = BACKEND
+) -> list[Numbers]:
     found = ranks.run(observed, f"checkpoints:{case}", *args, world=world, backend=backend)
-    if backend == "collectives":
+    if backend == BACKEND:
         for rank, (_, counts) in enumerate(found):
-            assert counts.get("gather") and counts.get("scatter"), (rank, counts)
+            check_counts(counts, ("gather", "scatter"), rank)
     return [numbers for numbers, _ in found]
 
 
@@ -30,18 +32,17 @@ def equal(found: list[Numbers], expected: Numbers) -> None:
 def test_two_and_three_load_what_four_have_saved(
     ranks: Ranks, tmp_path: Path, background: bool
 ) -> None:
-    saved = run(ranks, "save", str(tmp_path), background, world=4, backend="collectives")
+    saved = run(ranks, "save", str(tmp_path), background, world=4)
     assert len(saved[0]) > 20
     equal(saved, saved[0])
     for world in (2, 3):
-        equal(run(ranks, "load", str(tmp_path), world=world, backend="collectives"), saved[0])
+        equal(run(ranks, "load", str(tmp_path), world=world), saved[0])
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("saver", ["gloo", "collectives"])
+@pytest.mark.parametrize(("saver", "loader"), [("gloo", BACKEND), (BACKEND, "gloo")])
 def test_a_checkpoint_does_not_depend_on_the_backend(
-    ranks: Ranks, tmp_path: Path, saver: str
+    ranks: Ranks, tmp_path: Path, saver: str, loader: str
 ) -> None:
-    loader = {"gloo": "collectives", "collectives": "gloo"}[saver]
     saved = run(ranks, "save", str(tmp_path), False, world=3, backend=saver)
     equal(run(ranks, "load", str(tmp_path), world=2, backend=loader), saved[0])
