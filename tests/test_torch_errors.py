@@ -91,7 +91,7 @@ def _locally_wrong(rank: int, world: int) -> list[Any]:
     ones = torch.ones
     cases: list[tuple[str, Callable[[], Any], str]] = [
         ("a device", lambda: _backend().allreduce([torch.empty(4, device="meta")]), "meta"),
-        ("a layout", lambda: dist.broadcast(torch.eye(3).to_sparse(), 0), "sparse"),
+        ("a layout", lambda: _backend().broadcast([torch.eye(3).to_sparse()]), "Sparse"),
         ("complex", lambda: dist.distributed_c10d._get_default_group().allreduce(
             [torch.ones(3, dtype=torch.complex64)], _options(dist.ReduceOp.MAX)), "complex"),
         ("f8", lambda: dist.all_reduce(torch.zeros(4).to(torch.float8_e4m3fn)), "reduced"),
@@ -103,7 +103,7 @@ def _locally_wrong(rank: int, world: int) -> list[Any]:
         ("negative", lambda: dist.all_to_all_single(ones(4), ones(4), [5, -1], [2, 2]), "split"),
         ("uneven", lambda: dist.all_to_all_single(ones(3), ones(3)), "divisible"),
         ("types", lambda: dist.all_gather([ones(3), ones(3).int()], ones(3)), "dtype"),
-        ("myself", lambda: dist.send(ones(3), rank), "self"),
+        ("myself", lambda: _backend().send([ones(3)], rank, 0), "itself"),
         ("tag", lambda: dist.isend(ones(3), 1 - rank, tag=-1), "tag"),
         ("bits", lambda: dist.all_reduce(ones(3), op=dist.ReduceOp.BXOR), "bxor"),
         ("average", lambda: dist.all_reduce(ones(3).bool(), op=dist.ReduceOp.AVG), "bool"),
