@@ -39,6 +39,7 @@ from collectives.membership.plane import (
     ViewReady,
 )
 from collectives.membership.view import Choice, LevelChoice, View
+from collectives.options import Options
 
 logger = logging.getLogger("collectives.data_plane")
 
@@ -166,6 +167,23 @@ class EnginePlane:
         if self.group is None:
             raise CollectiveError("the coordinator prepared a view before it named the group")
         return self.group
+
+
+def advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
+    """What others are told: the options' addresses, with the listening port where none is named."""
+    if not options.advertise:
+        return listening
+    port = parse_address(listening[0]).port
+    found = []
+    for entry in options.advertise:
+        if entry.startswith("["):
+            has_port = "]:" in entry
+        else:
+            has_port = entry.count(":") == 1
+            if entry.count(":") > 1:
+                entry = f"[{entry}]"
+        found.append(entry if has_port else f"{entry}:{port}")
+    return tuple(found)
 
 
 def choices_of(table: Sequence[Choice]) -> tuple[tuple[int, int, int], ...]:

@@ -17,10 +17,10 @@ from typing import ClassVar
 from collectives import engines
 from collectives._native import ffi, lib
 from collectives._native.engine import Counters, EngineGroup, process_identity
-from collectives.data_plane import EnginePlane, choices_of
+from collectives.data_plane import EnginePlane, advertised, choices_of
 from collectives.dump import Dumps
 from collectives.errors import CollectiveError
-from collectives.membership.address import parse_address, parse_addresses
+from collectives.membership.address import parse_addresses
 from collectives.membership.agent import Agent
 from collectives.membership.view import Choice, View
 from collectives.options import Options
@@ -230,20 +230,3 @@ class Incarnation:
 
 def _nobody_listens(_: View) -> None:
     pass
-
-
-def advertised(options: Options, listening: tuple[str, ...]) -> tuple[str, ...]:
-    """What others are told: the options' addresses, with the listening port where none is named."""
-    if not options.advertise:
-        return listening
-    port = parse_address(listening[0]).port
-    found = []
-    for entry in options.advertise:
-        if entry.startswith("["):
-            has_port = "]:" in entry
-        else:
-            has_port = entry.count(":") == 1
-            if entry.count(":") > 1:
-                entry = f"[{entry}]"
-        found.append(entry if has_port else f"{entry}:{port}")
-    return tuple(found)

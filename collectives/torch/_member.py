@@ -17,11 +17,11 @@ from collectives import engines
 from collectives._native import ffi, lib
 from collectives._native.engine import EngineGroup, Topology, process_identity, raise_status
 from collectives.codec import Codec
-from collectives.data_plane import prepare_view
+from collectives.data_plane import advertised, prepare_view
 from collectives.dump import Dumps
 from collectives.errors import CollectiveError, PeerLost, Timeout
 from collectives.membership.places import places_of
-from collectives.membership.view import View
+from collectives.membership.view import Peer, View
 from collectives.torch import _events, _shim
 from collectives.torch._meeting import Card, Meeting, check_cards
 from collectives.torch.options import Options
@@ -235,10 +235,7 @@ def create(given: Any, options: object) -> Any:
 _RUN = "torch.distributed"  # its groups share engines with each other, and no others
 
 
-def _peer(peer_id: Any, name: str, addresses: Sequence[str], options: Options) -> Any:
-    from collectives.incarnation import advertised
-    from collectives.membership.view import Peer
-
+def _peer(peer_id: Any, name: str, addresses: Sequence[str], options: Options) -> Peer:
     told = advertised(options, tuple(addresses))
     return Peer(peer_id, name, told, process=process_identity(), site=options.chosen_site)
 
