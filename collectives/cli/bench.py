@@ -152,6 +152,61 @@ for _name, _collective in COLLECTIVES.items():
     )
 
 
+@app.command("torch")
+def torch_command(
+    ranks: Annotated[str, typer.Option("--ranks", help="Numbers of ranks, with commas.")] = "2,4",
+    size: Annotated[str, typer.Option(help="Bytes of the large operations, with K, M, G.")] = "16M",
+    parameters: Annotated[
+        int, typer.Option(help="About how many the model that DDP trains has.")
+    ] = 25_000_000,
+    transport: Annotated[
+        str, typer.Option(help="Between our ranks: shm, tcp or auto; Gloo has TCP.")
+    ] = "auto",
+    iterations: Annotated[
+        int | None, typer.Option(help="Timed calls per figure; by default as many as fit --time.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--time", help="Seconds of calls per figure.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Training steps of each kind.")] = 20,
+    timeout: Annotated[float, typer.Option(help="Give up after this many seconds' silence.")] = 120,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file; - prints them.")
+    ] = None,
+) -> None:
+    """Measure torch.distributed over this library beside Gloo: calls, and DDP's step.
+
+    Exit status 1 if any element was wrong.
+    """
+    from collectives.bench import config as settings
+    from collectives.bench import process_group
+
+    configs = [
+        process_group.Config(
+            ranks=settings.parse_count(number),
+            size=settings.parse_bytes(size),
+            parameters=parameters,
+            transport=transport,
+            iterations=iterations,
+            seconds=seconds,
+            steps=steps,
+            timeout=timeout,
+        )
+        for number in ranks.split(",")
+    ]
+    quiet = json_path is not None and str(json_path) == "-"
+    reports = []
+    with _screen(quiet) as (show, progress):
+        for config in configs:
+            reports.append(process_group.measure(config, progress))
+            for line in process_group.lines(reports[-1]):
+                show(line)
+    if quiet:
+        typer.echo(process_group.to_json(reports))
+    elif json_path is not None:
+        json_path.write_text(process_group.to_json(reports) + "\n")
+    if any(report.wrong for report in reports):
+        raise typer.Exit(1)
+
+
 @app.command("state")
 def state_command(
     size: Annotated[str, typer.Option(help="Bytes of the state, with K, M, G.")] = "1G",
