@@ -89,6 +89,7 @@ class Run:
 
     def results(self, may_die: Collection[int] = ()) -> list[Any]:
         """What the function returned, by rank; None of those in ``may_die`` that died."""
+        __tracebackhide__ = True
         results: dict[int, Any] = {}
         wrong: dict[int, str] = {}
         waiting = {child.connection: rank for rank, child in enumerate(self._children)}
