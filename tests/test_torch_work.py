@@ -207,7 +207,6 @@ def test_errors_come_through_waits_and_futures(ranks: Ranks, how: str) -> None:
         assert "rank 0" in first and "5" in first and "4" in first, first
         assert later, "what is called later does not fail"
         assert now == "None"
-    assert len({first for first, *_ in results}) == 1, "ranks have different errors"
 
 
 def refusals(rank: int, world: int) -> list[str]:
