@@ -31,7 +31,7 @@ DEADLINE = 20.0
 MAGIC = b"COLLPEER"
 OK, VERSION, UNKNOWN, NOT_ME = range(4)
 DATA, OPEN, QUERY, TOKEN, SUPPLY, GOODBYE, VOID, ALIVE = range(1, 9)
-FETCH, CHUNK = 14, 15
+FETCH, CHUNK, BREAK = 14, 15, 16
 LATER_TYPES = tuple(range(9, 14))  # watermarks and what is passed on in a round
 EAGER, ACK_NOW = 1, 2
 HEADER = struct.Struct("<HBBHHIIQQQIIQQQQIIQBBBBIQI5xBH")
@@ -232,10 +232,12 @@ class Call:
 
 
 def open_group(
-    engine: Engine, group_id: int, me: int, peers: list[EnginePeer], key: bytes
+    engine: Engine, group_id: int, me: int, peers: list[EnginePeer], key: bytes, fixed: bool = False
 ) -> EngineGroup:
     group = EngineGroup(engine, group_id, f"g{group_id}")
-    group.prepare(term=1, number=1, first_operation=1, rank=me, peers=tuple(peers), key=key)
+    group.prepare(
+        term=1, number=1, first_operation=1, rank=me, peers=tuple(peers), key=key, fixed=fixed
+    )
     return group
 
 
@@ -246,10 +248,11 @@ class Pair:
 
     Args:
         raw: his id.
+        fixed: whether group 2 has a fixed view.
         options: of both engines.
     """
 
-    def __init__(self, raw: uuid.UUID | None = None, **options: Any) -> None:
+    def __init__(self, raw: uuid.UUID | None = None, fixed: bool = False, **options: Any) -> None:
         self.ids = [uuid.uuid4(), uuid.uuid4()]
         self.raw = raw or uuid.uuid4()
         self.key, self.raw_key = secrets.token_bytes(32), secrets.token_bytes(32)
@@ -264,7 +267,7 @@ class Pair:
             open_group(engine, 1, rank, peers, self.key) for rank, engine in enumerate(self.engines)
         ]
         self.raw_group = open_group(
-            self.a, 2, 0, [peers[0], EnginePeer(self.raw, "raw", ())], self.raw_key
+            self.a, 2, 0, [peers[0], EnginePeer(self.raw, "raw", ())], self.raw_key, fixed
         )
         for group in self.groups:
             until(lambda group=group: _is_ready(group), "A and B did not connect")

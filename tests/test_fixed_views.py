@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fixed
+import raw_peer
 from collectives import errors
 from collectives._native import lib
 from crew import DEADLINE, Member
@@ -311,6 +312,35 @@ def test_a_view_that_is_not_fixed_is_broken_by_nobody():
         group.break_(lib.COLL_OK, "why")
     group.close()
     engine.close()
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "no status": {"message": lib.COLL_OK},
+    "no error": {"message": lib.COLL_IN_PROGRESS},
+    "an unknown status": {"message": 99},
+    "nobody's rank": {"root": 2},
+    "a long text": {"payload": b"x" * 1024},
+}
+
+
+@pytest.mark.parametrize("what", [*WRONG, "a view that is not fixed"])
+def test_a_break_that_makes_no_sense_is_refused(what: str):
+    good = {"type": raw_peer.BREAK, "message": lib.COLL_CANCELLED, "root": 1, "payload": b"why"}
+    with raw_peer.Pair(fixed=what in WRONG, transport="tcp") as pair:
+        connection = pair.member()
+        with pair.counts("corrupt_frames", 1):
+            connection.sendall(raw_peer.Frame(**{**good, **WRONG.get(what, {})}).encode())
+            assert raw_peer.is_closed(connection)
+        assert pair.raw_group.state()[0] == lib.COLL_OK
+        if what not in WRONG:
+            return
+        with pair.counts("corrupt_frames", 0), pair.member() as connection:
+            connection.sendall(raw_peer.Frame(**{**good, "sequence": 2}).encode())
+            raw_peer.until(lambda: pair.raw_group.state()[0], "it was not taken")
+            answer = raw_peer.read_frame(connection)
+        assert pair.raw_group.state() == (lib.COLL_CANCELLED, pair.raw.bytes)
+        assert answer is not None and answer.type == raw_peer.BREAK, "it is passed on"
+        assert (answer.message, answer.root, answer.payload) == (lib.COLL_CANCELLED, 1, b"why")
 
 
 # ---- leaving -------------------------------------------------------------------------------------
