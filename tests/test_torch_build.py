@@ -247,6 +247,8 @@ def test_of_several_processes_one_compiles_and_the_others_wait(
     assert (module.WORD, module.__file__) == ("compiled", str(path))
     assert _shim.load() is module
     assert len(counted.read_text().splitlines()) == 2
+    assert _shim.build(force=True) == path
+    assert len(counted.read_text().splitlines()) == 4
     dynamic = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True)
     assert "[libcollectives.so]" in dynamic.stdout
     assert "RUNPATH" not in dynamic.stdout and "RPATH" not in dynamic.stdout
@@ -270,6 +272,21 @@ def test_a_killed_builder_leaves_nothing_to_wait_for_or_to_take_for_whole(
             path = waiting.next()
     assert _shim.load().__file__ == str(path)
     assert not list(path.parent.glob("building-*"))
+
+
+def test_a_builder_that_hangs_is_named_and_not_waited_for_for_ever(
+    tmp_path: Path, counted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_shim, "PATIENCE", 0.1)
+    gate = tmp_path / "gate"
+    gate.touch()
+    with builders(1) as [hanging]:
+        until(counted.exists, "the compiler")
+        os.kill(hanging.process.pid, signal.SIGSTOP)
+        said = rf"process {hanging.process.pid} on .* has been compiling .* end it, or set"
+        with pytest.raises(UnsupportedError, match=said):
+            _shim.build()
+    gate.unlink()
 
 
 def test_what_does_not_compile_is_said_once_for_all_who_wait(tmp_path: Path, counted: Path) -> None:
