@@ -13,6 +13,7 @@ FSDP = ("all_gather", "reduce_scatter")
 CASES = {
     "sharded:plain": (2, FSDP),
     "sharded:kept_gathered": (2, FSDP),
+    "sharded:first_fsdp": (2, FSDP),
     "sharded:mixed_precision": (2, FSDP),
     "sharded:low_precision": (2, FSDP),
     "sharded:half_precision": (2, FSDP),

@@ -35,6 +35,11 @@ def test_the_numbers_are_those_of_gloo(ranks: Ranks, case: str) -> None:
     same_numbers(ranks, f"ddp:{case}", world=world, kinds=kinds)
 
 
+def test_an_optimizer_that_overlaps_with_the_backward_pass(ranks: Ranks) -> None:
+    case, reference = "ddp:overlapping_optimizer", "ddp:optimizer_afterwards"
+    same_numbers(ranks, case, kinds=DDP, reference=reference)
+
+
 @pytest.mark.parametrize("world", [3, 4])
 def test_more_ranks_agree_with_gloo_within_rounding(ranks: Ranks, world: int) -> None:
     same_numbers(ranks, "ddp:plain", world=world, kinds=DDP)

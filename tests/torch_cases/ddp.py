@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import (
+    ddp_zero_hook,
     default_hooks,
     post_localSGD_hook,
     powerSGD_hook,
@@ -237,6 +238,36 @@ def zero_redundancy(rank: int, world: int) -> Numbers:
         moments = [v["exp_avg"] for _, v in sorted(optimizer.state_dict()["state"].items())]
         result["moments"] = torch.cat([moment.flatten() for moment in moments])
     return result
+
+
+def steps(rank: int, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Numbers:
+    """Five; the optimizer leaves out the first two."""
+    losses = []
+    for number, (inputs, targets) in enumerate(data_of(rank, 5)):
+        loss = nn.functional.mse_loss(model(inputs), targets)
+        loss.backward()
+        if optimizer is not None and number >= 2:
+            optimizer.step()
+        model.zero_grad()
+        losses.append(loss.detach())
+    return {"losses": torch.stack(losses)} | weights(model)
+
+
+def overlapping_optimizer(rank: int, world: int) -> Numbers:
+    """The optimizer's steps and its broadcasts are in a hook; the first two are for its set-up."""
+    model = DistributedDataParallel(model_of(), **SMALL_BUCKETS)
+    optimizer = ZeroRedundancyOptimizer(
+        model.parameters(), torch.optim.SGD, lr=0.1, overlap_with_ddp=True
+    )
+    hook = ddp_zero_hook.hook_with_zero_step(default_hooks.allreduce_hook, model, optimizer)
+    model.register_comm_hook(None, hook)
+    return steps(rank, model, None)
+
+
+def optimizer_afterwards(rank: int, world: int) -> Numbers:
+    """As `overlapping_optimizer`, which torch refuses with Gloo, as it may hang."""
+    model = DistributedDataParallel(model_of(), **SMALL_BUCKETS)
+    return steps(rank, model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def uneven_inputs_of_two(rank: int, world: int) -> Numbers:

@@ -12,7 +12,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 
 from torch_cases.common import Numbers, data_of, losses_and_weights, model_of, train, weights
 
@@ -28,6 +32,12 @@ def sharded(**how: Any) -> nn.Module:
 
 def plain(rank: int, world: int) -> Numbers:
     return losses_and_weights(rank, sharded())
+
+
+def first_fsdp(rank: int, world: int) -> Numbers:
+    """The FSDP that FSDP2 has replaced."""
+    model = FullyShardedDataParallel(model_of(), device_id=torch.device("cpu"))
+    return train(model, data_of(rank, 3))
 
 
 def kept_gathered(rank: int, world: int) -> Numbers:
