@@ -7,6 +7,7 @@ import re
 import signal
 import textwrap
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -69,6 +70,59 @@ def test_the_table_of_reductions(ranks: Ranks) -> None:
             if said != is_so
         }
         assert not wrong, f"said, found: {wrong}"
+
+
+# ---- what operations are counted as --------------------------------------------------------------
+
+
+def _counted(rank: int, world: int, rows: list[list[str]]) -> list[list[str]]:
+    """Call what each row names; the kinds that were counted."""
+    import torch
+    import torch.distributed as dist
+
+    import collectives.torch
+
+    ones = torch.ones
+    other = 1 - rank
+    pair = [ones(3) for _ in range(world)]
+
+    def both_ways() -> list[Any]:
+        return [dist.P2POp(dist.isend, ones(3), other), dist.P2POp(dist.irecv, ones(3), other)]
+
+    calls: dict[str, Callable[[], Any]] = {
+        "all_reduce": lambda: (dist.all_reduce(ones(3)), dist.all_reduce(torch.eye(2).to_sparse())),
+        "reduce": lambda: dist.reduce(ones(3), 0),
+        "reduce_scatter": lambda: dist.reduce_scatter(ones(3), pair),
+        "reduce_scatter_tensor": lambda: dist.reduce_scatter_tensor(ones(3), ones(3 * world)),
+        "broadcast": lambda: dist.broadcast(ones(3), 1),
+        "all_gather": lambda: dist.all_gather(pair, ones(3)),
+        "all_gather_into_tensor": lambda: dist.all_gather_into_tensor(ones(3 * world), ones(3)),
+        "gather": lambda: dist.gather(ones(3), pair if rank == 0 else None),
+        "scatter": lambda: dist.scatter(ones(3), pair if rank == 0 else None),
+        "all_to_all": lambda: dist.all_to_all(pair, [ones(3) for _ in range(world)]),
+        "all_to_all_single": lambda: dist.all_to_all_single(ones(3 * world), ones(3 * world)),
+        "send": lambda: dist.send(ones(3), 1) if rank == 0 else dist.recv(ones(3), 0),
+        "recv": lambda: dist.recv(ones(3), 1) if rank == 0 else dist.send(ones(3), 0),
+        "isend": lambda: (dist.isend(ones(3), other), dist.recv(ones(3), other)),
+        "irecv": lambda: (dist.irecv(ones(3), other), dist.send(ones(3), other)),
+        "batch_isend_irecv": lambda: [w.wait() for w in dist.batch_isend_irecv(both_ways())],
+        "barrier": dist.barrier,
+    }
+    found = []
+    for names, *_ in rows:
+        before = collectives.torch.counts()
+        for name in re.findall(r"`(\w+)`", names):
+            calls[name]()
+        after = collectives.torch.counts()
+        found.append(sorted(kind for kind in after if after[kind] != before.get(kind, 0)))
+    return found
+
+
+def test_the_table_of_operations(ranks: Ranks) -> None:
+    _, *rows, objects = table("| operation |")
+    assert len(rows) == 9 and "objects" in objects[0]
+    expected = [sorted(re.findall(r"`(\w+)`", row[2])) for row in rows]
+    assert ranks.run(_counted, rows) == [expected] * 2
 
 
 # ---- errors --------------------------------------------------------------------------------------
