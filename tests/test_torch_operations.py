@@ -12,8 +12,8 @@ import pytest
 
 from torch_ranks import BACKEND, Ranks
 
-# Of each world's cases in `make test`: of every operation three.
-SAMPLE = 126
+# Of each world's cases in `make test`: of every operation five.
+SAMPLE = 210
 
 
 def play(rank: int, world: int, count: int, seed: int) -> tuple[int, list[str], list[int], Any]:
@@ -31,8 +31,16 @@ def play(rank: int, world: int, count: int, seed: int) -> tuple[int, list[str], 
     return *played, counts
 
 
-def check(ranks: Ranks, world: int, count: int, seed: int, timeout: float) -> None:
-    results = ranks.run(play, count, seed, world=world, timeout=timeout, group_timeout=60)
+def check(ranks: Ranks, world: int, transport: str, count: int, seed: int, timeout: float) -> None:
+    results = ranks.run(
+        play,
+        count,
+        seed,
+        world=world,
+        timeout=timeout,
+        group_timeout=60,
+        options={"transport": transport} if BACKEND == "collectives" else None,
+    )
     wrong = [
         f"rank {rank}: {bad} cases, among them\n  " + "\n  ".join(said)
         for rank, (bad, said, *_) in enumerate(results)
@@ -53,19 +61,23 @@ def check(ranks: Ranks, world: int, count: int, seed: int, timeout: float) -> No
             assert kinds - alone <= {kind for kind, number in counts.items() if number}, counts
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_a_sample_of_all_operations(ranks: Ranks, world: int) -> None:
+@pytest.mark.parametrize(
+    ("world", "transport"), [(1, "auto"), (2, "auto"), (3, "tcp"), (4, "auto")]
+)
+def test_a_sample_of_all_operations(ranks: Ranks, world: int, transport: str) -> None:
     seed = int(os.environ.get("COLLECTIVES_SEED") or random.randrange(1 << 20))
     print(f"COLLECTIVES_SEED={seed}")
-    check(ranks, world, SAMPLE, seed, timeout=60)
+    check(ranks, world, transport, SAMPLE, seed, timeout=60)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_all_operations(ranks: Ranks, world: int) -> None:
+@pytest.mark.parametrize(
+    ("world", "transport"), [(1, "auto"), (2, "tcp"), (3, "auto"), (4, "auto")]
+)
+def test_all_operations(ranks: Ranks, world: int, transport: str) -> None:
     began = time.monotonic()
-    check(ranks, world, 0, 0, timeout=3000)
+    check(ranks, world, transport, 0, 0, timeout=3000)
     print(f"{time.monotonic() - began:.0f} s")
 
 
