@@ -453,7 +453,7 @@ WorkPtr Backend::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inpu
                       outputs.size(), " outputs for ", inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++)
         check_whole(inputs[i], outputs[i], size_, "reduce_scatter_tensor_coalesced");
-    auto work = open(OpType::REDUCE_SCATTER_TENSOR_COALESCED,
+    auto work = open(OpType::_REDUCE_SCATTER_BASE,
                      "collectives:reduce_scatter_tensor_coalesced", inputs, outputs);
     for (const auto &group : by_type(inputs)) {
         Call call(COLL_REDUCE_SCATTER);
@@ -645,7 +645,7 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
 
 void Backend::startCoalescing()
 {
-    TORCH_CHECK_VALUE(!coalescing_, "calls are being coalesced already");
+    // One that is still open was left by an exception: what was called goes on, and nobody waits for it.
     coalescing_ = c10::make_intrusive<Work>(rank_, OpType::COALESCED, "collectives:coalesced",
                                             Tensors{}, ++sequence_,
                                             std::make_shared<Flight>(journal_, Tensors{}));

@@ -73,7 +73,8 @@ coll_redop op_of(const c10d::ReduceOp &op)
 
 double factor_of(const c10d::ReduceOp &op)
 {
-    const auto *given = dynamic_cast<const c10d::PreMulSumSupplement *>(op.supplement_.get());
+    // The name that it has in all releases.
+    const auto *given = dynamic_cast<const c10d::NCCLPreMulSumSupplement *>(op.supplement_.get());
     TORCH_CHECK_VALUE(given, "PREMUL_SUM without a factor");
     return given->tensor_factor.defined() ? given->tensor_factor.item<double>()
                                           : given->double_factor;
