@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,12 +138,22 @@ def test_a_death_ends_sends_and_receives_of_all_others(ranks: Ranks, transport: 
     ranks.end(members)
 
 
+def stop(member: Member) -> None:
+    """Have it stand still, with all of its threads."""
+    member.signal(signal.SIGSTOP)
+    deadline = time.monotonic() + DEADLINE
+    threads = list(Path(f"/proc/{member.pid}/task").iterdir())
+    while not all((at / "stat").read_text().rpartition(")")[2].split()[0] == "T" for at in threads):
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("transport", ["shm", "tcp"])
 def test_who_is_silent_is_lost_and_hears_of_it_when_it_wakes_up(ranks: Ranks, transport: str):
     members = ranks.open(3, transport=transport, detection=0.6, heartbeat=0.1)
     start(members[:2], fixed.call, "all_reduce", SMALL)
     since = time.time()
-    members[2].signal(signal.SIGSTOP)
+    stop(members[2])
     try:
         text = agree(results(members[:2]), lib.COLL_PEER_LOST, "rank 2", since)
     finally:
@@ -469,7 +480,7 @@ def test_a_goodbye_is_bounded_by_its_timeout(ranks: Ranks):
     ask(members[:1], fixed.issue, (), "recv", SMALL, 1)
     done, took = ask(members[:1], fixed.flush, (), 0.3)[0]
     assert not done and 0.25 < took < 0.3 + WITHIN
-    members[2].signal(signal.SIGSTOP)
+    stop(members[2])
     try:
         done, took = ask(members[1:2], fixed.flush, (), 0.3)[0]
         assert not done and took < 0.3 + WITHIN

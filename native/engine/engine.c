@@ -115,7 +115,9 @@ static coll_status init(struct coll_engine *engine, const struct coll_engine_opt
 
 static void dispose(struct coll_engine *engine)
 {
+    coll__lock(engine); /* somebody may release an operation whose slices wait there */
     coll__links_close(engine);
+    coll__unlock(engine);
     for (uint32_t i = 0; coll__transports[i]; i++)
         coll__transports[i]->stop(&engine->host);
     coll__reactor_close(&engine->host.reactor);
