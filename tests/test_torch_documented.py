@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -284,3 +287,36 @@ def test_gradients_travel_encoded_in_a_group_of_their_own(ranks: Ranks) -> None:
     [code] = [block for block in blocks() if "codec=" in block]
     # The group of the codec is near, and not equal: its gradients were encoded.
     assert ranks.run(_encoded, code) == [(True, False)] * 2
+
+
+# ---- torchrun ------------------------------------------------------------------------------------
+
+RESTARTED = """
+import os, signal
+import torch.distributed as dist
+
+dist.init_process_group("collectives")
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+if attempt == "0" and dist.get_rank() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+dist.barrier()
+print(f"rank {dist.get_rank()}, attempt {attempt}", flush=True)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.full
+def test_torchrun_starts_all_anew(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(RESTARTED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", "--max-restarts", "1", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0, attempt 1", "rank 1, attempt 1"]
+    assert "rank 1 is lost" in done.stderr

@@ -40,6 +40,12 @@ def test_an_optimizer_that_overlaps_with_the_backward_pass(ranks: Ranks) -> None
     same_numbers(ranks, case, kinds=DDP, reference=reference)
 
 
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_megabytes_of_gradients(ranks: Ranks, transport: str) -> None:
+    environment = {"COLLECTIVES_TRANSPORT": transport}
+    same_numbers(ranks, "ddp:large", kinds=DDP, environment=environment)
+
+
 @pytest.mark.parametrize("world", [3, 4])
 def test_more_ranks_agree_with_gloo_within_rounding(ranks: Ranks, world: int) -> None:
     same_numbers(ranks, "ddp:plain", world=world, kinds=DDP)
