@@ -611,7 +611,8 @@ PROGRAM = """
 """
 
 
-@pytest.mark.parametrize("how", ["mp.spawn", "torchrun"])
+# By torchrun the examples run, too.
+@pytest.mark.parametrize("how", ["mp.spawn", pytest.param("torchrun", marks=pytest.mark.full)])
 def test_a_program_of_its_own(tmp_path: Path, how: str) -> None:
     """It knows the backend by its name, without an import."""
     program = tmp_path / "program.py"
