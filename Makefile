@@ -130,7 +130,7 @@ lint: build $(STAMPS)/lint
 format: $(STAMPS)/lint
 	@$(VENV)/bin/ruff check --fix --quiet . || true
 	@$(VENV)/bin/ruff format --quiet .
-	@find native transport tests/fuzz tests/arm64 -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
+	@find native transport tests/fuzz tests/arm64 -name '*.[ch]' -o -name '*.[ch]pp' | xargs $(VENV)/bin/clang-format -i
 
 wheel: $(STAMPS)/build
 	@tools/check_system.sh $(PY)

@@ -17,7 +17,7 @@ check ruff-format "$bin/ruff" format --check .
 check mypy "$bin/mypy"
 check imports "$bin/lint-imports" --no-cache
 check includes "$bin/python" tools/check_c_includes.py
-check clang-format sh -c 'find native transport tests/fuzz tests/arm64 -name "*.[ch]" | xargs "$0/clang-format" --dry-run -Werror' "$bin"
+check clang-format sh -c 'find native transport tests/fuzz tests/arm64 -name "*.[ch]" -o -name "*.[ch]pp" | xargs "$0/clang-format" --dry-run -Werror' "$bin"
 
 if [ -n "$failed" ]; then
     echo "lint failed:$failed"

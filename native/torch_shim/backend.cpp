@@ -4,9 +4,11 @@
 
 #include <Python.h>
 
-namespace collectives {
+namespace collectives
+{
 
-namespace {
+namespace
+{
 
 using c10d::OpType;
 
@@ -113,7 +115,8 @@ at::Tensor block_of(const at::Tensor &whole, int rank, int size)
     return whole.reshape({-1}).narrow(0, rank * count, count);
 }
 
-class Unlocked { // whoever waits here does not hold the interpreter's lock
+class Unlocked
+{ // whoever waits here does not hold the interpreter's lock
   public:
     Unlocked() : state_(Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr) {}
     ~Unlocked()
@@ -131,9 +134,8 @@ class Unlocked { // whoever waits here does not hold the interpreter's lock
 Backend::Backend(coll_group *group, int rank, std::string peers, std::string name,
                  std::chrono::milliseconds timeout, std::optional<coll_codec> codec, Owner owner)
     : c10d::Backend(rank, static_cast<int>(peers.size() / 16)), group_(group),
-      peers_(std::move(peers)),
-      options_(c10::make_intrusive<Options>("collectives", timeout)), codec_(codec),
-      owner_(std::move(owner)), timeout_ms_(timeout.count())
+      peers_(std::move(peers)), options_(c10::make_intrusive<Options>("collectives", timeout)),
+      codec_(codec), owner_(std::move(owner)), timeout_ms_(timeout.count())
 {
     options_->group_name = std::move(name);
     init();
@@ -207,8 +209,7 @@ void Backend::issue(Work &work, Call &call, uint64_t count, std::chrono::millise
 void Backend::encode(Call &call) const
 {
     const uint32_t op = call.raw.op;
-    if (codec_ && call.is_floating() &&
-        (op == COLL_SUM || op == COLL_AVG || op == COLL_SCALED_SUM))
+    if (codec_ && call.is_floating() && (op == COLL_SUM || op == COLL_AVG || op == COLL_SCALED_SUM))
         call.raw.codec = &*codec_;
 }
 
@@ -242,8 +243,8 @@ WorkPtr Backend::allreduce(Tensors &tensors, const c10d::AllreduceOptions &optio
 WorkPtr Backend::allreduce_coalesced(Tensors &tensors,
                                      const c10d::AllreduceCoalescedOptions &options)
 {
-    auto work =
-        open(OpType::ALLREDUCE_COALESCED, "collectives:all_reduce_coalesced", tensors, tensors);
+    auto work = open(OpType::ALLREDUCE_COALESCED, "collectives:all_reduce_coalesced", tensors,
+                     tensors);
     for (const auto &group : by_type(tensors)) {
         Call call(COLL_ALL_REDUCE);
         uint64_t count = 0;
@@ -299,8 +300,8 @@ WorkPtr Backend::_allgather_base(at::Tensor &output, at::Tensor &input,
     Call call(COLL_ALL_GATHER);
     call.input(input);
     call.output(output);
-    auto work =
-        open(OpType::_ALLGATHER_BASE, "collectives:all_gather_into_tensor", {input}, {output});
+    auto work = open(OpType::_ALLGATHER_BASE, "collectives:all_gather_into_tensor", {input},
+                     {output});
     issue(*work, call, count_of(input), options.timeout);
     return work;
 }
@@ -309,8 +310,9 @@ WorkPtr Backend::_allgather_base(at::Tensor &output, at::Tensor &input,
 WorkPtr Backend::allgather_coalesced(std::vector<Tensors> &outputs, Tensors &inputs,
                                      const c10d::AllgatherOptions &options)
 {
-    TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_), "all_gather_coalesced: ",
-                      outputs.size(), " lists for ", size_, " ranks; it needs one for each");
+    TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_),
+                      "all_gather_coalesced: ", outputs.size(), " lists for ", size_,
+                      " ranks; it needs one for each");
     Tensors flat;
     for (const auto &list : outputs) {
         TORCH_CHECK_VALUE(list.size() == inputs.size(), "all_gather_coalesced: a list of ",
@@ -319,8 +321,7 @@ WorkPtr Backend::allgather_coalesced(std::vector<Tensors> &outputs, Tensors &inp
             check_own(inputs[i], list[i], "all_gather_coalesced");
         flat.insert(flat.end(), list.begin(), list.end());
     }
-    auto work =
-        open(OpType::ALLGATHER_COALESCED, "collectives:all_gather_coalesced", inputs, flat);
+    auto work = open(OpType::ALLGATHER_COALESCED, "collectives:all_gather_coalesced", inputs, flat);
     for (const auto &group : by_type(inputs)) {
         Call call(COLL_ALL_GATHER);
         uint64_t count = 0;
@@ -339,8 +340,9 @@ WorkPtr Backend::allgather_coalesced(std::vector<Tensors> &outputs, Tensors &inp
 WorkPtr Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                  const c10d::AllgatherOptions &options)
 {
-    TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "all_gather_into_tensor_coalesced: ",
-                      outputs.size(), " outputs for ", inputs.size(), " inputs");
+    TORCH_CHECK_VALUE(outputs.size() == inputs.size(),
+                      "all_gather_into_tensor_coalesced: ", outputs.size(), " outputs for ",
+                      inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++)
         check_whole(outputs[i], inputs[i], size_, "all_gather_into_tensor_coalesced");
     auto work = open(OpType::ALLGATHER_COALESCED, "collectives:all_gather_into_tensor_coalesced",
@@ -379,8 +381,8 @@ WorkPtr Backend::gather(std::vector<Tensors> &outputs, Tensors &inputs,
         for (const auto &output : results)
             call.output(output);
     } else {
-        TORCH_CHECK_VALUE(outputs.empty() || outputs[0].empty(),
-                          "gather: outputs on rank ", rank_, ", which is not the root");
+        TORCH_CHECK_VALUE(outputs.empty() || outputs[0].empty(), "gather: outputs on rank ", rank_,
+                          ", which is not the root");
     }
     auto work = open(OpType::GATHER, "collectives:gather", inputs, results);
     issue(*work, call, count_of(input), options.timeout);
@@ -449,12 +451,13 @@ WorkPtr Backend::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
 WorkPtr Backend::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                  const c10d::ReduceScatterOptions &options)
 {
-    TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "reduce_scatter_tensor_coalesced: ",
-                      outputs.size(), " outputs for ", inputs.size(), " inputs");
+    TORCH_CHECK_VALUE(outputs.size() == inputs.size(),
+                      "reduce_scatter_tensor_coalesced: ", outputs.size(), " outputs for ",
+                      inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++)
         check_whole(inputs[i], outputs[i], size_, "reduce_scatter_tensor_coalesced");
-    auto work = open(OpType::_REDUCE_SCATTER_BASE,
-                     "collectives:reduce_scatter_tensor_coalesced", inputs, outputs);
+    auto work = open(OpType::_REDUCE_SCATTER_BASE, "collectives:reduce_scatter_tensor_coalesced",
+                     inputs, outputs);
     for (const auto &group : by_type(inputs)) {
         Call call(COLL_REDUCE_SCATTER);
         uint64_t count = 0;
@@ -482,8 +485,7 @@ WorkPtr Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
     call.output(output);
     call.counts = split_counts(input, input_splits, size_, "all_to_all_single, input");
     call.counts_from = split_counts(output, output_splits, size_, "all_to_all_single, output");
-    auto work =
-        open(OpType::ALLTOALL_BASE, "collectives:all_to_all_single", {input}, {output});
+    auto work = open(OpType::ALLTOALL_BASE, "collectives:all_to_all_single", {input}, {output});
     issue(*work, call, 0, options.timeout);
     return work;
 }
@@ -531,8 +533,8 @@ WorkPtr Backend::send(Tensors &tensors, int destination, int tag)
 
 WorkPtr Backend::recv(Tensors &tensors, int source, int tag)
 {
-    return pair(OpType::RECV, "collectives:recv", COLL_RECV, tensors,
-                static_cast<uint32_t>(source), tag);
+    return pair(OpType::RECV, "collectives:recv", COLL_RECV, tensors, static_cast<uint32_t>(source),
+                tag);
 }
 
 WorkPtr Backend::recvAnysource(Tensors &tensors, int tag)
@@ -555,7 +557,8 @@ void Backend::monitoredBarrier(const c10d::BarrierOptions &options, bool /*wait_
 
 // ---- sparse tensors -----------------------------------------------------------------------------
 
-namespace {
+namespace
+{
 
 // How a sparse tensor is told to the others: its dimensions, how many elements it has, its shape.
 constexpr int64_t SHAPE_MAX = 16;
@@ -587,8 +590,7 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
     TORCH_CHECK_VALUE(!coalescing_, "a sparse all_reduce cannot be coalesced with others");
     TORCH_CHECK_VALUE(reducible(tensor.scalar_type()), "elements of ", tensor.scalar_type(),
                       " cannot be reduced, only copied");
-    auto work =
-        open(OpType::_ALLREDUCE_SPARSE, "collectives:all_reduce_sparse", tensors, tensors);
+    auto work = open(OpType::_ALLREDUCE_SPARSE, "collectives:all_reduce_sparse", tensors, tensors);
     work->flight()->hold();
     const at::Tensor given = tensor.coalesce(); // on the caller's stream
     sequel_.run([this, work, tensor, given, op, timeout = options.timeout] {
@@ -603,9 +605,9 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
                 for (const auto &output : outputs)
                     call.output(output);
                 call.counts = counts_of(outputs);
-                auto step = c10::make_intrusive<Work>(
-                    rank_, OpType::ALLGATHER, nullptr, Tensors{}, work->getSequencenumber(),
-                    std::make_shared<Flight>(journal_, outputs));
+                auto step = c10::make_intrusive<Work>(rank_, OpType::ALLGATHER, nullptr, Tensors{},
+                                                      work->getSequencenumber(),
+                                                      std::make_shared<Flight>(journal_, outputs));
                 issue(*step, call, count_of(input), timeout);
                 step->wait(kNoTimeout);
             };

@@ -16,19 +16,21 @@
 #include "sequel.hpp"
 #include "work.hpp"
 
-namespace collectives {
+namespace collectives
+{
 
 using Tensors = std::vector<at::Tensor>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
-class Backend final : public c10d::Backend {
+class Backend final : public c10d::Backend
+{
   public:
     // What the Python side does, which owns the group: `close` it, once; make the backend of a `split`.
     struct Owner {
         std::function<void()> close;
-        std::function<c10::intrusive_ptr<c10d::Backend>(
-            const c10::intrusive_ptr<c10d::Store> &, const std::vector<int> &,
-            const c10::intrusive_ptr<Options> &)>
+        std::function<c10::intrusive_ptr<c10d::Backend>(const c10::intrusive_ptr<c10d::Store> &,
+                                                        const std::vector<int> &,
+                                                        const c10::intrusive_ptr<Options> &)>
             split;
         std::shared_ptr<void> object; // it, for who asks
     };
@@ -99,8 +101,8 @@ class Backend final : public c10d::Backend {
                                   const Tensors &outputs);
     void issue(Work &work, Call &call, uint64_t count, std::chrono::milliseconds timeout);
     void encode(Call &call) const;
-    WorkPtr pair(c10d::OpType type, const char *title, coll_kind kind, Tensors &tensors, uint32_t peer,
-                 int tag);
+    WorkPtr pair(c10d::OpType type, const char *title, coll_kind kind, Tensors &tensors,
+                 uint32_t peer, int tag);
 
     coll_group *const group_;
     const std::string peers_;

@@ -2,9 +2,11 @@
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-namespace collectives {
+namespace collectives
+{
 
-namespace {
+namespace
+{
 
 constexpr int64_t DIMS = 8; // loops that the core has for an array
 
@@ -200,8 +202,7 @@ bool Call::is_floating() const
 
 coll_call &Call::finish(uint64_t count)
 {
-    const bool additive =
-        raw.op == COLL_SUM || raw.op == COLL_AVG || raw.op == COLL_SCALED_SUM;
+    const bool additive = raw.op == COLL_SUM || raw.op == COLL_AVG || raw.op == COLL_SCALED_SUM;
     TORCH_CHECK_VALUE(!reduces_ || !bytes_, "elements of ", type_.value_or(at::kByte),
                       " cannot be reduced, only copied");
     TORCH_CHECK_VALUE(!reduces_ || !pairs_ || additive,

@@ -11,7 +11,8 @@
 
 #include "collectives.h"
 
-namespace collectives {
+namespace collectives
+{
 
 // What has to be done with tensors once an operation has succeeded.
 struct Return {
@@ -22,7 +23,8 @@ struct Return {
 // A coll_call and all that it points to. Tensors that the core cannot read or write where they are (on
 // another device, conjugated lazily, with more dimensions than it has loops for) are staged: copied to
 // the host's memory here, and back when the operation has succeeded.
-class Call {
+class Call
+{
   public:
     explicit Call(coll_kind kind);
     Call(Call &&) = delete; // the core's structure points into it

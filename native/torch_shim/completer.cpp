@@ -14,13 +14,16 @@
 
 #include "work.hpp"
 
-namespace collectives {
+namespace collectives
+{
 
-namespace {
+namespace
+{
 
 thread_local bool is_completer = false;
 
-class Completer {
+class Completer
+{
   public:
     Completer() : fd_(eventfd(0, EFD_CLOEXEC)), pid_(getpid())
     {

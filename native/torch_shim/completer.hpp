@@ -3,7 +3,8 @@
 
 #include <memory>
 
-namespace collectives {
+namespace collectives
+{
 
 class Flight;
 

@@ -1,6 +1,7 @@
 #include "journal.hpp"
 
-namespace collectives {
+namespace collectives
+{
 
 uint64_t Journal::begin(uint64_t sequence, const coll_call &call)
 {

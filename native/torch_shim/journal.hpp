@@ -8,7 +8,8 @@
 
 #include "collectives.h"
 
-namespace collectives {
+namespace collectives
+{
 
 struct Entry {
     uint64_t sequence = 0; // of the call of c10d, from 1; a number of it may have several entries
@@ -19,7 +20,8 @@ struct Entry {
     uint64_t entered_ns = 0, first_byte_ns = 0, last_byte_ns = 0, done_ns = 0;
 };
 
-class Journal {
+class Journal
+{
   public:
     static constexpr uint64_t SIZE = 1024;
 

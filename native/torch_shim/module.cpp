@@ -7,7 +7,8 @@
 namespace py = pybind11;
 using collectives::Backend;
 
-namespace {
+namespace
+{
 
 // A Python object that a C++ thread may let go of.
 std::shared_ptr<py::object> held(py::object &&given)
@@ -20,9 +21,9 @@ std::shared_ptr<py::object> held(py::object &&given)
             }};
 }
 
-c10::intrusive_ptr<Backend> make(uintptr_t group, int rank, const py::bytes &peers, std::string name,
-                                 std::chrono::milliseconds timeout, uintptr_t codec,
-                                 py::object owner)
+c10::intrusive_ptr<Backend> make(uintptr_t group, int rank, const py::bytes &peers,
+                                 std::string name, std::chrono::milliseconds timeout,
+                                 uintptr_t codec, py::object owner)
 {
     const auto object = held(std::move(owner));
     Backend::Owner calls;
@@ -82,8 +83,9 @@ py::list trace(const Backend &backend)
 PYBIND11_MODULE(_collectives_torch, m)
 {
     if (coll_abi_version() != COLL_ABI_VERSION)
-        throw py::import_error("the torch shim was built against another version of libcollectives; "
-                               "remove its folder from the cache, or run `collectives build-torch`");
+        throw py::import_error(
+            "the torch shim was built against another version of libcollectives; "
+            "remove its folder from the cache, or run `collectives build-torch`");
     py::module_::import("torch._C._distributed_c10d");
     py::class_<Backend, c10d::Backend, c10::intrusive_ptr<Backend>>(m, "Backend")
         .def(py::init(&make), py::kw_only(), py::arg("group"), py::arg("rank"), py::arg("peers"),

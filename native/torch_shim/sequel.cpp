@@ -1,6 +1,7 @@
 #include "sequel.hpp"
 
-namespace collectives {
+namespace collectives
+{
 
 Sequel::~Sequel()
 {

@@ -7,12 +7,14 @@
 #include <mutex>
 #include <thread>
 
-namespace collectives {
+namespace collectives
+{
 
 // Runs what it is given in that order, on a thread of its own that starts with the first. All ranks
 // call the same things in the same order, so the operations of these calls, in a tag that only this
 // thread uses, meet their like.
-class Sequel {
+class Sequel
+{
   public:
     ~Sequel();
     void run(std::function<void()> call);

@@ -9,9 +9,11 @@
 
 #include "completer.hpp"
 
-namespace collectives {
+namespace collectives
+{
 
-namespace {
+namespace
+{
 
 constexpr uint64_t SLICE_NS = 100'000'000; // Ctrl-C is heard at least this often
 
@@ -53,8 +55,7 @@ std::vector<c10::Device> devices_of(const std::vector<at::Tensor> &tensors)
 std::exception_ptr make_error(coll_status status, const std::string &text)
 {
     const std::string message = text.empty() ? coll_status_text(status) : text;
-    return std::make_exception_ptr(
-        C10_BUILD_ERROR(DistBackendError, "collectives: " + message));
+    return std::make_exception_ptr(C10_BUILD_ERROR(DistBackendError, "collectives: " + message));
 }
 
 // ---- flights ----------------------------------------------------------------------------------

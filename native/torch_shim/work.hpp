@@ -14,11 +14,13 @@
 #include "collectives.h"
 #include "journal.hpp"
 
-namespace collectives {
+namespace collectives
+{
 
 // What has been called and not ended yet. It is shared by the Work that the caller has and, if the
 // caller wants a future or has dropped the Work, by the thread that completes it.
-class Flight : public std::enable_shared_from_this<Flight> {
+class Flight : public std::enable_shared_from_this<Flight>
+{
   public:
     Flight(std::shared_ptr<Journal> journal, std::vector<at::Tensor> outputs);
     ~Flight();
@@ -73,7 +75,8 @@ class Flight : public std::enable_shared_from_this<Flight> {
     c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 
-class Work final : public c10d::Work {
+class Work final : public c10d::Work
+{
   public:
     Work(int rank, c10d::OpType type, const char *title, const std::vector<at::Tensor> &inputs,
          uint64_t sequence, std::shared_ptr<Flight> flight);
