@@ -158,8 +158,9 @@ def listen(_: Any, name: str, options: dict[str, Any]) -> EnginePeer:
     """Make the engine, if there is none."""
     global _engine
     if _engine is None:
-        _engine = Engine(Options(bind=("127.0.0.1",), **options), uuid.uuid4())
-    return EnginePeer(_engine.peer_id, name, _engine.addresses, process_identity())
+        _engine = Engine(Options(**{"bind": ("127.0.0.1",), **options}), uuid.uuid4())
+    addresses = options.get("advertise", _engine.addresses)
+    return EnginePeer(_engine.peer_id, name, addresses, process_identity())
 
 
 def prepare(_: Any, number: int, rank: int, peers: tuple[EnginePeer, ...], key: bytes) -> None:
@@ -251,6 +252,7 @@ class Ranks:
         self._nursery = Nursery("fixed")
         self._numbers = itertools.count(1)
         self.idle: list[Member] = []
+        self.peers: tuple[EnginePeer, ...] = ()  # of the newest group
 
     def __enter__(self) -> Ranks:
         self._nursery.__enter__()
@@ -259,11 +261,21 @@ class Ranks:
     def __exit__(self, *what: object) -> None:
         self._nursery.__exit__(*what)
 
-    def prepare(self, members: Sequence[Member], **options: Any) -> None:
-        """A group of these, not committed yet; they are its ranks."""
+    def prepare(
+        self, members: Sequence[Member], each: Sequence[dict[str, Any]] = (), **options: Any
+    ) -> None:
+        """A group of these, not committed yet; they are its ranks.
+
+        Args:
+            members: who.
+            each: options of the engine of each, if it is made; none: the others.
+            options: of all engines that are made.
+        """
+        each = each or [options] * len(members)
         peers = tuple(
-            ask(members, listen, [(f"rank {rank}", options) for rank in range(len(members))])
+            ask(members, listen, [(f"rank {rank}", one) for rank, one in enumerate(each)])
         )
+        self.peers = peers
         number, key = next(self._numbers), secrets.token_bytes(32)
         ask(members, prepare, [(number, rank, peers, key) for rank in range(len(members))])
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import raw_peer
 from collectives import errors
 from collectives._native import lib
 from crew import DEADLINE, Member
+from fabric import Fabric
 from fixed import Ended, Ranks, ask, results, start
 
 SMALL, LARGE = 100, 1 << 20  # float64 elements
@@ -310,7 +312,7 @@ def idles(_: Any) -> Ended:
 
 
 def test_a_view_that_is_not_fixed_is_broken_by_nobody():
-    engine = fixed.Engine(fixed.Options(), fixed.uuid.uuid4())
+    engine = fixed.Engine(fixed.Options(), uuid.uuid4())
     group = fixed.EngineGroup(engine, 1, "g")
     with pytest.raises(errors.CollectiveError, match="no committed view"):
         group.break_(lib.COLL_CANCELLED, "why")
@@ -323,6 +325,28 @@ def test_a_view_that_is_not_fixed_is_broken_by_nobody():
         group.break_(lib.COLL_OK, "why")
     group.close()
     engine.close()
+
+
+class Known:
+    """A group as ``Fabric.know`` wants it."""
+
+    def __init__(self, peers: Sequence[fixed.EnginePeer]) -> None:
+        self.view, self.peers = self, peers
+
+    def rank_of(self, peer: uuid.UUID) -> int:
+        return [one.id for one in self.peers].index(peer)
+
+
+def test_those_whom_the_first_cannot_reach_hear_of_it_from_others(ranks: Ranks):
+    with Fabric(3) as fabric:
+        members = ranks.open(3, each=fabric.options(detection=30.0))
+        fabric.know(Known(ranks.peers))
+        fabric.cut(0, 2)
+        since = time.time()
+        ask(members[:1], fixed.give_up, (), lib.COLL_CANCELLED, "rank 0 was aborted")
+        agree(ask(members, fixed.broken), lib.COLL_CANCELLED, "rank 0", since)
+        fabric.mend()
+        ranks.end(members)
 
 
 WRONG: dict[str, dict[str, Any]] = {

@@ -505,8 +505,9 @@ COLL_API coll_status coll_group_next_event(struct coll_group *group, struct coll
 /* Start to connect to the peers of `view`; COLL_EVENT_VIEW_READY follows. Replaces an earlier
  * prepared view. The committed view goes on meanwhile. */
 COLL_API coll_status coll_group_prepare(struct coll_group *group, const struct coll_view *view);
-/* Make the prepared view the committed one, at a sync. No operation may be outstanding; operations
- * that are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one.
+/* Make the prepared view the committed one, at a sync; of a fixed view, once all its members have said
+ * (by other ways) that they have prepared it, since who has not drops what is sent to it. No operation
+ * may be outstanding; operations that are get COLL_CANCELLED. Clears a broken state. `first_operation` replaces the prepared one.
  * `topology` (NULL: no levels and no choices) is copied, and holds in the views that verdicts issue,
  * too, for those who stay. COLL_INVALID_ARGUMENT, and nothing has changed: no such view was prepared,
  * levels that are not within each other, or a choice that no operation could be carried out by.
