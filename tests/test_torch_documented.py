@@ -41,6 +41,8 @@ def _reducible(rank: int, world: int, cells: list[tuple[str, str]]) -> list[str]
     import torch
     import torch.distributed as dist
 
+    import collectives.torch
+
     found = []
     for name, dtype in cells:
         if name == "PREMUL_SUM":
@@ -54,6 +56,9 @@ def _reducible(rank: int, world: int, cells: list[tuple[str, str]]) -> list[str]
             found.append("no")
         except dist.DistBackendError as error:
             found.append(f"broken: {error}")
+    # What was refused is no operation that was issued.
+    assert collectives.torch.counts() == {"all_reduce": found.count("yes")}
+    assert {entry["status"] for entry in collectives.torch.trace()} == {"success"}
     return found
 
 

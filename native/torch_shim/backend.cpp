@@ -189,12 +189,11 @@ void Backend::issue(Work &work, Call &call, uint64_t count, std::chrono::millise
     if (closed_)
         std::rethrow_exception(make_error(
             COLL_CLOSED, "this process group was destroyed; make a new one: init_process_group()"));
-    const uint64_t entry = journal_->begin(work.getSequencenumber(), raw);
     coll_operation *operation;
     const coll_status status = coll_issue(group_, &raw, &operation);
     switch (status) {
     case COLL_OK:
-        work.flight()->add(operation, entry, call);
+        work.flight()->add(operation, journal_->begin(work.getSequencenumber(), raw), call);
         return;
     case COLL_INVALID_ARGUMENT:
         C10_THROW_ERROR(ValueError, std::string("collectives: ") + coll_last_error());
