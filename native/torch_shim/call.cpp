@@ -1,5 +1,7 @@
 #include "call.hpp"
 
+#include <algorithm>
+
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace collectives
@@ -88,6 +90,18 @@ bool is_direct(const at::Tensor &tensor)
            (tensor.dim() < DIMS || tensor.is_contiguous());
 }
 
+// From its first byte to after its last one.
+std::pair<uintptr_t, uintptr_t> extent_of(const at::Tensor &tensor)
+{
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+    if (tensor.numel() == 0)
+        return {begin, begin};
+    int64_t last = 0;
+    for (int64_t i = 0; i < tensor.dim(); i++)
+        last += (tensor.size(i) - 1) * tensor.stride(i);
+    return {begin, begin + static_cast<uintptr_t>((last + 1) * tensor.element_size())};
+}
+
 } // namespace
 
 bool reducible(at::ScalarType type)
@@ -131,7 +145,7 @@ at::Tensor Call::host_copy(const at::Tensor &tensor, bool with_content)
     return copy;
 }
 
-void Call::add(std::vector<coll_array> &arrays, const at::Tensor &tensor)
+coll_array Call::array_of(const at::Tensor &tensor)
 {
     const uint64_t width = pairs_ ? 2 : bytes_ ? tensor.element_size() : 1;
     coll_array array{};
@@ -152,20 +166,23 @@ void Call::add(std::vector<coll_array> &arrays, const at::Tensor &tensor)
                      shape.strides.data()};
         array.strides = &shape.raw;
     }
-    arrays.push_back(array);
     kept.push_back(tensor);
+    return array;
 }
 
 void Call::input(const at::Tensor &tensor)
 {
     claim(tensor);
-    add(inputs_, is_direct(tensor) ? tensor : host_copy(tensor, true));
+    given_.push_back(is_direct(tensor) ? tensor : host_copy(tensor, true));
+    inputs_.push_back(array_of(given_.back()));
 }
 
 void Call::output(const at::Tensor &tensor)
 {
     claim(tensor);
-    add(outputs_, is_direct(tensor) ? tensor : staged(tensor));
+    const auto taken = is_direct(tensor) ? tensor : staged(tensor);
+    taken_.push_back(extent_of(taken));
+    outputs_.push_back(array_of(taken));
 }
 
 at::Tensor Call::staged(const at::Tensor &tensor)
@@ -200,8 +217,27 @@ bool Call::is_floating() const
     return type_ && !bytes_ && (at::isFloatingType(*type_) || at::isComplexType(*type_));
 }
 
+// The core knows an input that is its own block of the output, or the reverse, if both are in one
+// piece; what else c10d allows, as a list with the input among the outputs, it takes for an overlap.
+void Call::separate()
+{
+    const bool pieces = inputs_.size() == 1 && outputs_.size() == 1 && shapes_.empty();
+    if (pieces && raw.kind != COLL_ALL_TO_ALL)
+        return;
+    std::sort(taken_.begin(), taken_.end());
+    for (size_t i = 1; i < taken_.size(); i++) // from here on: the furthest end up to there
+        taken_[i].second = std::max(taken_[i].second, taken_[i - 1].second);
+    for (size_t i = 0; i < given_.size(); i++) {
+        const auto [begin, end] = extent_of(given_[i]);
+        const auto after = std::lower_bound(taken_.begin(), taken_.end(), std::pair{end, end});
+        if (after != taken_.begin() && std::prev(after)->second > begin)
+            inputs_[i] = array_of(host_copy(given_[i], true));
+    }
+}
+
 coll_call &Call::finish(uint64_t count)
 {
+    separate();
     const bool additive = raw.op == COLL_SUM || raw.op == COLL_AVG || raw.op == COLL_SCALED_SUM;
     TORCH_CHECK_VALUE(!reduces_ || !bytes_, "elements of ", type_.value_or(at::kByte),
                       " cannot be reduced, only copied");

@@ -21,8 +21,8 @@ struct Return {
 };
 
 // A coll_call and all that it points to. Tensors that the core cannot read or write where they are (on
-// another device, conjugated lazily, with more dimensions than it has loops for) are staged: copied to
-// the host's memory here, and back when the operation has succeeded.
+// another device, conjugated lazily, with more dimensions than it has loops for, an input among the
+// outputs) are staged: copied to the host's memory here, and back when the operation has succeeded.
 class Call
 {
   public:
@@ -63,11 +63,14 @@ class Call
     };
 
     void claim(const at::Tensor &tensor);
-    void add(std::vector<coll_array> &arrays, const at::Tensor &tensor);
+    coll_array array_of(const at::Tensor &tensor);
+    void separate();
     at::Tensor host_copy(const at::Tensor &tensor, bool with_content);
 
     std::deque<Shape> shapes_; // its elements stay where they are
     std::vector<coll_array> inputs_, outputs_;
+    std::vector<at::Tensor> given_; // those of inputs_
+    std::vector<std::pair<uintptr_t, uintptr_t>> taken_; // where those of outputs_ begin and end
     c10::optional<at::ScalarType> type_;
     bool reduces_ = false, in_place_ = false;
     bool pairs_ = false; // an element is two of the core's: complex numbers
