@@ -609,6 +609,77 @@ def batch_isend_irecv(c: Context) -> None:
         c.same(tensor, c.values(left, slot))
 
 
+# ---- in place ----------------------------------------------------------------------------------
+
+WHOLE = ["1 element", "prime", "matrix", "large"]  # whose blocks are in one piece
+
+
+@operation(forms=WHOLE)
+def all_gather_into_tensor_in_place(c: Context) -> None:
+    tensor = c.blank((c.size * c.shape[0], *c.shape[1:]))
+    mine = tensor[c.rank * c.shape[0] : (c.rank + 1) * c.shape[0]]
+    c.call(dist.all_gather_single, tensor, mine.copy_(c.values(c.rank)))
+    c.same(tensor, torch.cat([c.values(rank) for rank in c.everyone]))
+
+
+@operation(reduces=True, forms=WHOLE)
+def reduce_scatter_tensor_in_place(c: Context) -> None:
+    whole = (c.size * c.shape[0], *c.shape[1:])
+    mine = slice(c.rank * c.shape[0], (c.rank + 1) * c.shape[0])
+    tensor = c.tensor(c.rank, shape=whole)
+    c.call(dist.reduce_scatter_single, tensor[mine], tensor, op=c.op)
+    c.reduced(tensor[mine], [c.values(rank, shape=whole)[mine] for rank in c.everyone])
+
+
+@operation()
+def all_gather_in_place(c: Context) -> None:
+    tensors = [c.tensor(c.rank) if rank == c.rank else c.blank() for rank in c.everyone]
+    c.call(dist.all_gather, tensors, tensors[c.rank])
+    for rank, tensor in enumerate(tensors):
+        c.same(tensor, c.values(rank), f"from {rank}")
+
+
+@operation(reduces=True)
+def reduce_scatter_in_place(c: Context) -> None:
+    tensors = [c.tensor(c.rank, to) for to in c.everyone]
+    c.call(dist.reduce_scatter, tensors[c.rank], tensors, op=c.op)
+    c.reduced(tensors[c.rank], [c.values(rank, c.rank) for rank in c.everyone])
+
+
+@operation(rooted=True)
+def gather_in_place(c: Context) -> None:
+    tensors = [c.tensor(c.rank) for _ in c.everyone]
+    mine = tensors[c.rank]
+    c.call(dist.gather, mine, tensors if c.rank == c.root else None, **c.rooted("dst"))
+    for rank, tensor in enumerate(tensors if c.rank == c.root else []):
+        c.same(tensor, c.values(rank), f"from {rank}")
+
+
+@operation(rooted=True)
+def scatter_in_place(c: Context) -> None:
+    tensors = [c.tensor(c.rank, to) for to in c.everyone]
+    mine = tensors[c.rank]
+    c.call(dist.scatter, mine, tensors if c.rank == c.root else None, **c.rooted("src"))
+    c.same(mine, c.values(c.root, c.rank))
+
+
+@operation()
+def all_to_all_in_place(c: Context) -> None:
+    tensors = [c.tensor(c.rank, to) for to in c.everyone]
+    c.call(dist.all_to_all, tensors, tensors)
+    for rank, tensor in enumerate(tensors):
+        c.same(tensor, c.values(rank, c.rank), f"from {rank}")
+
+
+@operation(forms=WHOLE[1:])
+def all_to_all_single_in_place(c: Context) -> None:
+    whole = (c.size * c.shape[0], *c.shape[1:])
+    mine = slice(c.rank * c.shape[0], (c.rank + 1) * c.shape[0])
+    tensor = c.tensor(c.rank, shape=whole)
+    c.call(dist.all_to_all_single, tensor, tensor)
+    c.same(tensor, torch.cat([c.values(rank, shape=whole)[mine] for rank in c.everyone]))
+
+
 # ---- without tensors -----------------------------------------------------------------------------
 
 PLAIN: dict[str, Any] = {"dtypes": [torch.uint8], "forms": ["prime"]}
@@ -733,6 +804,21 @@ def functional_reduce_scatter_coalesced(c: Context) -> None:
         c.reduced(functional.wait_tensor(tensor), inputs)
 
 
+@operation(dtypes=FLOATS[:2], forms=["prime", "matrix"], **FUNCTIONAL)
+def functional_backward(c: Context) -> None:
+    """The gradient of a gather is a reduce_scatter, and the reverse."""
+    given = c.tensor(c.rank).contiguous().requires_grad_()
+    whole = functional.all_gather_single_autograd(given, 0, c.group)
+    total = functional.reduce_scatter_single_autograd(whole * (c.rank + 1), "sum", 0, c.group)
+    to_itself = [c.shape[0] if rank == c.rank else 0 for rank in c.everyone]
+    same = functional.all_to_all_single_autograd(total, to_itself, to_itself, c.group)
+    (same * c.values(c.rank, 1)).sum().backward()
+    # A rank's block went to its own place, times the sum of what each rank multiplied it by.
+    must = c.values(c.rank, 1) * sum(rank + 1 for rank in c.everyone)
+    bound = 2 * c.size * torch.finfo(c.case.dtype).eps * must.double().abs().numpy()
+    c.checks.append(("the gradient", given.grad, must, bound, False))
+
+
 @operation(forms=["prime", "matrix"], **FUNCTIONAL)
 def functional_all_to_all(c: Context) -> None:
     give, take = splits(c, c.rank), [splits(c, rank)[c.rank] for rank in c.everyone]
@@ -747,8 +833,13 @@ _PAIRS = ("send_and_recv", "isend_and_irecv", "recv_from_any", "batch_isend_irec
 _ODD = [torch.int16, torch.uint16, torch.uint32, torch.uint64, *COPIED]
 _STACKED = ("all_gather_stacked", "reduce_scatter_stacked")
 _UNEVEN = ("all_gather_of_uneven", "all_to_all_of_uneven")
-_BY_ADDRESS = ("all_reduce", "reduce", "broadcast", "reduce_scatter", "scatter")
-_NO_COMPLEX = ("gather", "functional_all_gather_coalesced", "functional_all_to_all")
+_BY_ADDRESS = (
+    "all_reduce", "reduce", "broadcast", "reduce_scatter", "reduce_scatter_in_place", "scatter",
+    "scatter_in_place",
+)  # fmt: skip
+_NO_COMPLEX = (
+    "gather", "gather_in_place", "functional_all_gather_coalesced", "functional_all_to_all",
+)  # fmt: skip
 
 # What Gloo refuses, gets wrong or dies of; it is right in everything else.
 GLOO_LACKS: dict[str, Callable[[Case], bool]] = {
@@ -772,6 +863,7 @@ GLOO_LACKS: dict[str, Callable[[Case], bool]] = {
     "futures of a reduce_scatter": lambda c: (
         c.how == "future" and c.operation.startswith("reduce_scatter")
     ),
+    "an exchange in place": lambda c: c.operation == "all_to_all_single_in_place",
     "nothing from anybody": lambda c: c.form == "empty" and c.operation == "recv_from_any",
 }
 
