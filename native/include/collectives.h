@@ -495,7 +495,7 @@ struct coll_event {
     uint32_t certain; /* COLL_EVENT_PEER_LOST: enum coll_certain */
     uint64_t view; /* the view's number */
     uint8_t peer[16];
-    char text[480];
+    char text[1024];
 };
 /* A descriptor that is readable while events are queued; owned by the group. */
 COLL_API int coll_group_event_fd(struct coll_group *group);

@@ -333,6 +333,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .no_checksums = options >> 2 & 1,
         .no_agreement = options >> 3 & 1,
         .recovery_ns = 400000000,
+        .transport = COLL_TRANSPORT_TCP, /* else the other one accepts who connects */
     };
     WORLD_CHECK(coll_engine_create(&chosen, me, &run.engine) == COLL_OK);
     WORLD_CHECK(coll_group_open(run.engine, 1, "g", &run.group) == COLL_OK);

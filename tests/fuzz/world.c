@@ -271,11 +271,8 @@ REPLACE(int, epoll_wait, int epoll, struct epoll_event *events, int capacity, in
     return count;
 }
 
-REPLACE(ssize_t, recv, int fd, void *to, size_t length, int flags)
+static ssize_t hear(struct world_socket *at, void *to, size_t length)
 {
-    struct world_socket *at = find(fd);
-    if (!at)
-        return __real_recv(fd, to, length, flags);
     size_t left = at->in_length - at->in_at;
     size_t part = left < length ? left : length;
     if (at->piece && part > at->piece)
@@ -289,6 +286,30 @@ REPLACE(ssize_t, recv, int fd, void *to, size_t length, int flags)
     memcpy(to, at->in + at->in_at, part);
     at->in_at += part;
     return (ssize_t)part;
+}
+
+REPLACE(ssize_t, recv, int fd, void *to, size_t length, int flags)
+{
+    struct world_socket *at = find(fd);
+    return at ? hear(at, to, length) : __real_recv(fd, to, length, flags);
+}
+
+REPLACE(ssize_t, recvmsg, int fd, struct msghdr *message, int flags)
+{
+    struct world_socket *at = find(fd);
+    if (!at)
+        return __real_recvmsg(fd, message, flags);
+    ssize_t total = 0;
+    for (size_t i = 0; i < message->msg_iovlen; i++) {
+        const struct iovec *part = &message->msg_iov[i];
+        ssize_t got = hear(at, part->iov_base, part->iov_len);
+        if (got < 0)
+            return total > 0 ? total : -1;
+        total += got;
+        if ((size_t)got < part->iov_len)
+            break;
+    }
+    return total;
 }
 
 /* What an engine sends are frames that others take. */
