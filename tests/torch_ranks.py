@@ -234,8 +234,9 @@ def store(prefix: str = "again") -> Any:
     """A store that the ranks of this run share."""
     import torch.distributed as dist
 
-    rank, world, folder = _job["rank"], _job["world"], _job["folder"]
-    shared = dist.FileStore(f"{folder}/store", world)
+    rank, folder = _job["rank"], _job["folder"]
+    # Not told how many use it: it would remove the file whenever all that there were have gone.
+    shared = dist.FileStore(f"{folder}/store")
     if _job["store"] == "tcp":
         if "tcp" not in _job:
             if rank == 0:
