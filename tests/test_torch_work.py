@@ -163,6 +163,59 @@ def test_futures_have_the_results_and_run_callbacks(ranks: Ranks) -> None:
     ranks.run(futures, world=3)
 
 
+def waited_by_many(rank: int, world: int) -> None:
+    import torch
+    import torch.distributed as dist
+
+    store = torch_ranks.store()
+    tensor = torch.ones(1000)
+    if rank > 0:
+        store.wait(["waiting"], seconds(SOON))
+    work = dist.all_reduce(tensor, async_op=True)
+    done: list[bool] = []
+    threads = [threading.Thread(target=lambda: done.append(work.wait())) for _ in range(4)]
+    future = work.get_future()
+    threads.append(threading.Thread(target=lambda: done.append(bool(future.wait()))))
+    for thread in threads:
+        thread.start()
+    store.set("waiting", "")
+    for thread in threads:
+        thread.join(SOON)
+    assert done == [True] * 5
+    assert (tensor == world).all()
+
+
+def test_many_threads_can_wait_for_one_work(ranks: Ranks) -> None:
+    ranks.run(waited_by_many)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def many(rank: int, world: int) -> int:
+    import torch
+    import torch.distributed as dist
+
+    tensor, output = torch.ones(10_000), torch.ones(10_000 * world)
+    before = 0
+    for turn in range(600):
+        dist.all_reduce(tensor.fill_(1))
+        dist.all_gather_single(output, tensor, async_op=True).get_future().then(lambda f: f).wait()
+        dist.all_reduce(torch.ones(10_000), async_op=True)
+        if turn == 200:
+            before = resident()
+    dist.barrier()
+    return resident() - before
+
+
+def test_works_leave_no_memory_behind(ranks: Ranks) -> None:
+    # Had each of the last 400 turns kept one of its tensors, it would be 16 MB.
+    for grown in ranks.run(many):
+        assert grown < 8_000_000
+
+
 def mismatch(rank: int, world: int, how: str) -> tuple[str, str, str]:
     import torch
     import torch.distributed as dist
@@ -436,6 +489,45 @@ def interleaved(rank: int, world: int) -> None:
 @pytest.mark.parametrize("world", [2, 4])
 def test_groups_do_not_wait_for_each_other(ranks: Ranks, world: int) -> None:
     ranks.run(interleaved, world=world)
+
+
+def with_children(rank: int, world: int) -> str:
+    import multiprocessing
+
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.ones(5)
+    dist.all_reduce(tensor)
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+
+    def call() -> None:  # in a child, which has the process group but is no rank of it
+        try:
+            dist.all_reduce(torch.ones(5))
+            theirs.send("nothing")
+        except Exception as error:
+            theirs.send(str(error))
+
+    children = [context.Process(target=call) for _ in range(2)]  # which run what is to run at exit
+    for child in children:
+        child.start()
+    dist.all_reduce(tensor)
+    said = []
+    for child in children:
+        assert mine.poll(SOON), "a child hangs"
+        said.append(mine.recv())
+        child.join(SOON)
+        assert child.exitcode == 0
+    dist.all_reduce(tensor)
+    assert (tensor == world**3).all()
+    assert said[0] == said[1]
+    return said[0]
+
+
+def test_children_of_ranks_neither_disturb_nor_take_part(ranks: Ranks) -> None:
+    for said in ranks.run(with_children):
+        assert "this process was forked from a rank" in said, said
 
 
 def threaded(rank: int, world: int) -> None:

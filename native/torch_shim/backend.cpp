@@ -199,6 +199,12 @@ void Backend::issue(Work &work, Call &call, uint64_t count, std::chrono::millise
         C10_THROW_ERROR(ValueError, std::string("collectives: ") + coll_last_error());
     case COLL_UNSUPPORTED:
         C10_THROW_ERROR(NotImplementedError, std::string("collectives: ") + coll_last_error());
+    case COLL_FORKED:
+        work.flight()->fail(make_error(
+            status,
+            "this process was forked from a rank, whose process group it cannot use; call from "
+            "the rank itself, or destroy the process group here and make a new one"));
+        return;
     default:
         // The reducer of DDP does not survive a call that throws; through the work it does.
         work.flight()->fail(make_error(status, coll_last_error()));
