@@ -150,11 +150,16 @@ static void revoke(struct coll_operation *operation)
     }
 }
 
+static void drop_flows(struct coll_operation *operation)
+{
+    for (uint32_t rank = 0; rank < operation->view->size; rank++)
+        coll__flow_drop(&operation->flows[rank]);
+}
+
 void coll__operation_quiesce(struct coll_operation *operation)
 {
     operation->references++;
-    for (uint32_t rank = 0; rank < operation->view->size; rank++)
-        coll__flow_drop(&operation->flows[rank]);
+    drop_flows(operation);
     coll__kept_drop(operation);
     revoke(operation);
     coll__operation_unref(operation);
@@ -202,8 +207,9 @@ void coll__operation_finish(struct coll_operation *operation, coll_status status
         operation->info.view = operation->view->number;
         coll__operation_quiesce(operation);
         coll__operation_restore(operation);
-    } else if (!operation->small) {
-        revoke(operation); /* what is small and on its way still has to arrive */
+    } else if (!operation->small) { /* what is small and on its way still has to arrive */
+        drop_flows(operation); /* of one that all have there is nothing, but by no_agreement */
+        revoke(operation);
     }
     if (status != COLL_OK || !operation->series) /* a part may be undone with the whole */
         drop_buffers(operation);

@@ -57,10 +57,12 @@ static void still(struct coll_group *group)
         struct coll_operation *operation = group->operations[i];
         while (operation) {
             struct coll_operation *next = operation->next;
-            if (operation->issued)
+            if (operation->issued) {
                 coll__operation_quiesce(operation);
-            else /* only heard of; what was heard is void */
+                coll__drop_early(operation); /* the verdict may close the links they came by */
+            } else { /* only heard of; what was heard is void */
                 coll__operation_finish(operation, COLL_CANCELLED, -1, NULL);
+            }
             operation = next;
         }
     }
