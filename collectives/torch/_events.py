@@ -57,7 +57,8 @@ def _run(selector: selectors.DefaultSelector, wake: int) -> None:
         try:
             ready = selector.select()
         except OSError:
-            continue  # a descriptor went while it was looked at
+            logger.warning("events of process groups are not heard any more", exc_info=True)
+            return  # all descriptors were closed, by what makes a daemon for example
         for key, _ in ready:
             try:
                 if key.fd == wake:

@@ -70,7 +70,6 @@ class Member:
         timeout: timedelta,
         options: Options,
     ) -> None:
-        shim = _shim.load()
         seconds = timeout.total_seconds()
         meeting = Meeting(store, [f"rank {one}" for one in ranks], rank, seconds)
         key = secrets.token_bytes(32)
@@ -79,12 +78,16 @@ class Member:
         self._ranks = tuple(ranks)
         self._dumps = Dumps.of(options)
         self._error: CollectiveError | None = None
-        self._lock = threading.Lock()  # guards _error, and the group against its closing
+        # Guards _error, and the group against its closing; a signal's handler may come in between.
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._shared: engines.SharedEngine | None = None
         self.group: EngineGroup | None = None
         self.backend: Any = None
-        self._shared = engines.take(_RUN, options.of_engine, key.hex())
         topic = "who"
         try:
+            shim = _load_shim()
+            self._shared = engines.take(_RUN, options.of_engine, key.hex())
             mine = self._shared.engine
             card = Card(
                 _peer(mine.peer_id, f"rank {ranks[rank]}", mine.addresses, options),
@@ -106,22 +109,23 @@ class Member:
             heard = meeting.exchange(topic, nearby, self._look)
             near = {peer.id: ranks for peer, ranks in zip(peers, heard, strict=True)}
             self.group.commit(1, 1, 1, Topology(places_of(peers, near)[0]))
+            codec = None if options.codec is None else Codec.of(options.codec).struct()
+            self.backend = shim.Backend(
+                group=int(ffi.cast("uintptr_t", self.group.handle)),
+                rank=rank,
+                peers=b"".join(peer.id.bytes for peer in peers),
+                name=name,
+                timeout=timeout,
+                codec=0 if codec is None else int(ffi.cast("uintptr_t", codec)),
+                owner=self,
+            )
+            _events.listen(self)
         except BaseException as error:
             meeting.give_up(topic, error)
             self._release()
+            self.backend = None
             raise
-        codec = None if options.codec is None else Codec.of(options.codec).struct()
-        self.backend = shim.Backend(
-            group=int(ffi.cast("uintptr_t", self.group.handle)),
-            rank=rank,
-            peers=b"".join(peer.id.bytes for peer in peers),
-            name=name,
-            timeout=timeout,
-            codec=0 if codec is None else int(ffi.cast("uintptr_t", codec)),
-            owner=self,
-        )
         _members.add(self)
-        _events.listen(self)
 
     def _connect(self, seconds: float) -> None:
         """Wait until all links are up."""
@@ -182,7 +186,8 @@ class Member:
             self._error = error
         logger.error("process group %s is broken: %s", self.view.group, text)
         if self._dumps is not None:
-            history = [] if self.backend is None else self.backend.trace()
+            backend = self.backend
+            history = [] if backend is None else backend.trace()
             operations = self.group.operations()
             self._dumps.write(self._error, self.view, self.rank, operations, history)
 
@@ -200,20 +205,31 @@ class Member:
 
     def close(self) -> None:
         """Leave the group; the C++ side calls it, once, when nothing is issued any more."""
-        self.heed()
-        _events.forget(self)
-        if self.group is not None and self._error is None:
-            self.group.flush(FLUSH_SECONDS)
-        self._release()
-        _members.discard(self)
-        self.backend = None
+        if os.getpid() != self._pid:
+            return  # a forked child: it is the parent's
+        try:
+            self.heed()
+            deadline = time.monotonic() + FLUSH_SECONDS
+            # Signals interrupt it, and their handlers run in between.
+            while self.group is not None and self._error is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or self.group.flush(left):
+                    break
+                self.heed()
+        finally:
+            _events.forget(self)
+            _members.discard(self)
+            self._release()
+            self.backend = None
 
     def _release(self) -> None:
         with self._lock:
             group, self.group = self.group, None
+            shared, self._shared = self._shared, None
         if group is not None:
             group.close()
-        self._shared.release()
+        if shared is not None:
+            shared.release()
 
 
 def create(given: Any, options: object) -> Any:
@@ -244,14 +260,26 @@ def _lost(name: str, text: str) -> PeerLost:
     return PeerLost(f"{name!r} was lost while the process group was formed: {text}", peer=name)
 
 
+_shim_loaded: Any = None
+
+
+def _load_shim() -> Any:
+    global _shim_loaded
+    _shim_loaded = _shim.load()
+    return _shim_loaded
+
+
 def _close_all() -> None:
     """The program ends: the others are to know that nothing comes any more."""
-    if not _members:
-        return
     for member in list(_members):
-        if member.backend is not None:
-            member.backend.shutdown()
-    _shim.load().stop_completing()
+        try:
+            if member.backend is not None:
+                member.backend.shutdown()
+        except Exception:
+            logger.exception("process group %s could not be left", member.view.group)
+    # Callbacks of futures are Python's: none may run when the interpreter is gone.
+    if _shim_loaded is not None:
+        _shim_loaded.stop_completing()
 
 
 def _fresh() -> None:

@@ -152,6 +152,9 @@ void coll__group_take_leave(struct coll_group *group)
         coll__fixed_close(group);
     forget_marks(view);
     view->references++;
-    coll__drive_until(group->engine, is_drained, view, coll__now() + A_MOMENT_NS);
+    const uint64_t until = coll__now() + A_MOMENT_NS;
+    do /* whatever signals come */
+        coll__drive_until(group->engine, is_drained, view, until);
+    while (!is_drained(view) && coll__now() < until);
     coll__view_release(view);
 }

@@ -1,8 +1,12 @@
 #include "backend.hpp"
 
+#include <ATen/core/LegacyTypeDispatch.h>
+
 #include <numeric>
 
 #include <Python.h>
+
+#include "completer.hpp"
 
 namespace collectives
 {
@@ -12,8 +16,11 @@ namespace
 
 using c10d::OpType;
 
-// Of calls that are several operations; user's tags are ints and below it.
-constexpr uint32_t SEQUEL_TAG = 0xfffffff0;
+// Of calls that are several operations, one after the other: each of those under way has a tag of its
+// own, so that they meet their like whatever else is called meanwhile. User's tags are ints, below it.
+constexpr uint32_t STAGED_TAG = 0xffff0000;
+constexpr uint64_t STAGED_CALLS = 256;
+constexpr uint64_t STAGED_PATIENCE_NS = 5'000'000'000;
 
 const at::Tensor &single(const Tensors &tensors, const char *what)
 {
@@ -170,15 +177,13 @@ c10::intrusive_ptr<c10d::Backend> Backend::split(const c10::intrusive_ptr<c10d::
 c10::intrusive_ptr<Work> Backend::open(OpType type, const char *title, const Tensors &inputs,
                                        const Tensors &outputs)
 {
-    if (coalescing_) {
-        coalescing_->flight()->more(outputs);
-        return coalescing_;
-    }
-    return c10::make_intrusive<Work>(rank_, type, title, inputs, ++sequence_,
-                                     std::make_shared<Flight>(journal_, outputs));
+    auto flight = std::make_shared<Flight>(journal_, ++sequence_, outputs);
+    if (coalescing_)
+        coalescing_->push_back(flight);
+    return c10::make_intrusive<Work>(rank_, type, title, inputs, Flights{std::move(flight)});
 }
 
-void Backend::issue(Work &work, Call &call, uint64_t count, std::chrono::milliseconds timeout)
+void Backend::issue(Flight &flight, Call &call, uint64_t count, std::chrono::milliseconds timeout)
 {
     coll_call &raw = call.finish(count);
     raw.peers = reinterpret_cast<const uint8_t *>(peers_.data());
@@ -193,21 +198,21 @@ void Backend::issue(Work &work, Call &call, uint64_t count, std::chrono::millise
     const coll_status status = coll_issue(group_, &raw, &operation);
     switch (status) {
     case COLL_OK:
-        work.flight()->add(operation, journal_->begin(work.getSequencenumber(), raw), call);
+        flight.add(operation, raw, call);
         return;
     case COLL_INVALID_ARGUMENT:
         C10_THROW_ERROR(ValueError, std::string("collectives: ") + coll_last_error());
     case COLL_UNSUPPORTED:
         C10_THROW_ERROR(NotImplementedError, std::string("collectives: ") + coll_last_error());
     case COLL_FORKED:
-        work.flight()->fail(make_error(
+        flight.fail(make_error(
             status,
             "this process was forked from a rank, whose process group it cannot use; call from "
             "the rank itself, or destroy the process group here and make a new one"));
         return;
     default:
         // The reducer of DDP does not survive a call that throws; through the work it does.
-        work.flight()->fail(make_error(status, coll_last_error()));
+        flight.fail(make_error(status, coll_last_error()));
     }
 }
 
@@ -227,7 +232,7 @@ WorkPtr Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &optio
     call.raw.root = static_cast<uint32_t>(options.rootRank);
     call.in_place(tensor);
     auto work = open(OpType::BROADCAST, "collectives:broadcast", tensors, tensors);
-    issue(*work, call, count_of(tensor), options.timeout);
+    issue(work->flight(), call, count_of(tensor), options.timeout);
     return work;
 }
 
@@ -241,7 +246,7 @@ WorkPtr Backend::allreduce(Tensors &tensors, const c10d::AllreduceOptions &optio
     call.reduce(options.reduceOp);
     encode(call);
     auto work = open(OpType::ALLREDUCE, "collectives:all_reduce", tensors, tensors);
-    issue(*work, call, count_of(tensor), options.timeout);
+    issue(work->flight(), call, count_of(tensor), options.timeout);
     return work;
 }
 
@@ -259,7 +264,7 @@ WorkPtr Backend::allreduce_coalesced(Tensors &tensors,
         }
         call.reduce(options.reduceOp);
         encode(call);
-        issue(*work, call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout);
     }
     return work;
 }
@@ -276,7 +281,7 @@ WorkPtr Backend::reduce(Tensors &tensors, const c10d::ReduceOptions &options)
     call.reduce(options.reduceOp);
     encode(call);
     auto work = open(OpType::REDUCE, "collectives:reduce", tensors, tensors);
-    issue(*work, call, count_of(tensor), options.timeout);
+    issue(work->flight(), call, count_of(tensor), options.timeout);
     return work;
 }
 
@@ -294,7 +299,7 @@ WorkPtr Backend::allgather(std::vector<Tensors> &outputs, Tensors &inputs,
     if (!even)
         call.counts = counts_of(list);
     auto work = open(OpType::ALLGATHER, "collectives:all_gather", inputs, list);
-    issue(*work, call, count_of(input), options.timeout);
+    issue(work->flight(), call, count_of(input), options.timeout);
     return work;
 }
 
@@ -307,7 +312,7 @@ WorkPtr Backend::_allgather_base(at::Tensor &output, at::Tensor &input,
     call.output(output);
     auto work = open(OpType::_ALLGATHER_BASE, "collectives:all_gather_into_tensor", {input},
                      {output});
-    issue(*work, call, count_of(input), options.timeout);
+    issue(work->flight(), call, count_of(input), options.timeout);
     return work;
 }
 
@@ -337,7 +342,7 @@ WorkPtr Backend::allgather_coalesced(std::vector<Tensors> &outputs, Tensors &inp
         for (const auto &list : outputs)
             for (const size_t i : group)
                 call.output(list[i]);
-        issue(*work, call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout);
     }
     return work;
 }
@@ -365,7 +370,7 @@ WorkPtr Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inpu
         for (int rank = 0; rank < size_; rank++)
             for (const auto &whole : wholes)
                 call.output(block_of(whole, rank, size_));
-        issue(*work, call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout);
     }
     return work;
 }
@@ -390,7 +395,7 @@ WorkPtr Backend::gather(std::vector<Tensors> &outputs, Tensors &inputs,
                           ", which is not the root");
     }
     auto work = open(OpType::GATHER, "collectives:gather", inputs, results);
-    issue(*work, call, count_of(input), options.timeout);
+    issue(work->flight(), call, count_of(input), options.timeout);
     return work;
 }
 
@@ -414,7 +419,7 @@ WorkPtr Backend::scatter(Tensors &outputs, std::vector<Tensors> &inputs,
                           ", which is not the root");
     }
     auto work = open(OpType::SCATTER, "collectives:scatter", given, outputs);
-    issue(*work, call, count_of(output), options.timeout);
+    issue(work->flight(), call, count_of(output), options.timeout);
     return work;
 }
 
@@ -434,7 +439,7 @@ WorkPtr Backend::reduce_scatter(Tensors &outputs, std::vector<Tensors> &inputs,
     if (!even)
         call.counts = counts_of(list);
     auto work = open(OpType::REDUCE_SCATTER, "collectives:reduce_scatter", list, outputs);
-    issue(*work, call, count_of(output), options.timeout);
+    issue(work->flight(), call, count_of(output), options.timeout);
     return work;
 }
 
@@ -449,7 +454,7 @@ WorkPtr Backend::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
     encode(call);
     auto work = open(OpType::_REDUCE_SCATTER_BASE, "collectives:reduce_scatter_tensor", {input},
                      {output});
-    issue(*work, call, count_of(output), options.timeout);
+    issue(work->flight(), call, count_of(output), options.timeout);
     return work;
 }
 
@@ -475,7 +480,7 @@ WorkPtr Backend::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inpu
         }
         call.reduce(options.reduceOp);
         encode(call);
-        issue(*work, call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout);
     }
     return work;
 }
@@ -491,7 +496,7 @@ WorkPtr Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
     call.counts = split_counts(input, input_splits, size_, "all_to_all_single, input");
     call.counts_from = split_counts(output, output_splits, size_, "all_to_all_single, output");
     auto work = open(OpType::ALLTOALL_BASE, "collectives:all_to_all_single", {input}, {output});
-    issue(*work, call, 0, options.timeout);
+    issue(work->flight(), call, 0, options.timeout);
     return work;
 }
 
@@ -507,7 +512,7 @@ WorkPtr Backend::alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAl
     call.counts = counts_of(inputs);
     call.counts_from = counts_of(outputs);
     auto work = open(OpType::ALLTOALL, "collectives:all_to_all", inputs, outputs);
-    issue(*work, call, 0, options.timeout);
+    issue(work->flight(), call, 0, options.timeout);
     return work;
 }
 
@@ -516,6 +521,8 @@ WorkPtr Backend::pair(OpType type, const char *title, coll_kind kind, Tensors &t
 {
     const at::Tensor &tensor = single(tensors, coll_kind_name(kind));
     TORCH_CHECK_VALUE(tag >= 0, coll_kind_name(kind), ": tag is ", tag, "; it must not be below 0");
+    TORCH_CHECK_VALUE(peer == COLL_ANY || peer < static_cast<uint32_t>(size_), coll_kind_name(kind),
+                      ": there is no rank ", static_cast<int>(peer));
     TORCH_CHECK_VALUE(peer != static_cast<uint32_t>(rank_), coll_kind_name(kind), ": rank ", rank_,
                       " is this rank itself; copy the tensor");
     Call call(kind);
@@ -526,7 +533,7 @@ WorkPtr Backend::pair(OpType type, const char *title, coll_kind kind, Tensors &t
     else
         call.output(tensor);
     auto work = open(type, title, tensors, tensors);
-    issue(*work, call, count_of(tensor), c10d::kUnsetTimeout);
+    issue(work->flight(), call, count_of(tensor), c10d::kUnsetTimeout);
     return work;
 }
 
@@ -538,6 +545,7 @@ WorkPtr Backend::send(Tensors &tensors, int destination, int tag)
 
 WorkPtr Backend::recv(Tensors &tensors, int source, int tag)
 {
+    TORCH_CHECK_VALUE(source >= 0, "recv: there is no rank ", source);
     return pair(OpType::RECV, "collectives:recv", COLL_RECV, tensors, static_cast<uint32_t>(source),
                 tag);
 }
@@ -551,7 +559,7 @@ WorkPtr Backend::barrier(const c10d::BarrierOptions &options)
 {
     Call call(COLL_BARRIER);
     auto work = open(OpType::BARRIER, "collectives:barrier", {}, {});
-    issue(*work, call, 0, options.timeout);
+    issue(work->flight(), call, 0, options.timeout);
     return work;
 }
 
@@ -580,6 +588,23 @@ at::Tensor describe(const at::Tensor &sparse)
     return words;
 }
 
+// Where the indices and values of each rank go, by what it has told of its tensor.
+void read_descriptions(const at::Tensor &mine, const at::Tensor &words, const Tensors &all,
+                       int rank, Tensors &indices, Tensors &values)
+{
+    for (size_t i = 0; i < all.size(); i++) {
+        auto theirs = all[i].clone();
+        const int64_t nnz = theirs[2].item<int64_t>();
+        theirs[2] = words[2];
+        TORCH_CHECK_VALUE(theirs.equal(words), "collectives: ranks ", rank, " and ", i,
+                          " have sparse tensors of different shapes in one all_reduce");
+        auto sizes = mine.values().sizes().vec();
+        sizes[0] = nnz;
+        indices.push_back(at::empty({mine.sparse_dim(), nnz}, at::kLong));
+        values.push_back(at::empty(sizes, mine.values().options()));
+    }
+}
+
 } // namespace
 
 WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions &options)
@@ -592,59 +617,53 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
                       "sparse tensors can be reduced by SUM and AVG only");
     TORCH_CHECK_VALUE(tensor.dim() <= SHAPE_MAX, "a sparse tensor with ", tensor.dim(),
                       " dimensions; at most ", SHAPE_MAX, " are supported");
-    TORCH_CHECK_VALUE(!coalescing_, "a sparse all_reduce cannot be coalesced with others");
     TORCH_CHECK_VALUE(reducible(tensor.scalar_type()), "elements of ", tensor.scalar_type(),
                       " cannot be reduced, only copied");
+    const at::Tensor mine = tensor.coalesce().to(at::kCPU);
     auto work = open(OpType::_ALLREDUCE_SPARSE, "collectives:all_reduce_sparse", tensors, tensors);
-    work->flight()->hold();
-    const at::Tensor given = tensor.coalesce(); // on the caller's stream
-    sequel_.run([this, work, tensor, given, op, timeout = options.timeout] {
-        std::exception_ptr error;
-        try {
-            at::Tensor mine = given.to(at::kCPU);
-            // One operation of this call after the other, each with what the last one brought.
-            auto gather = [&](const at::Tensor &input, const Tensors &outputs) {
-                Call call(COLL_ALL_GATHER);
-                call.raw.tag = SEQUEL_TAG;
-                call.input(input);
-                for (const auto &output : outputs)
-                    call.output(output);
-                call.counts = counts_of(outputs);
-                auto step = c10::make_intrusive<Work>(rank_, OpType::ALLGATHER, nullptr, Tensors{},
-                                                      work->getSequencenumber(),
-                                                      std::make_shared<Flight>(journal_, outputs));
-                issue(*step, call, count_of(input), timeout);
-                step->wait(kNoTimeout);
-            };
-            const auto words = describe(mine);
-            Tensors all;
-            for (int rank = 0; rank < size_; rank++)
-                all.push_back(at::empty_like(words));
-            gather(words, all);
-            Tensors indices, values;
-            for (int rank = 0; rank < size_; rank++) {
-                auto theirs = all[static_cast<size_t>(rank)].clone();
-                const int64_t nnz = theirs[2].item<int64_t>();
-                theirs[2] = words[2];
-                TORCH_CHECK_VALUE(theirs.equal(words), "collectives: ranks ", rank_, " and ", rank,
-                                  " have sparse tensors of different shapes in one all_reduce");
-                indices.push_back(at::empty({mine.sparse_dim(), nnz}, at::kLong));
-                auto sizes = mine.values().sizes().vec();
-                sizes[0] = nnz;
-                values.push_back(at::empty(sizes, mine.values().options()));
-            }
-            gather(mine.indices(), indices);
-            gather(mine.values(), values);
-            auto sum = at::sparse_coo_tensor(at::cat(indices, 1), at::cat(values, 0), mine.sizes())
-                           .coalesce();
-            if (op == c10d::ReduceOp::AVG)
-                sum.div_(size_);
-            at::Tensor(tensor).copy_(sum);
-        } catch (...) {
-            error = std::current_exception();
+
+    const uint64_t turn = staged_calls_++ % STAGED_CALLS;
+    staged_.resize(STAGED_CALLS);
+    if (const auto before = staged_[turn].lock())
+        before->wait(UINT64_MAX);
+    staged_[turn] = work->flight().weak_from_this();
+
+    // Steps may come after the last one who holds the group has let it go.
+    const auto gather = [self = c10::intrusive_ptr<Backend>::reclaim_copy(this), turn,
+                         timeout = options.timeout](Flight &flight, const at::Tensor &input,
+                                                    const Tensors &outputs) {
+        Call call(COLL_ALL_GATHER);
+        call.raw.tag = STAGED_TAG + static_cast<uint32_t>(turn);
+        call.input(input);
+        for (const auto &output : outputs)
+            call.output(output);
+        call.counts = counts_of(outputs);
+        self->issue(flight, call, count_of(input), timeout);
+    };
+    const at::Tensor words = describe(mine);
+    Tensors all;
+    for (int rank = 0; rank < size_; rank++)
+        all.push_back(at::empty_like(words));
+    auto indices = std::make_shared<Tensors>(), values = std::make_shared<Tensors>();
+    work->flight().then([=, rank = rank_, size = size_](Flight &flight) {
+        const at::AutoDispatchBelowADInplaceOrView guard;
+        if (indices->empty()) {
+            read_descriptions(mine, words, all, rank, *indices, *values);
+            gather(flight, mine.indices(), *indices);
+            gather(flight, mine.values(), *values);
+            return true;
         }
-        work->flight()->conclude(error);
+        auto sum = at::sparse_coo_tensor(at::cat(*indices, 1), at::cat(*values, 0), mine.sizes())
+                       .coalesce();
+        if (op == c10d::ReduceOp::AVG)
+            sum = at::isIntegralType(sum.scalar_type(), true) ? sum.div(size, "trunc")
+                                                              : sum.div(size);
+        at::Tensor(tensor).copy_(sum);
+        return false;
     });
+    gather(work->flight(), words, all);
+    complete_later(
+        work->flight().shared_from_this()); // others wait for its steps, whoever waits here
     return work;
 }
 
@@ -652,16 +671,19 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
 
 void Backend::startCoalescing()
 {
-    // One that is still open was left by an exception: what was called goes on, and nobody waits for it.
-    coalescing_ = c10::make_intrusive<Work>(rank_, OpType::COALESCED, "collectives:coalesced",
-                                            Tensors{}, ++sequence_,
-                                            std::make_shared<Flight>(journal_, Tensors{}));
+    // What is still open was left by an exception: it goes on, and nobody waits for it.
+    for (const auto &flight : coalescing_.value_or(Flights()))
+        complete_later(flight);
+    coalescing_.emplace();
 }
 
 WorkPtr Backend::endCoalescing()
 {
     TORCH_CHECK_VALUE(coalescing_, "no calls are being coalesced");
-    return std::exchange(coalescing_, nullptr);
+    Flights flights = std::move(*coalescing_);
+    coalescing_.reset();
+    return c10::make_intrusive<Work>(rank_, OpType::COALESCED, nullptr, Tensors{},
+                                     std::move(flights));
 }
 
 c10d::ErrorType Backend::getError()
@@ -690,14 +712,24 @@ void Backend::abort()
 
 void Backend::shutdown()
 {
-    Unlocked unlocked;
+    const Unlocked unlocked;
+    std::exception_ptr interrupt;
+    try { // what has further steps to take
+        const uint64_t until = now() + STAGED_PATIENCE_NS;
+        for (const auto &staged : staged_)
+            if (const auto flight = staged.lock(); flight && flight->is_of_this_process())
+                flight->wait(until);
+    } catch (...) {
+        interrupt = std::current_exception();
+    }
     {
         const std::unique_lock<std::shared_mutex> lock(closing_);
         if (std::exchange(closed_, true))
             return;
     }
     owner_.close();
-    sequel_.stop(); // what it waits for has ended with the group
+    if (interrupt)
+        std::rethrow_exception(interrupt);
 }
 
 } // namespace collectives

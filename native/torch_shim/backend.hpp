@@ -13,7 +13,6 @@
 #include "call.hpp"
 #include "collectives.h"
 #include "journal.hpp"
-#include "sequel.hpp"
 #include "work.hpp"
 
 namespace collectives
@@ -99,7 +98,7 @@ class Backend final : public c10d::Backend
   private:
     c10::intrusive_ptr<Work> open(c10d::OpType type, const char *title, const Tensors &inputs,
                                   const Tensors &outputs);
-    void issue(Work &work, Call &call, uint64_t count, std::chrono::milliseconds timeout);
+    void issue(Flight &flight, Call &call, uint64_t count, std::chrono::milliseconds timeout);
     void encode(Call &call) const;
     WorkPtr pair(c10d::OpType type, const char *title, coll_kind kind, Tensors &tensors,
                  uint32_t peer, int tag);
@@ -114,8 +113,10 @@ class Backend final : public c10d::Backend
     std::atomic<uint64_t> sequence_{0};
     std::shared_mutex closing_; // shared: the group is in use; guards closed_
     bool closed_ = false;
-    c10::intrusive_ptr<Work> coalescing_; // what is called goes here, if it is set
-    Sequel sequel_;
+    std::optional<Flights> coalescing_; // what is called between start and end
+    std::vector<std::weak_ptr<Flight>>
+        staged_; // the last calls of several operations, by their tag
+    uint64_t staged_calls_ = 0;
 };
 
 } // namespace collectives

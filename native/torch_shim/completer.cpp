@@ -37,15 +37,13 @@ class Completer
     bool is_of_this_process() const { return pid_ == getpid(); }
     bool is_busy() const { return busy_; }
 
-    void watch(std::shared_ptr<Flight> flight)
+    void watch(const std::shared_ptr<Flight> &flight)
     {
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            if (stopped_)
-                return;
+        if (!flight->watch(fd_)) // which signals at once if it has ended
+            return;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!stopped_)
             coming_.push_back(flight);
-        }
-        flight->notify(fd_); // which signals at once if it has ended
         signal();
     }
 
@@ -54,8 +52,7 @@ class Completer
         std::unique_lock<std::mutex> lock(mutex_);
         stopped_ = true;
         signal();
-        // A callback may hold it up: the end of the program does not wait for that.
-        idle_.wait_for(lock, std::chrono::seconds(1), [this] { return gone_; });
+        idle_.wait(lock, [this] { return gone_; });
     }
 
   private:
@@ -72,23 +69,38 @@ class Completer
             uint64_t count;
             if (read(fd_, &count, sizeof count) < 0)
                 continue;
+            std::vector<std::shared_ptr<Flight>> coming;
             {
                 const std::lock_guard<std::mutex> lock(mutex_);
-                if (stopped_) {
-                    gone_ = true;
-                    idle_.notify_all();
-                    return; // what flies is left as it is: its end is that of the process
-                }
-                flights.insert(flights.end(), coming_.begin(), coming_.end());
-                coming_.clear();
+                if (stopped_)
+                    break;
+                coming.swap(coming_);
             }
+            flights.insert(flights.end(), coming.begin(), coming.end());
             busy_ = true;
-            std::vector<std::shared_ptr<Flight>> left;
-            for (auto &flight : flights)
-                if (!flight->poll())
-                    left.push_back(std::move(flight));
-            flights.swap(left);
+            flights.erase(std::remove_if(flights.begin(), flights.end(), poll), flights.end());
             busy_ = false;
+        }
+        // What flies is left as it is. Its tensors may be Python's: they go while that is there.
+        flights.clear();
+        std::vector<std::shared_ptr<Flight>> coming;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            coming.swap(coming_);
+        }
+        coming.clear();
+        const std::lock_guard<std::mutex> lock(mutex_);
+        gone_ = true;
+        idle_.notify_all();
+    }
+
+    static bool poll(const std::shared_ptr<Flight> &flight)
+    {
+        try {
+            return flight->poll();
+        } catch (const std::exception &error) {
+            TORCH_WARN("completing a collective call: ", error.what());
+            return true;
         }
     }
 
@@ -113,7 +125,7 @@ std::vector<Completer *> &completers()
 
 } // namespace
 
-void complete_later(std::shared_ptr<Flight> flight)
+void complete_later(const std::shared_ptr<Flight> &flight)
 {
     Completer *completer;
     {
@@ -128,7 +140,7 @@ void complete_later(std::shared_ptr<Flight> flight)
             chosen = all.insert(all.end(), new Completer());
         completer = *chosen;
     }
-    completer->watch(std::move(flight));
+    completer->watch(flight);
 }
 
 void stop_completing()

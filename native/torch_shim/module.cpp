@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "backend.hpp"
+#include "completer.hpp"
 
 namespace py = pybind11;
 using collectives::Backend;

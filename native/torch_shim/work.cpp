@@ -1,9 +1,12 @@
 #include "work.hpp"
 
+#include <algorithm>
 #include <ctime>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/StreamGuard.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -15,14 +18,11 @@ namespace collectives
 namespace
 {
 
-constexpr uint64_t SLICE_NS = 100'000'000; // Ctrl-C is heard at least this often
+// Counts how often the process has been forked from another.
+std::atomic<uint32_t> process{0};
+const int counts_forks = pthread_atfork(nullptr, nullptr, [] { process++; });
 
-uint64_t now()
-{
-    timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
+constexpr uint64_t SLICE_NS = 100'000'000; // Ctrl-C is heard at least this often
 
 uint64_t slice(uint64_t until)
 {
@@ -50,7 +50,29 @@ std::vector<c10::Device> devices_of(const std::vector<at::Tensor> &tensors)
     return devices;
 }
 
+void resolve(const c10::intrusive_ptr<c10::ivalue::Future> &future, const std::exception_ptr &error,
+             const std::vector<at::Tensor> &outputs)
+{
+    if (error)
+        future->setError(error);
+    else
+        future->markCompleted(c10::IValue(outputs));
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> make_future(const std::vector<at::Tensor> &outputs)
+{
+    return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()),
+                                                    devices_of(outputs));
+}
+
 } // namespace
+
+uint64_t now()
+{
+    timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
+}
 
 std::exception_ptr make_error(coll_status status, const std::string &text)
 {
@@ -60,8 +82,9 @@ std::exception_ptr make_error(coll_status status, const std::string &text)
 
 // ---- flights ----------------------------------------------------------------------------------
 
-Flight::Flight(std::shared_ptr<Journal> journal, std::vector<at::Tensor> outputs)
-    : journal_(std::move(journal)), outputs_(std::move(outputs))
+Flight::Flight(std::shared_ptr<Journal> journal, uint64_t sequence, std::vector<at::Tensor> outputs)
+    : journal_(std::move(journal)), sequence_(sequence), process_(process),
+      outputs_(std::move(outputs))
 {
 }
 
@@ -71,14 +94,13 @@ Flight::~Flight()
         coll_operation_release(part.operation);
 }
 
-void Flight::add(coll_operation *operation, uint64_t entry, Call &call)
+void Flight::add(coll_operation *operation, const coll_call &raw, Call &call)
 {
+    const uint64_t entry = journal_->begin(sequence_, raw);
+    const std::lock_guard<std::mutex> lock(mutex_);
     parts_.push_back({operation, entry, std::move(call.kept), std::move(call.returns)});
-}
-
-void Flight::more(const std::vector<at::Tensor> &outputs)
-{
-    outputs_.insert(outputs_.end(), outputs.begin(), outputs.end());
+    if (fd_ >= 0)
+        coll_operation_notify(operation, fd_);
 }
 
 void Flight::fail(std::exception_ptr error)
@@ -86,22 +108,6 @@ void Flight::fail(std::exception_ptr error)
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!error_)
         error_ = std::move(error);
-}
-
-void Flight::hold()
-{
-    const std::lock_guard<std::mutex> lock(mutex_);
-    held_ = true;
-}
-
-void Flight::conclude(std::exception_ptr error)
-{
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        held_ = false;
-        state_ = State::ENDING;
-    }
-    end(std::move(error));
 }
 
 std::exception_ptr Flight::error() const
@@ -116,69 +122,87 @@ bool Flight::ended() const
     return state_ == State::ENDED;
 }
 
+bool Flight::is_of_this_process() const
+{
+    return process_ == process;
+}
+
 bool Flight::poll()
 {
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (state_ != State::OPEN || held_)
-            return state_ == State::ENDED;
+    for (;;) {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (state_ != State::OPEN)
+                return state_ == State::ENDED;
+            for (size_t i = settled_; i < parts_.size(); i++)
+                if (coll_test(parts_[i].operation) == COLL_IN_PROGRESS)
+                    return false;
+            state_ = State::SETTLING;
+        }
+        settle();
     }
-    for (const auto &part : parts_)
-        if (coll_test(part.operation) == COLL_IN_PROGRESS)
-            return false;
-    complete();
-    return ended();
 }
 
 bool Flight::wait(uint64_t until)
 {
-    for (const auto &part : parts_) {
-        while (coll_wait(part.operation, slice(until)) == COLL_IN_PROGRESS) {
-            check_signals();
-            if (now() >= until)
-                return false;
+    size_t over = 0; // parts that are known to have ended
+    for (;;) {
+        coll_operation *running = nullptr;
+        bool mine = false;
+        {
+            std::unique_lock<std::mutex> lock(mutex_);
+            if (state_ == State::SETTLING) // in another thread
+                changed_.wait_for(lock, std::chrono::nanoseconds(slice(until)));
+            if (state_ == State::ENDED)
+                return true;
+            if (state_ == State::OPEN) {
+                over = std::max(over, settled_);
+                mine = over == parts_.size();
+                if (mine)
+                    state_ = State::SETTLING;
+                else
+                    running = parts_[over].operation;
+            }
         }
-    }
-    std::unique_lock<std::mutex> lock(mutex_);
-    const bool mine = !held_ && state_ == State::OPEN;
-    lock.unlock();
-    if (mine)
-        complete();
-    lock.lock();
-    while (state_ != State::ENDED) { // another thread completes it
-        ended_.wait_for(lock, std::chrono::nanoseconds(slice(until)));
-        lock.unlock();
+        if (mine) {
+            settle();
+            continue;
+        }
+        if (running && coll_wait(running, slice(until)) != COLL_IN_PROGRESS) {
+            over++;
+            continue;
+        }
         check_signals();
         if (now() >= until)
             return ended();
-        lock.lock();
     }
-    return true;
 }
 
 void Flight::veto(const std::string &text)
 {
+    const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto &part : parts_)
         coll_operation_veto(part.operation, COLL_CANCELLED, text.c_str());
 }
 
-void Flight::notify(int fd)
+bool Flight::watch(int fd)
 {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (fd_ >= 0)
+        return false;
+    fd_ = fd;
     for (const auto &part : parts_)
         coll_operation_notify(part.operation, fd);
+    return true;
 }
 
-// All parts have ended.
-void Flight::complete()
+// All parts have ended, and this thread alone deals with that.
+void Flight::settle()
 {
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (state_ != State::OPEN)
-            return;
-        state_ = State::ENDING;
-    }
     std::exception_ptr error;
-    for (auto &part : parts_) {
+    bool more = false;
+    for (size_t i = settled_; i < parts_.size(); i++) {
+        const auto &part = parts_[i];
         const coll_status status = coll_test(part.operation);
         coll_info info;
         coll_operation_get_info(part.operation, &info);
@@ -188,18 +212,32 @@ void Flight::complete()
             error = make_error(status, coll_operation_error(part.operation));
     }
     try {
-        for (auto &part : parts_) {
-            for (auto &back : part.returns) {
+        for (size_t i = settled_; i < parts_.size(); i++) {
+            for (auto &back : parts_[i].returns) {
                 if (error)
                     break;
-                c10::OptionalStreamGuard guard(back.stream);
+                c10::OptionalStreamGuard stream(back.stream);
+                // As below the dispatcher of c10d, where the call came from: this is no operation
+                // of the caller's, whom autograd would stop from writing to a parameter.
+                at::AutoDispatchBelowADInplaceOrView guard;
                 back.to.copy_(back.from);
             }
-            part.returns.clear();
-            part.kept.clear();
+            parts_[i].returns.clear();
+            parts_[i].kept.clear();
         }
+        settled_ = parts_.size();
+        if (!error && next_)
+            more = next_(*this);
     } catch (...) {
         error = std::current_exception();
+    }
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (more && !error && !error_) {
+            state_ = State::OPEN;
+            changed_.notify_all();
+            return;
+        }
     }
     end(std::move(error));
 }
@@ -207,7 +245,6 @@ void Flight::complete()
 void Flight::end(std::exception_ptr error)
 {
     c10::intrusive_ptr<c10::ivalue::Future> future;
-    std::function<void()> at_end;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         if (!error_)
@@ -215,22 +252,18 @@ void Flight::end(std::exception_ptr error)
         error = error_;
         state_ = State::ENDED;
         future = future_;
-        at_end.swap(at_end_);
-        ended_.notify_all();
+        changed_.notify_all();
     }
-    if (at_end)
-        at_end();
-    if (future)
-        resolve(future, error);
-}
-
-void Flight::resolve(const c10::intrusive_ptr<c10::ivalue::Future> &future,
-                     const std::exception_ptr &error) const
-{
-    if (error)
-        future->setError(error);
-    else
-        future->markCompleted(c10::IValue(outputs_));
+    try {
+        if (future)
+            resolve(future, error, outputs_);
+        if (at_end_)
+            at_end_();
+    } catch (const std::exception &failure) {
+        TORCH_WARN("a callback of a collective call: ", failure.what());
+    }
+    next_ = nullptr;
+    at_end_ = nullptr;
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> Flight::future()
@@ -240,59 +273,77 @@ c10::intrusive_ptr<c10::ivalue::Future> Flight::future()
         const std::lock_guard<std::mutex> lock(mutex_);
         if (future_)
             return future_;
-        future_ = c10::make_intrusive<c10::ivalue::Future>(
-            c10::ListType::create(c10::TensorType::get()), devices_of(outputs_));
+        future_ = make_future(outputs_);
         ended = state_ == State::ENDED;
     }
-    if (ended)
-        resolve(future_, error());
-    else
-        complete_later(shared_from_this());
+    try {
+        if (ended)
+            resolve(future_, error(), outputs_);
+        else
+            complete_later(shared_from_this());
+    } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        future_ = nullptr; // which nobody would complete
+        throw;
+    }
     return future_;
 }
 
 // ---- works --------------------------------------------------------------------------------------
 
 Work::Work(int rank, c10d::OpType type, const char *title, const std::vector<at::Tensor> &inputs,
-           uint64_t sequence, std::shared_ptr<Flight> flight)
-    : c10d::Work(rank, type, title, inputs), sequence_(sequence), flight_(std::move(flight))
+           Flights flights)
+    : c10d::Work(rank, type, title, inputs), flights_(std::move(flights))
 {
-    if (recordFunctionEndCallback_)
-        flight_->at_end(std::move(recordFunctionEndCallback_));
+    if (recordFunctionEndCallback_ && flights_.size() == 1)
+        flights_[0]->at_end(std::move(recordFunctionEndCallback_));
 }
 
 Work::~Work()
 {
-    try {
-        if (!flight_->poll())
-            complete_later(flight_);
-    } catch (...) { // it is completed by nobody, and its memory is freed with the process's
+    for (const auto &flight : flights_) {
+        if (!flight->is_of_this_process())
+            continue;
+        try {
+            // Whoever else has it sees it to its end.
+            if (!flight->poll() && flight.use_count() == 1)
+                complete_later(flight);
+        } catch (const std::exception &error) { // it is vetoed, as nobody would hear of its end
+            TORCH_WARN("a collective call that was dropped: ", error.what());
+        }
     }
 }
 
 bool Work::isCompleted()
 {
-    return flight_->poll();
+    return std::all_of(flights_.begin(), flights_.end(),
+                       [](const auto &flight) { return flight->poll(); });
 }
 
 bool Work::isSuccess() const
 {
-    return flight_->poll() && !flight_->error();
+    return const_cast<Work *>(this)->isCompleted() && !exception();
 }
 
 std::exception_ptr Work::exception() const
 {
-    return flight_->error();
+    for (const auto &flight : flights_)
+        if (auto error = flight->error())
+            return error;
+    return nullptr;
 }
 
 int Work::sourceRank() const
 {
-    return flight_->partner();
+    return flights_.size() == 1 ? flights_[0]->partner() : -1;
 }
 
 std::vector<at::Tensor> Work::result()
 {
-    return flight_->outputs();
+    std::vector<at::Tensor> all;
+    for (const auto &flight : flights_)
+        all.insert(all.end(), flight->outputs().begin(), flight->outputs().end());
+    return all;
 }
 
 void Work::synchronize()
@@ -304,29 +355,56 @@ bool Work::wait(std::chrono::milliseconds timeout)
 {
     const bool bounded = timeout != kNoTimeout && timeout != c10d::kUnsetTimeout;
     const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count();
-    if (!flight_->wait(bounded ? now() + static_cast<uint64_t>(ns) : UINT64_MAX))
-        C10_THROW_ERROR(DistBackendError,
-                        c10::str("collectives: the operation has not ended within ",
-                                 timeout.count(), " ms; it goes on: wait again, or abort it"));
-    const auto error = flight_->error();
-    if (error)
+    const uint64_t until = bounded ? now() + static_cast<uint64_t>(ns) : UINT64_MAX;
+    for (const auto &flight : flights_)
+        if (!flight->wait(until))
+            C10_THROW_ERROR(DistBackendError,
+                            c10::str("collectives: the operation has not ended within ",
+                                     timeout.count(), " ms; it goes on: wait again, or abort it"));
+    if (auto error = exception())
         std::rethrow_exception(error);
     return true;
 }
 
 void Work::abort()
 {
-    flight_->veto("aborted by its caller");
+    for (const auto &flight : flights_)
+        flight->veto("aborted by its caller");
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
 {
-    return flight_->future();
+    if (flights_.size() == 1)
+        return flights_[0]->future();
+    struct Joined {
+        c10::intrusive_ptr<c10::ivalue::Future> future;
+        Flights flights;
+        std::vector<at::Tensor> outputs;
+        std::atomic<size_t> left;
+    };
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (future_)
+        return future_;
+    auto outputs = result();
+    future_ = make_future(outputs);
+    if (flights_.empty())
+        future_->markCompleted(c10::IValue(outputs));
+    const auto joined = std::make_shared<Joined>(future_, flights_, outputs, flights_.size());
+    for (const auto &flight : flights_)
+        flight->future()->addCallback([joined](c10::ivalue::Future &) {
+            if (--joined->left > 0)
+                return;
+            std::exception_ptr error;
+            for (const auto &one : joined->flights)
+                error = error ? error : one->error();
+            resolve(joined->future, error, joined->outputs);
+        });
+    return future_;
 }
 
 uint64_t Work::getSequencenumber() const
 {
-    return sequence_;
+    return flights_.empty() ? 0 : flights_[0]->sequence();
 }
 
 } // namespace collectives
