@@ -36,6 +36,13 @@ def seconds(number: float) -> datetime.timedelta:
     return datetime.timedelta(seconds=number)
 
 
+def assemble(rank: int, world: int) -> None:
+    """Wait, without the process group, until all ranks are here; once in a run."""
+    store = torch_ranks.store("assembled")
+    store.set(f"{rank}", "")
+    store.wait([f"{other}" for other in range(world)], seconds(SOON))
+
+
 def error_of(function: Callable[[], Any]) -> str:
     """What it raises; "" if nothing."""
     import torch.distributed as dist
@@ -225,6 +232,7 @@ def mismatch(rank: int, world: int, how: str) -> tuple[str, str, str]:
 
     ready = torch.ones(4)
     dist.all_reduce(ready)
+    assemble(rank, world)  # else one might not have this sum when the group breaks
     work = dist.all_reduce(torch.ones(4 if rank else 5), async_op=True)
     future = work.get_future()
     seen = []
@@ -247,7 +255,7 @@ def mismatch(rank: int, world: int, how: str) -> tuple[str, str, str]:
     assert error_of(dist.barrier)
     assert isinstance(collectives.torch.error(), collectives.MismatchError)
     dist.destroy_process_group()
-    torch_ranks.initialize()
+    torch_ranks.initialize("mended")
     dist.all_reduce(ready)
     assert (ready == world * world).all()
     return first, error_of(later.wait), str(collectives.torch.error())
@@ -371,15 +379,14 @@ def aborted(rank: int, world: int) -> tuple[str, str]:
     import collectives
     import collectives.torch
 
-    store = torch_ranks.store()
     dist.barrier()
+    assemble(rank, world)  # else one might still be in the barrier
     if rank == 1:
         return error_of(lambda: dist.recv(torch.ones(1), 0)), str(collectives.torch.error())
     said: list[str] = []
     work = dist.all_reduce(torch.ones(1), async_op=True)
     waiter = threading.Thread(target=lambda: said.append(error_of(work.wait)))
     waiter.start()
-    store.set("waits", "")
     dist.group.WORLD.abort()
     waiter.join(SOON)
     assert not waiter.is_alive(), "the wait goes on"

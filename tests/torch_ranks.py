@@ -234,18 +234,18 @@ def store(prefix: str = "again") -> Any:
     """A store that the ranks of this run share."""
     import torch.distributed as dist
 
-    rank, folder = _job["rank"], _job["folder"]
-    # Not told how many use it: it would remove the file whenever all that there were have gone.
-    shared = dist.FileStore(f"{folder}/store")
-    if _job["store"] == "tcp":
-        if "tcp" not in _job:
-            if rank == 0:
-                _job["tcp"] = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-                shared.set("port", str(_job["tcp"].port))
-            else:
-                _job["tcp"] = dist.TCPStore("127.0.0.1", int(shared.get("port")), None, False)
-        shared = _job["tcp"]
-    return dist.PrefixStore(prefix, shared)
+    # Both are kept until the process ends: the last one to close a FileStore removes the file,
+    # which another may be about to open again.
+    if "file" not in _job:
+        _job["file"] = dist.FileStore(f"{_job['folder']}/store")
+    if _job["store"] == "tcp" and "tcp" not in _job:
+        if _job["rank"] == 0:
+            _job["tcp"] = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+            _job["file"].set("port", str(_job["tcp"].port))
+        else:
+            port = int(_job["file"].get("port"))
+            _job["tcp"] = dist.TCPStore("127.0.0.1", port, None, False)
+    return dist.PrefixStore(prefix, _job[_job["store"]])
 
 
 def initialize(prefix: str = "again", **how: Any) -> None:
