@@ -554,8 +554,8 @@ COLL_API coll_status coll_group_idle(struct coll_group *group, uint64_t wait_ns)
  * In a fixed view it first waits until the operations that this peer has called are over: the goodbye
  * says that nothing is missing, and none can be issued after it. What becomes of this process then
  * breaks the view of nobody, but an operation that needs this peer does, with COLL_PEER_LOST.
- * COLL_IN_PROGRESS: operations are outstanding, and no goodbye was said. If the view is broken, it
- * waits until the others have heard of it. */
+ * COLL_IN_PROGRESS: operations are outstanding, and no goodbye was said, or a signal came: call it
+ * again. If the view is broken, it waits until the others have heard of it. */
 COLL_API coll_status coll_group_flush(struct coll_group *group, uint64_t timeout_ns);
 /* Release the group and its links. Outstanding operations end with COLL_CLOSED. Other threads may be
  * inside coll_wait, coll_run and coll_group_flush, which return; inside no other call, and none may
