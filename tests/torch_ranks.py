@@ -49,6 +49,7 @@ PRELOADED = (
 )
 # What the others have, once one has failed, before they are ended.
 PATIENCE = 10.0
+COMPILING = 110.0
 SHOWN = 20_000
 
 
@@ -146,6 +147,9 @@ def _read(connection: multiprocessing.connection.Connection) -> tuple[str, Any]:
 class Ranks:
     """Starts them; one interpreter with torch per process that runs tests."""
 
+    def __init__(self) -> None:
+        self._compiled = False
+
     def start(
         self,
         function: Callable[..., Any],
@@ -167,6 +171,13 @@ class Ranks:
         if group_timeout is not None:
             how["timeout"] = datetime.timedelta(seconds=group_timeout)
         job = (where, arguments, world, backend, init, store, options, how, folder.name)
+        if backend == "collectives" and not self._compiled:
+            # Before the clock of the ranks runs; it has been, but after a change of its sources.
+            compiler = zygote.child(compile_backend)
+            assert compiler.connection.poll(COMPILING), "the backend's C++ part is not compiled"
+            assert _read(compiler.connection) == ("value", None)
+            compiler.close()
+            self._compiled = True
         children: list[nursery.Child] = []
         try:
             for rank in range(world):
@@ -264,6 +275,14 @@ def initialize(prefix: str = "again", **how: Any) -> None:
         given["pg_options"] = collectives.torch.Options(**_job["options"])
     given.setdefault("store", store(prefix))
     dist.init_process_group(rank=_job["rank"], world_size=_job["world"], **given)
+
+
+def compile_backend(connection: multiprocessing.connection.Connection) -> None:
+    """See that the backend's C++ part is there."""
+    from collectives.torch import _shim
+
+    _shim.load()
+    connection.send_bytes(pickle.dumps(("value", None)))
 
 
 def live(connection: multiprocessing.connection.Connection, rank: int) -> None:
