@@ -16,6 +16,7 @@ rank; so pytest's own processes need not.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import faulthandler
 import importlib.util
@@ -49,6 +50,7 @@ PRELOADED = (
 )
 # What the others have, once one has failed, before they are ended.
 PATIENCE = 10.0
+PR_SET_PDEATHSIG = 1
 COMPILING = 110.0
 SHOWN = 20_000
 
@@ -299,6 +301,8 @@ def live(connection: multiprocessing.connection.Connection, rank: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A test run that is killed takes the interpreter that forked this with it, and that this.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # A crash, or SIGABRT of a test that has waited long enough, ends up in the log.
     faulthandler.enable(2, all_threads=True)
     torch.set_num_threads(1)
