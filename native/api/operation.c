@@ -28,7 +28,7 @@ coll_status coll_issue(struct coll_group *group, const struct coll_call *call,
         return forked_error();
     coll__lock(group->engine);
     coll_status status = coll__issue(group, call, operation);
-    if (status == COLL_OK && !(*operation)->finished)
+    if (status == COLL_OK && !(*operation)->finished && !call->awaited)
         coll__wake_driver(group->engine);
     coll__unlock(group->engine);
     return status;

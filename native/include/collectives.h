@@ -678,6 +678,8 @@ struct coll_call {
      * Written when the operation has succeeded, unless its caller has gone. */
     float *residual;
     uint64_t timeout_ns; /* from issue; 0: none */
+    uint32_t
+        awaited; /* 1: coll_wait follows at once, so no thread is woken to carry it out meanwhile */
     const uint8_t
         *peers; /* 16 bytes each: the UUIDs of the ranks that root and blocks are of; NULL:
                            * those of the newest view */

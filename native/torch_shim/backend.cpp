@@ -183,9 +183,11 @@ c10::intrusive_ptr<Work> Backend::open(OpType type, const char *title, const Ten
     return c10::make_intrusive<Work>(rank_, type, title, inputs, Flights{std::move(flight)});
 }
 
-void Backend::issue(Flight &flight, Call &call, uint64_t count, std::chrono::milliseconds timeout)
+void Backend::issue(Flight &flight, Call &call, uint64_t count, std::chrono::milliseconds timeout,
+                    bool awaited)
 {
     coll_call &raw = call.finish(count);
+    raw.awaited = awaited;
     raw.peers = reinterpret_cast<const uint8_t *>(peers_.data());
     raw.peer_count = static_cast<uint32_t>(size_);
     const int64_t ms = timeout == c10d::kUnsetTimeout ? timeout_ms_.load() : timeout.count();
@@ -232,7 +234,7 @@ WorkPtr Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &optio
     call.raw.root = static_cast<uint32_t>(options.rootRank);
     call.in_place(tensor);
     auto work = open(OpType::BROADCAST, "collectives:broadcast", tensors, tensors);
-    issue(work->flight(), call, count_of(tensor), options.timeout);
+    issue(work->flight(), call, count_of(tensor), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -246,7 +248,7 @@ WorkPtr Backend::allreduce(Tensors &tensors, const c10d::AllreduceOptions &optio
     call.reduce(options.reduceOp);
     encode(call);
     auto work = open(OpType::ALLREDUCE, "collectives:all_reduce", tensors, tensors);
-    issue(work->flight(), call, count_of(tensor), options.timeout);
+    issue(work->flight(), call, count_of(tensor), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -264,7 +266,7 @@ WorkPtr Backend::allreduce_coalesced(Tensors &tensors,
         }
         call.reduce(options.reduceOp);
         encode(call);
-        issue(work->flight(), call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout, !options.asyncOp);
     }
     return work;
 }
@@ -281,7 +283,7 @@ WorkPtr Backend::reduce(Tensors &tensors, const c10d::ReduceOptions &options)
     call.reduce(options.reduceOp);
     encode(call);
     auto work = open(OpType::REDUCE, "collectives:reduce", tensors, tensors);
-    issue(work->flight(), call, count_of(tensor), options.timeout);
+    issue(work->flight(), call, count_of(tensor), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -299,7 +301,7 @@ WorkPtr Backend::allgather(std::vector<Tensors> &outputs, Tensors &inputs,
     if (!even)
         call.counts = counts_of(list);
     auto work = open(OpType::ALLGATHER, "collectives:all_gather", inputs, list);
-    issue(work->flight(), call, count_of(input), options.timeout);
+    issue(work->flight(), call, count_of(input), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -312,7 +314,7 @@ WorkPtr Backend::_allgather_base(at::Tensor &output, at::Tensor &input,
     call.output(output);
     auto work = open(OpType::_ALLGATHER_BASE, "collectives:all_gather_into_tensor", {input},
                      {output});
-    issue(work->flight(), call, count_of(input), options.timeout);
+    issue(work->flight(), call, count_of(input), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -342,7 +344,7 @@ WorkPtr Backend::allgather_coalesced(std::vector<Tensors> &outputs, Tensors &inp
         for (const auto &list : outputs)
             for (const size_t i : group)
                 call.output(list[i]);
-        issue(work->flight(), call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout, !options.asyncOp);
     }
     return work;
 }
@@ -370,7 +372,7 @@ WorkPtr Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inpu
         for (int rank = 0; rank < size_; rank++)
             for (const auto &whole : wholes)
                 call.output(block_of(whole, rank, size_));
-        issue(work->flight(), call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout, !options.asyncOp);
     }
     return work;
 }
@@ -395,7 +397,7 @@ WorkPtr Backend::gather(std::vector<Tensors> &outputs, Tensors &inputs,
                           ", which is not the root");
     }
     auto work = open(OpType::GATHER, "collectives:gather", inputs, results);
-    issue(work->flight(), call, count_of(input), options.timeout);
+    issue(work->flight(), call, count_of(input), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -419,7 +421,7 @@ WorkPtr Backend::scatter(Tensors &outputs, std::vector<Tensors> &inputs,
                           ", which is not the root");
     }
     auto work = open(OpType::SCATTER, "collectives:scatter", given, outputs);
-    issue(work->flight(), call, count_of(output), options.timeout);
+    issue(work->flight(), call, count_of(output), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -439,7 +441,7 @@ WorkPtr Backend::reduce_scatter(Tensors &outputs, std::vector<Tensors> &inputs,
     if (!even)
         call.counts = counts_of(list);
     auto work = open(OpType::REDUCE_SCATTER, "collectives:reduce_scatter", list, outputs);
-    issue(work->flight(), call, count_of(output), options.timeout);
+    issue(work->flight(), call, count_of(output), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -454,7 +456,7 @@ WorkPtr Backend::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
     encode(call);
     auto work = open(OpType::_REDUCE_SCATTER_BASE, "collectives:reduce_scatter_tensor", {input},
                      {output});
-    issue(work->flight(), call, count_of(output), options.timeout);
+    issue(work->flight(), call, count_of(output), options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -480,7 +482,7 @@ WorkPtr Backend::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inpu
         }
         call.reduce(options.reduceOp);
         encode(call);
-        issue(work->flight(), call, count, options.timeout);
+        issue(work->flight(), call, count, options.timeout, !options.asyncOp);
     }
     return work;
 }
@@ -496,7 +498,7 @@ WorkPtr Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
     call.counts = split_counts(input, input_splits, size_, "all_to_all_single, input");
     call.counts_from = split_counts(output, output_splits, size_, "all_to_all_single, output");
     auto work = open(OpType::ALLTOALL_BASE, "collectives:all_to_all_single", {input}, {output});
-    issue(work->flight(), call, 0, options.timeout);
+    issue(work->flight(), call, 0, options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -512,7 +514,7 @@ WorkPtr Backend::alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAl
     call.counts = counts_of(inputs);
     call.counts_from = counts_of(outputs);
     auto work = open(OpType::ALLTOALL, "collectives:all_to_all", inputs, outputs);
-    issue(work->flight(), call, 0, options.timeout);
+    issue(work->flight(), call, 0, options.timeout, !options.asyncOp);
     return work;
 }
 
@@ -533,7 +535,7 @@ WorkPtr Backend::pair(OpType type, const char *title, coll_kind kind, Tensors &t
     else
         call.output(tensor);
     auto work = open(type, title, tensors, tensors);
-    issue(work->flight(), call, count_of(tensor), c10d::kUnsetTimeout);
+    issue(work->flight(), call, count_of(tensor), c10d::kUnsetTimeout, false);
     return work;
 }
 
@@ -559,13 +561,15 @@ WorkPtr Backend::barrier(const c10d::BarrierOptions &options)
 {
     Call call(COLL_BARRIER);
     auto work = open(OpType::BARRIER, "collectives:barrier", {}, {});
-    issue(work->flight(), call, 0, options.timeout);
+    issue(work->flight(), call, 0, options.timeout, !options.asyncOp);
     return work;
 }
 
 void Backend::monitoredBarrier(const c10d::BarrierOptions &options, bool /*wait_all_ranks*/)
 {
-    barrier(options)->wait(); // an error names all who are missing in any case
+    auto waiting = options;
+    waiting.asyncOp = false;
+    barrier(waiting)->wait(); // an error names all who are missing in any case
 }
 
 // ---- sparse tensors -----------------------------------------------------------------------------
@@ -638,7 +642,7 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
         for (const auto &output : outputs)
             call.output(output);
         call.counts = counts_of(outputs);
-        self->issue(flight, call, count_of(input), timeout);
+        self->issue(flight, call, count_of(input), timeout, false);
     };
     const at::Tensor words = describe(mine);
     Tensors all;

@@ -98,7 +98,9 @@ class Backend final : public c10d::Backend
   private:
     c10::intrusive_ptr<Work> open(c10d::OpType type, const char *title, const Tensors &inputs,
                                   const Tensors &outputs);
-    void issue(Flight &flight, Call &call, uint64_t count, std::chrono::milliseconds timeout);
+    // `awaited`: the caller waits for it at once.
+    void issue(Flight &flight, Call &call, uint64_t count, std::chrono::milliseconds timeout,
+               bool awaited);
     void encode(Call &call) const;
     WorkPtr pair(c10d::OpType type, const char *title, coll_kind kind, Tensors &tensors,
                  uint32_t peer, int tag);
