@@ -122,7 +122,7 @@ class Calls:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Take so many training steps, with communication or (``no_sync``) without."""
+    """Take so many training steps, with communication or without."""
 
     backend: str
     steps: int
@@ -187,7 +187,8 @@ class Training:
 
     Attributes:
         step: forward, backward and the reduction of the gradients.
-        alone: the same under ``no_sync``, so without the reduction.
+        alone: the same with a communication hook that only divides: all that DDP does but the
+            reduction.
         communication_us: the medians' difference: what a step waits for the reduction.
         buckets: the same reductions with nothing beside them.
     """
@@ -482,7 +483,7 @@ def lines(report: Report) -> list[str]:
         )
     text += [
         f"# DDP, {options['parameters']} parameters, {options['steps']} steps; medians, ms",
-        f"#{'':>15}{'step':>10}{'p99':>10}{'no_sync':>10}{'waits':>10}{'buckets alone':>15}",
+        f"#{'':>15}{'step':>10}{'p99':>10}{'silent':>10}{'waits':>10}{'buckets alone':>15}",
     ]
     for name in backends:
         one = report.training[name]

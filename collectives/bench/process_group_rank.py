@@ -169,6 +169,13 @@ def _timed(call: Callable[[], object], calls: int, into: Answer) -> None:
 # ---- training ---------------------------------------------------------------------------------
 
 
+def _divided(ranks: int, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    """A communication hook that does what is left without communication."""
+    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    future.set_result(bucket.buffer().div_(ranks))
+    return future
+
+
 class _Training:
     """A model in DDP over one backend, and what its gradients have to be."""
 
@@ -185,11 +192,18 @@ class _Training:
         self._computed = 0  # when backward had computed the last gradient, ns
         first = next(self._model.parameters())
         first.register_post_accumulate_grad_hook(self._note)  # type: ignore[no-untyped-call]
+        # All that DDP does, but that nothing is reduced.
+        self._silent = DistributedDataParallel(
+            model(width), process_group=group, gradient_as_bucket_view=True
+        )
+        # DDP looks at annotations, and takes none that are strings.
+        self._silent.register_comm_hook(config.ranks, lambda ranks, bucket: _divided(ranks, bucket))
         with self._ddp.no_sync():
-            self._step()
-        self._alone = self._gradients()
+            self._step(self._ddp)
+        self._own = self._gradients(self._ddp)
         # By the group that the ranks agree by, on integers.
-        self._mean = [gradient / config.ranks for gradient in self._alone]
+        self._own = [gradient / config.ranks for gradient in self._own]
+        self._mean = [gradient.clone() for gradient in self._own]
         for gradient in self._mean:
             dist.all_reduce(gradient)
             assert (
@@ -202,27 +216,27 @@ class _Training:
     def _note(self, _: object) -> None:
         self._computed = _clock()
 
-    def _gradients(self) -> list[Any]:
-        found = [parameter.grad for parameter in self._model.parameters()]
+    def _gradients(self, ddp: DistributedDataParallel) -> list[Any]:
+        found = [parameter.grad for parameter in ddp.parameters()]
         return [gradient.clone() for gradient in found if gradient is not None]
 
-    def _step(self) -> None:
+    def _step(self, ddp: DistributedDataParallel) -> None:
         # So much that what DDP has by dividing by the number of ranks is an integer.
-        (self._ddp(self._input).sum() * self._config.ranks).backward()
+        (ddp(self._input).sum() * self._config.ranks).backward()
 
     def steps(self, steps: int, *, sync: bool) -> Answer:
         """Take steps; the answer has the buckets of each if the backend tells of them."""
         answer = Answer([], [], 0, 0)
         checked = wrong = 0
+        ddp = self._ddp if sync else self._silent
         for _ in range(steps):
-            self._ddp.zero_grad(set_to_none=False)
+            ddp.zero_grad(set_to_none=False)
             dist.barrier(self._group)
-            with contextlib.nullcontext() if sync else self._ddp.no_sync():
-                _timed(self._step, 1, answer)
+            _timed(lambda: self._step(ddp), 1, answer)
             if sync and self._backend == OURS:
                 answer.buckets.append(self._timeline(answer.started[-1]))
-            wanted = self._mean if sync else self._alone
-            for gradient, right in zip(self._gradients(), wanted, strict=True):
+            wanted = self._mean if sync else self._own
+            for gradient, right in zip(self._gradients(ddp), wanted, strict=True):
                 checked += gradient.numel()
                 wrong += int((gradient != right).sum())
         return Answer(answer.started, answer.took, checked, wrong, answer.buckets)
