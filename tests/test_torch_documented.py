@@ -305,7 +305,7 @@ attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
 if attempt == "0" and dist.get_rank() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 dist.barrier()
-print(f"rank {dist.get_rank()}, attempt {attempt}", flush=True)
+os.write(1, f"rank {dist.get_rank()}, attempt {attempt}\\n".encode())
 dist.destroy_process_group()
 """
 
