@@ -20,7 +20,7 @@ class Nursery(nursery.Nursery):
 
     def __init__(self, *modules: str) -> None:
         here = str(pathlib.Path(__file__).parent)
-        super().__init__("numpy", "pytest", "collectives", "crew", *modules, path=here)
+        super().__init__("numpy", "pytest", "collectives._public", "crew", *modules, path=here)
 
 
 def shared(*modules: str) -> Nursery:

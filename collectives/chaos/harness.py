@@ -98,7 +98,7 @@ class Harness:
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
             (self.folder / "scenario.toml").write_text(self.scenario.to_toml(), encoding="utf-8")
             self.journal = stack.enter_context(Journal(self.folder / "harness.jsonl"))
-            modules = ["numpy", "collectives", "collectives.chaos.peer"]
+            modules = ["numpy", "collectives._public", "collectives.chaos.peer"]
             kind = self.scenario.workload.kind
             if kind != "script":
                 modules.append(f"collectives.chaos.workloads.{kind}")

@@ -2,7 +2,7 @@
 
 A fresh interpreter costs half a second, a fork some milliseconds:
 
-    with Nursery("numpy", "collectives") as nursery:
+    with Nursery("numpy", "collectives._public") as nursery:
         child = nursery.child(some_function, argument)   # some_function(connection, argument) in it
         child.connection.recv()
         child.signal(signal.SIGKILL)
